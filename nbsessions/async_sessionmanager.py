@@ -1,0 +1,363 @@
+"""The session manager that servers load: the service behind the interface that they expect."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import uuid
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from jupyter_core.paths import jupyter_data_dir
+from tornado.web import HTTPError
+from traitlets import Any as AnyTrait
+from traitlets import Unicode, default, validate
+from traitlets.config.configurable import LoggingConfigurable
+
+from nbsessions.errors import ServiceClosed, SessionError, StoreError
+from nbsessions.httperrors import http_error
+from nbsessions.identity import new_owner
+from nbsessions.kernels.base import KernelHost, KernelProvider
+from nbsessions.models import UNSET, LiveSession, NewSession, Owner, SessionPatch
+from nbsessions.plugins import (
+    KERNEL_PROVIDERS,
+    STORES,
+    check_plugin,
+    kernel_provider_factory,
+    store_factory,
+)
+from nbsessions.service import SessionService
+from nbsessions.stores.base import SessionStore
+from nbsessions.stores.memory import MemorySessionStore
+from nbsessions.stores.sqlite.location import default_file
+from nbsessions.stores.sqlite.store import SQLiteSessionStore
+from nbsessions.stores.sqlite.validation import validate_database_path
+
+_COLUMNS = frozenset({"session_id", "path", "name", "type", "kernel_id"})
+
+
+class AsyncSessionManager(LoggingConfigurable):
+    """Keeps sessions in a durable store and starts their kernels.
+
+    Takes the place of ``jupyter_server.services.sessions.sessionmanager.SessionManager``: the
+    same constructor, the same methods. A session's model is ``{"id", "path", "name", "type",
+    "kernel"}``, for notebooks with ``"notebook": {"path", "name"}``; *path* is the API path of
+    the document and *kernel* the JSON object of ``/api/kernels``.
+
+    Errors are Tornado HTTPErrors: 400 for values that cannot be used, 404 for a session that
+    is not there, 409 for a kernel id that is taken, 501 for a kernelspec that is not
+    installed, 500 for a kernel that does not start, 503 when the store is down or the server
+    is stopping. TypeError for columns that are none.
+    """
+
+    @classmethod
+    def section_names(cls) -> list[str]:
+        """Return the sections of a config file that count here, the last one most.
+
+        ``c.SessionManager`` is among them: what was set for the server's own manager counts.
+        """
+        return ["SessionManager", *super().section_names()]
+
+    kernel_manager = AnyTrait(help="The server's kernel manager.")
+    contents_manager = AnyTrait(help="The server's contents manager.")
+
+    database_filepath = Unicode(
+        help="""The SQLite file that sessions are kept in, or `:memory:`. Default: a file in
+        the Jupyter data directory, shared by all servers of a user. The file may be one that
+        jupyter_server's own session manager has used: its sessions are taken over, its table
+        is left as it is."""
+    ).tag(config=True)
+
+    store_url = Unicode(
+        help="""Where sessions are kept, as a URL: `sqlite:///absolute/path`, `memory:`, or
+        that of a store that another package provides. Goes before `database_filepath`, which
+        is all that most people need."""
+    ).tag(config=True)
+
+    namespace = Unicode(
+        help="""Sessions are shared by servers of one namespace, one after the other, and by
+        nobody else. Default: the real path of the server's root directory."""
+    ).tag(config=True)
+
+    kernel_provider = Unicode(
+        "host",
+        help="""Who starts the kernels of sessions. `host`: the server's own kernel manager,
+        whatever class it is. Other packages may provide others.""",
+    ).tag(config=True)
+
+    _validate_database_filepath = validate_database_path("database_filepath")
+
+    @validate("store_url")
+    def _validate_store_url(self, proposal: Any) -> str:
+        value: str = proposal["value"]
+        if value:
+            check_plugin("store_url", STORES, value.partition(":")[0])
+        return value
+
+    @validate("kernel_provider")
+    def _validate_kernel_provider(self, proposal: Any) -> str:
+        value: str = proposal["value"]
+        check_plugin("kernel_provider", KERNEL_PROVIDERS, value)
+        return value
+
+    @default("database_filepath")
+    def _default_database_filepath(self) -> str:
+        # Without a server around it, a manager is somebody's test: leave their files alone.
+        if self.parent is None:
+            return ":memory:"
+        return str(default_file(_private_folder()))
+
+    @default("namespace")
+    def _default_namespace(self) -> str:
+        return os.path.realpath(getattr(self.kernel_manager, "root_dir", "") or os.getcwd())
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._service: SessionService | None = None
+        self._opening: asyncio.Task[None] | None = None
+        self._closed = False
+        # Now, so that what is configured wrongly is said when the server starts.
+        self._store = self._make_store()
+
+    def _make_store(self) -> SessionStore:
+        if self.store_url:
+            return store_factory(self.store_url)(
+                self.store_url, namespace=self.namespace, log=self.log
+            )
+        if self.database_filepath == ":memory:":
+            return MemorySessionStore()
+        path = Path(self.database_filepath).expanduser().absolute()
+        return SQLiteSessionStore(
+            path, self.namespace, log=self.log, private_folder=path.parent == _private_folder()
+        )
+
+    # Life
+
+    async def open(self) -> None:
+        """Open the store and settle what earlier servers left. Called by the first use, too."""
+        with _http_errors():
+            await self._opened()
+
+    async def stop(self) -> None:
+        """Take no new work and let what is running finish; call it before kernels are ended."""
+        if self._service is not None:
+            await self._service.stop()
+
+    def close(self) -> None:
+        """Let go of the store. Synchronous and idempotent; what comes later is answered 503."""
+        self._closed = True
+        if self._service is not None:
+            self._service.close()
+
+    async def _opened(self) -> SessionService:
+        if self._service is None and not self._closed:
+            if self._opening is None:
+                self._opening = asyncio.ensure_future(self._open())
+            await asyncio.shield(self._opening)
+        if self._service is None or self._closed:
+            raise ServiceClosed
+        return self._service
+
+    async def _open(self) -> None:
+        owner = new_owner()
+        provider = kernel_provider_factory(self.kernel_provider)(
+            KernelHost(
+                kernel_manager=self.kernel_manager,
+                contents_manager=self.contents_manager,
+                kernel_env=self.get_kernel_env,
+                boot_id=owner.boot_id,
+                log=self.log,
+            )
+        )
+
+        try:
+            self._service = await self._open_service(self._store, provider, owner)
+        except StoreError as error:
+            self.log.error(
+                "Sessions are kept in memory and will be lost when this server ends: %s", error
+            )
+            self._service = await self._open_service(MemorySessionStore(), provider, owner)
+        if self._closed:
+            self._service.close()
+
+    async def _open_service(
+        self, store: SessionStore, provider: KernelProvider, owner: Owner
+    ) -> SessionService:
+        service = SessionService(store, provider, owner=owner, log=self.log)
+        await service.open()
+        return service
+
+    # Sessions
+
+    def new_session_id(self) -> str:
+        """Create a uuid for a new session."""
+        return str(uuid.uuid4())
+
+    async def session_exists(self, path: str | None) -> bool:
+        """Return whether a session of this path has a kernel."""
+        try:
+            await self.get_session(path=path)
+        except HTTPError as error:
+            if error.status_code == 404:
+                return False
+            raise
+        return True
+
+    async def create_session(
+        self,
+        path: str | None = None,
+        name: str | None = None,
+        type: str | None = None,
+        kernel_name: str | None = None,
+        kernel_id: str | None = None,
+    ) -> dict[str, Any]:
+        """Return the session of this path; create it, with its kernel, if there is none.
+
+        However many ask at once, one kernel is started and all get the same session. Without
+        a path, a session of its own is made. A kernel of ``kernel_id`` is attached when it
+        runs, and started under that id when it does not.
+        """
+        request = NewSession(
+            path=path, name=name, type=type, kernel_name=kernel_name, kernel_id=kernel_id
+        )
+        with _http_errors():
+            return _model(await (await self._opened()).create(request))
+
+    async def save_session(
+        self,
+        session_id: str,
+        path: str | None = None,
+        name: str | None = None,
+        type: str | None = None,
+        kernel_id: str | None = None,
+    ) -> dict[str, Any]:
+        """Create a session with this id for a kernel that runs, and return its model."""
+        request = NewSession(path=path, name=name, type=type, kernel_id=kernel_id)
+        with _http_errors():
+            return _model(await (await self._opened()).save(session_id, request))
+
+    async def get_session(self, **kwargs: str | None) -> dict[str, Any]:
+        """Return the model of the oldest session with these values.
+
+        Takes the columns session_id, path, name, type and kernel_id; at least one.
+        """
+        if not kwargs:
+            raise TypeError("must specify a column to query")
+        _check_columns(kwargs)
+        with _http_errors():
+            return _model(await (await self._opened()).get(**kwargs))
+
+    async def update_session(
+        self, session_id: str, *, force_kernel_shutdown: bool = False, **kwargs: str | None
+    ) -> None:
+        """Change the columns path, name, type and kernel_id of a session.
+
+        ``kernel_name`` starts a new kernel for it. The kernel that it had is shut down when no
+        other session holds it; with ``force_kernel_shutdown`` in any case. A value of None
+        leaves a column as it is.
+        """
+        _check_columns(kwargs, also="kernel_name")
+        given = {column: value for column, value in kwargs.items() if value is not None}
+        patch = SessionPatch(**{column: given.get(column, UNSET) for column in kwargs})
+        with _http_errors():
+            service = await self._opened()
+            await service.update(session_id, patch, force=force_kernel_shutdown)
+
+    async def list_sessions(self) -> list[dict[str, Any]]:
+        """Return the models of all sessions, oldest first."""
+        with _http_errors():
+            return list(map(_model, await (await self._opened()).list_sessions()))
+
+    async def delete_session(
+        self, session_id: str, *, force_kernel_shutdown: bool = False
+    ) -> None:
+        """Remove a session, and shut its kernel down when no other session holds it.
+
+        With ``force_kernel_shutdown`` the kernel is shut down in any case.
+        """
+        with _http_errors():
+            await (await self._opened()).delete(session_id, force=force_kernel_shutdown)
+
+    # Kernels
+
+    def get_kernel_env(self, path: str | None, name: str | None = None) -> dict[str, str]:
+        """Return the environment of a session's kernel: the server's, and the session's file.
+
+        Subclasses may add to it.
+        """
+        if path is not None and name is not None:
+            path = os.path.join(self.kernel_manager.cwd_for_path(path), name)
+        session_name = path or name
+        return {**os.environ, **({"JPY_SESSION_NAME": session_name} if session_name else {})}
+
+    async def start_kernel_for_session(
+        self,
+        session_id: str,
+        path: str | None,
+        name: str | None,
+        type: str | None,
+        kernel_name: str | None,
+        kernel_id: str | None = None,
+    ) -> str:
+        """Start a kernel and return its id. No session is made; the caller looks after it."""
+        request = NewSession(
+            path=path, name=name, type=type, kernel_name=kernel_name, kernel_id=kernel_id
+        )
+        with _http_errors():
+            kernel = await (await self._opened()).start_kernel(request, session_id)
+        return kernel.kernel_id
+
+    async def kernel_culled(self, kernel_id: str) -> bool:
+        """Return whether the kernel is gone for good."""
+        with _http_errors():
+            return not await (await self._opened()).has_kernel(kernel_id)
+
+    async def row_to_model(
+        self, row: Mapping[str, Any], tolerate_culled: bool = False
+    ) -> dict[str, Any] | None:
+        """Return the model of a row: a mapping of session_id, path, name, type, kernel_id.
+
+        When the kernel is gone: None if that is tolerated, else KeyError.
+        """
+        if await self.kernel_culled(row["kernel_id"]):
+            if tolerate_culled:
+                return None
+            raise KeyError(f"Kernel {row['kernel_id']!r} of session {row['session_id']!r} is gone")
+        return await self.get_session(session_id=row["session_id"])
+
+
+def _model(live: LiveSession) -> dict[str, Any]:
+    session, kernel = live
+    path, name = session.path, session.name
+    model = {
+        "id": session.session_id,
+        "path": path,
+        "name": name,
+        "type": session.type,
+        "kernel": kernel,
+    }
+    if session.type == "notebook":
+        # Deprecated since IPython 4; the classic tree page still reads it.
+        model["notebook"] = {"path": path, "name": name}
+    return model
+
+
+def _check_columns(columns: Mapping[str, object], also: str | None = None) -> None:
+    for column in columns:
+        if column not in _COLUMNS and column != also:
+            raise TypeError(f"No such column: {column!r}")
+
+
+@contextlib.contextmanager
+def _http_errors() -> Iterator[None]:
+    """Turn our errors into the HTTPErrors that callers of a session manager expect."""
+    try:
+        yield
+    except SessionError as error:
+        raise http_error(error) from error  # type: ignore[misc]  # there is one for each
+
+
+def _private_folder() -> Path:
+    return Path(jupyter_data_dir()).absolute() / "nbsessions"

@@ -1,0 +1,1 @@
+"""The servers that load us: one module per kind."""

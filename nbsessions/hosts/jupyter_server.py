@@ -1,0 +1,65 @@
+"""Fits sessions into a jupyter_server: which class it makes, which handlers it serves."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jupyter_core.utils import ensure_async
+from jupyter_server.base.handlers import APIHandler
+from tornado.web import HTTPError, RequestHandler
+
+from nbsessions.async_sessionmanager import AsyncSessionManager
+from nbsessions.handlers import session_handlers
+
+
+class AuthorizedAPIHandler(APIHandler):
+    """A base handler with the server's authentication, XSRF check and authorizer."""
+
+    auth_resource = "sessions"
+
+    async def authorize(self, action: str) -> None:
+        """Raise HTTPError(403) unless the server's authorizer lets the user do this."""
+        resource = self.auth_resource
+        allowed = await ensure_async(
+            self.authorizer.is_authorized(self, self.current_user, action, resource)
+        )
+        if not allowed:
+            raise HTTPError(403, f"User is not authorized to {action} on resource: {resource}.")
+
+
+def offer_session_manager(serverapp: Any) -> None:
+    """Make our session manager the server's default; whatever is configured anywhere wins.
+
+    Called while extensions are linked, before the server makes its managers.
+    """
+    stock_default = type(serverapp)._all_trait_default_generators["session_manager_class"]
+
+    def session_manager_class(app: Any) -> Any:
+        # Kernels behind a gateway outlive us in ways that only its own manager knows.
+        if app.gateway_config.gateway_enabled:
+            return stock_default(app)
+        return AsyncSessionManager
+
+    # A method of this name is traitlets' default of lowest precedence.
+    serverapp._session_manager_class_default = session_manager_class
+
+
+def accepted_session_manager(serverapp: Any) -> AsyncSessionManager | None:
+    """Return the server's session manager if it is ours; else say so in the log."""
+    manager = serverapp.session_manager
+    if isinstance(manager, AsyncSessionManager):
+        return manager
+    if serverapp.gateway_config.gateway_enabled:
+        serverapp.log.info("nbsessions stands aside: kernels are managed by a gateway")
+    else:
+        serverapp.log.warning(
+            "nbsessions stands aside: another session manager is configured (%s.%s)",
+            type(manager).__module__,
+            type(manager).__qualname__,
+        )
+    return None
+
+
+def handlers() -> list[tuple[str, type[RequestHandler]]]:
+    """Return the routes of sessions, without the server's base URL."""
+    return session_handlers(AuthorizedAPIHandler)

@@ -1,0 +1,75 @@
+"""The one table from errors to HTTP replies, and the HTTPError that carries them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tornado.web import HTTPError
+
+from nbsessions import errors
+
+RETRY_AFTER = 5
+"""Seconds that a client is asked to wait when the store is down or the server is stopping."""
+
+_STATUS: dict[type[BaseException], int] = {
+    errors.InvalidRequest: 400,
+    errors.SessionNotFound: 404,
+    errors.KernelNotFound: 400,
+    errors.KernelspecNotFound: 501,
+    errors.KernelConflict: 409,
+    errors.KernelStartFailed: 500,
+    errors.StartInProgress: 503,
+    errors.ServiceClosed: 503,
+    errors.StoreError: 503,
+}
+
+# What a session manager that is not ours may raise, by name: its packages need not be there.
+_FOREIGN_STATUS = {
+    "jupyter_client.kernelspec.NoSuchKernel": 501,
+    "jupyter_client.multikernelmanager.DuplicateKernelError": 409,
+}
+
+
+class SessionHTTPError(HTTPError):
+    """A Tornado HTTPError whose message is what the client is told, word for word."""
+
+    def __init__(self, status_code: int, message: str, short_message: str | None = None) -> None:
+        super().__init__(status_code, message)
+        self.message = message
+        self.short_message = short_message
+
+
+def http_error(error: BaseException) -> HTTPError | None:
+    """Return the HTTPError that an error amounts to; None for one that is not known."""
+    if isinstance(error, HTTPError):
+        return error
+    for base in type(error).__mro__:
+        foreign = _FOREIGN_STATUS.get(f"{base.__module__}.{base.__qualname__}")
+        status = foreign or _STATUS.get(base)
+        if status is not None:
+            short = None
+            if status == 501:
+                short = f"{getattr(error, 'kernel_name', None) or error} not found"
+            return SessionHTTPError(status, str(error), short)
+    return None
+
+
+def error_body(error: BaseException | None, status_code: int, phrase: str) -> dict[str, Any]:
+    """Return the JSON object that tells a client of an error.
+
+    ``phrase`` is the standard text of the status code, for errors that say nothing.
+    """
+    if isinstance(error, SessionHTTPError):
+        if error.short_message is not None:
+            return {"message": error.message, "short_message": error.short_message}
+        return {"message": error.message, "reason": error.reason}
+    if isinstance(error, HTTPError):
+        return {"message": _message_of(error) or phrase, "reason": error.reason}
+    return {"message": "Unhandled error" if status_code >= 500 else phrase, "reason": None}
+
+
+def _message_of(error: HTTPError) -> str:
+    if hasattr(error, "get_message"):  # Tornado 6.6
+        return error.get_message() or ""
+    message = error.log_message or ""
+    return message % error.args if error.args else message.replace("%%", "%")

@@ -1,0 +1,1 @@
+"""Who starts and stops kernels: the port in ``base``, and one adapter per kind of kernel."""

@@ -1,0 +1,89 @@
+"""The pluggable kernel manager interface: the port to whatever runs the kernels."""
+
+from __future__ import annotations
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from nbsessions.models import Kernel, KernelModels
+
+
+@dataclass(frozen=True, kw_only=True)
+class KernelHost:
+    """What a provider is built from. Providers are found by the entry points of
+    ``nbsessions.kernel_providers``: callables that take this and return a KernelProvider.
+    """
+
+    kernel_manager: Any
+    """The host's kernel manager."""
+    contents_manager: Any
+    kernel_env: Callable[[str | None, str | None], dict[str, str]]
+    """Returns a kernel's environment for a session's path and name."""
+    boot_id: str
+    log: logging.Logger
+
+
+@dataclass(frozen=True, kw_only=True)
+class StartRequest:
+    """What a kernel is started for."""
+
+    token: str
+    """The start intent that this kernel will be exchanged for; goes into a kernel's record."""
+    session_id: str
+    kernel_name: str | None
+    """The kernelspec; None for the default one."""
+    kernel_id: str | None
+    """The id that the kernel is to get; None lets the provider choose."""
+    path: str | None
+    name: str | None
+    type: str | None
+
+
+class KernelProvider(ABC):
+    """Starts, resolves, adopts and shuts down kernels of one kind.
+
+    All methods are called on the event loop and may not block it.
+    """
+
+    name: str
+    """Names the provider in every session whose kernel it started: ``local:<boot id>``."""
+
+    @abstractmethod
+    def judges(self, name: str) -> bool:
+        """Return whether this provider may pronounce kernels of the provider ``name`` dead."""
+
+    @abstractmethod
+    async def start(self, request: StartRequest) -> Kernel:
+        """Start a kernel and return it once it can be attached to.
+
+        Raises KernelspecNotFound, KernelConflict when the id asked for is taken,
+        InvalidRequest when the path cannot be used, KernelStartFailed for all else. Nothing
+        is left running after an error.
+        """
+
+    @abstractmethod
+    async def models(self, kernel_ids: Sequence[str]) -> KernelModels:
+        """Tell which of the kernels are alive, dead or unknown, in one call for many.
+
+        Never raises: a kernel that fails or is slow to answer is unknown, and does not hold up
+        the others.
+        """
+
+    @abstractmethod
+    def can_address(self, kernel_id: str) -> bool:
+        """Return whether clients could reach a kernel of this id."""
+
+    @abstractmethod
+    async def shutdown(self, kernel_id: str) -> None:
+        """Shut a kernel down. One that is gone already is no error."""
+
+    @abstractmethod
+    def update_env(self, kernel_id: str, *, path: str | None, name: str | None) -> None:
+        """Let the kernel's next restart know the session's new path and name. Never raises."""
+
+    @abstractmethod
+    def list_held(self) -> Collection[str]:
+        """Return the ids of the kernels that live with this server, without any I/O."""

@@ -1,0 +1,217 @@
+"""Kernels of the host's own kernel manager, whatever MappingKernelManager the user configured."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+from collections.abc import Callable, Collection, Sequence
+from importlib.metadata import version
+from inspect import isawaitable
+from typing import Any
+
+from jupyter_client.kernelspec import NoSuchKernel
+from jupyter_client.multikernelmanager import DuplicateKernelError
+from jupyter_core.utils import ensure_async
+from tornado.web import HTTPError
+
+from nbsessions.errors import (
+    InvalidRequest,
+    KernelConflict,
+    KernelspecNotFound,
+    KernelStartFailed,
+    SessionError,
+)
+from nbsessions.kernels.base import KernelHost, KernelProvider, StartRequest
+from nbsessions.models import Kernel, KernelModel, KernelModels
+
+_ADDRESSABLE = re.compile(r"\w+-\w+-\w+-\w+-\w+")
+_LONGEST_ID = 64
+_MODEL_TIMEOUT = 2.0
+"""Seconds for a kernel manager that answers asynchronously to give a kernel's model."""
+
+
+class HostKernelProvider(KernelProvider):
+    """Starts kernels as children of the server; they live and die with it."""
+
+    def __init__(self, host: KernelHost) -> None:
+        self.name = f"local:{host.boot_id}"
+        self._kernel_manager = host.kernel_manager
+        self._contents_manager = host.contents_manager
+        self._kernel_env = host.kernel_env
+        self._log = host.log
+        self._last_known: dict[str, KernelModel] = {}
+        self._release = _jupyter_server_release(host.kernel_manager)
+
+    def judges(self, name: str) -> bool:
+        return name.startswith("local:")
+
+    async def start(self, request: StartRequest) -> Kernel:
+        options: dict[str, Any] = {}
+        if self._release is not None:
+            options["env"] = self._kernel_env(request.path, request.name)
+        if request.kernel_id is not None and self._takes_kernel_id:
+            self._refuse_foreign(request.kernel_id)
+            options["kernel_id"] = request.kernel_id
+        try:
+            kernel_id: str = await ensure_async(
+                self._kernel_manager.start_kernel(
+                    path=await self._kernel_path(request.path),
+                    kernel_name=request.kernel_name,
+                    **options,
+                )
+            )
+        except SessionError:
+            raise
+        except NoSuchKernel as error:
+            raise KernelspecNotFound(request.kernel_name or error.name) from error
+        except DuplicateKernelError as error:
+            raise KernelConflict(str(request.kernel_id), "exists already") from error
+        except Exception as error:
+            self._log.error("Kernel %r did not start", request.kernel_name, exc_info=True)
+            raise KernelStartFailed(request.kernel_name, error) from error
+        finally:
+            self._forget_failed_starts()
+        model = (await self.models([kernel_id])).alive.get(kernel_id, {})
+        return Kernel(
+            kernel_id=kernel_id,
+            kernel_name=model.get("name", request.kernel_name),
+            provider=self.name,
+        )
+
+    def _forget_failed_starts(self) -> None:
+        # jupyter_client keeps the task of a start that failed, and shutdown_all of
+        # jupyter_server raises a 404 over it: the server would never stop.
+        pending = getattr(self._kernel_manager, "_pending_kernels", {})
+        for kernel_id, task in list(pending.items()):
+            if task.done() and kernel_id not in self._kernel_manager:
+                del pending[kernel_id]
+
+    async def models(self, kernel_ids: Sequence[str]) -> KernelModels:
+        ask = self._kernel_manager.kernel_model
+        unknown: dict[str, KernelModel | None] = {}
+        try:
+            # The common case, fast: all are there and answer at once.
+            alive: dict[str, Any] = dict(zip(kernel_ids, map(ask, kernel_ids), strict=True))
+        except Exception:
+            alive = self._ask_each(kernel_ids, unknown)
+        if set(map(type, alive.values())) - {dict}:
+            await self._gather(alive, unknown)
+        if getattr(self._kernel_manager, "use_pending_kernels", False):
+            alive = {each: self._explain_start(each, model) for each, model in alive.items()}
+        self._last_known.update(alive)
+        return KernelModels(alive=alive, unknown=unknown)
+
+    def _ask_each(
+        self, kernel_ids: Sequence[str], unknown: dict[str, KernelModel | None]
+    ) -> dict[str, Any]:
+        answers = {}
+        for kernel_id in kernel_ids:
+            try:
+                answers[kernel_id] = self._kernel_manager.kernel_model(kernel_id)
+            except Exception as error:
+                self._note_failure(kernel_id, error, unknown)
+        return answers
+
+    async def _gather(self, alive: dict[str, Any], unknown: dict[str, KernelModel | None]) -> None:
+        """Replace what is still to be awaited by what comes of it."""
+        awaited = {each: model for each, model in alive.items() if isawaitable(model)}
+        for kernel_id in awaited:
+            del alive[kernel_id]
+        tasks = {kernel_id: asyncio.ensure_future(model) for kernel_id, model in awaited.items()}
+        if not tasks:
+            return
+        try:
+            await asyncio.wait(tasks.values(), timeout=_MODEL_TIMEOUT)
+        finally:
+            late = [kernel_id for kernel_id, task in tasks.items() if task.cancel()]
+        for kernel_id, task in tasks.items():
+            if kernel_id in late:
+                error: BaseException | None = TimeoutError("its kernel manager does not answer")
+            else:
+                error = task.exception()
+            if error is None:
+                alive[kernel_id] = task.result()
+            else:
+                self._note_failure(kernel_id, error, unknown)
+
+    def _note_failure(
+        self, kernel_id: str, error: BaseException, unknown: dict[str, KernelModel | None]
+    ) -> None:
+        if kernel_id in self._kernel_manager:
+            self._log.warning("The state of kernel %s is unknown: %r", kernel_id, error)
+            unknown[kernel_id] = self._last_known.get(kernel_id)
+        else:
+            self._last_known.pop(kernel_id, None)
+
+    def _explain_start(self, kernel_id: str, model: dict[str, Any]) -> dict[str, Any]:
+        """Tell a kernel that is starting from one that failed to, behind a pending start.
+
+        The host lists it as starting for ever; it is there until its session is deleted.
+        """
+        if model.get("execution_state") != "starting":
+            return model
+        ready = getattr(self._kernel_manager.get_kernel(kernel_id), "ready", None)
+        if ready is None or not ready.done() or ready.cancelled() or not ready.exception():
+            return model
+        error = ready.exception()
+        reason = f"{type(error).__name__}: {error}"
+        return {**model, "execution_state": "dead", "reason": reason}
+
+    def can_address(self, kernel_id: str) -> bool:
+        return len(kernel_id) <= _LONGEST_ID and _ADDRESSABLE.fullmatch(kernel_id) is not None
+
+    async def shutdown(self, kernel_id: str) -> None:
+        self._last_known.pop(kernel_id, None)
+        if kernel_id not in self._kernel_manager:
+            return
+        try:
+            await ensure_async(self._kernel_manager.shutdown_kernel(kernel_id))
+        except (KeyError, HTTPError):
+            # Somebody else may have shut it down meanwhile: the culler, /api/kernels.
+            if kernel_id in self._kernel_manager:
+                raise
+
+    def update_env(self, kernel_id: str, *, path: str | None, name: str | None) -> None:
+        update_env: Callable[..., None] | None = getattr(self._kernel_manager, "update_env", None)
+        if update_env is None:
+            return
+        try:
+            update_env(kernel_id=kernel_id, env=self._kernel_env(path, name))
+        except Exception as error:
+            self._log.warning("Kernel %s keeps its environment: %r", kernel_id, error)
+
+    def list_held(self) -> Collection[str]:
+        ids: list[str] = self._kernel_manager.list_kernel_ids()
+        return ids
+
+    @property
+    def _takes_kernel_id(self) -> bool:
+        # Stock honours a client's kernel id since 2.21.
+        return self._release is not None and self._release >= (2, 21)
+
+    async def _kernel_path(self, path: str | None) -> str:
+        try:
+            kernel_path: str = await ensure_async(
+                self._contents_manager.get_kernel_path(path=path or "")
+            )
+        except HTTPError as error:
+            if error.status_code >= 500:
+                raise
+            raise InvalidRequest("path", "is not inside the server's root directory") from error
+        return kernel_path
+
+    def _refuse_foreign(self, kernel_id: str) -> None:
+        # Two servers may share a runtime directory; the connection file would be overwritten.
+        directory = self._kernel_manager.connection_dir
+        if os.path.exists(os.path.join(directory, f"kernel-{kernel_id}.json")):
+            raise KernelConflict(kernel_id, "has a connection file of another server")
+
+
+def _jupyter_server_release(kernel_manager: object) -> tuple[int, int] | None:
+    """Return (major, minor) of the jupyter_server whose kernel manager this is, else None."""
+    names = {base.__module__.partition(".")[0] for base in type(kernel_manager).__mro__}
+    if "jupyter_server" not in names:
+        return None
+    major, minor = version("jupyter_server").split(".")[:2]
+    return int(major), int(minor)

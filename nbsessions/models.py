@@ -1,0 +1,202 @@
+"""The values that travel between the layers: sessions, kernels, intents, owners."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timezone
+from typing import Any, Final, TypeAlias
+
+
+class Unset(enum.Enum):
+    """The type of UNSET: "not given", where None is a value."""
+
+    UNSET = enum.auto()
+
+
+UNSET: Final = Unset.UNSET
+
+
+def utcnow() -> datetime:
+    """Return the current time, aware, in UTC."""
+    return datetime.now(timezone.utc)
+
+
+def document_of(path: str | None) -> str | None:
+    """Return the document that an API path is about: the one place that normalises paths.
+
+    ``/a.ipynb`` and ``a.ipynb`` are one document. Nothing else is folded: not case, not
+    Unicode forms, not ``:`` or backslashes, which are a contents manager's business.
+    """
+    return None if path is None else path.strip("/")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Session:
+    """One session: a document, console or file, and the kernel that it is attached to."""
+
+    session_id: str
+    path: str | None
+    """The API path, byte for byte as the client sent it; None for some in-process callers."""
+    name: str | None
+    type: str | None
+    kernel_id: str
+    kernel_name: str | None
+    provider: str
+    """The kernel provider that alone may pronounce the kernel dead, as ``local:<boot id>``."""
+    scope: str
+    """Who can serve the kernel: an owner's id for local kernels."""
+    created: datetime
+    last_activity: datetime
+    """When the session was created or changed last."""
+    seq: int = 0
+    """Age within the store, which hands it out: the lower, the older."""
+
+    @property
+    def document(self) -> str | None:
+        """The normalised path, by which sessions are found."""
+        return document_of(self.path)
+
+
+KernelModel: TypeAlias = Mapping[str, Any]
+"""A kernel as a JSON object of ``/api/kernels``: id, name, last_activity, execution_state, …"""
+
+LiveSession: TypeAlias = tuple["Session", KernelModel]
+"""A session and the model of its kernel."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class KernelModels:
+    """What a provider knows of the kernels that it was asked about, by id.
+
+    A kernel that is in neither mapping is dead: gone from its provider for good. (One that
+    failed but is still listed there, with its reason, is among the living.)
+    """
+
+    alive: Mapping[str, KernelModel]
+    unknown: Mapping[str, KernelModel | None] = field(default_factory=dict)
+    """Those that could not be asked about, with the last known model if there is one."""
+
+    def is_dead(self, kernel_id: str) -> bool:
+        """Return whether the kernel is gone for good."""
+        return kernel_id not in self.alive and kernel_id not in self.unknown
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kernel:
+    """A kernel that a session is attached to: its id, kernelspec name and provider."""
+
+    kernel_id: str
+    kernel_name: str | None
+    provider: str
+
+
+class Verb(str, enum.Enum):
+    """What an intent is about to do, or has done."""
+
+    START = "start"
+    LOST = "lost"
+    """A start whose lease lapsed and whose path somebody else has taken over."""
+    STOP = "stop"
+    ENDED = "ended"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Intent:
+    """What is committed before a kernel is started or stopped, so that a crash leaves a trace."""
+
+    token: str
+    verb: Verb
+    scope: str
+    document: str | None
+    """The normalised path that a start is for; None when it is not to be shared."""
+    kernel_id: str | None
+    lease_until: datetime
+    """When others may take a start over; when an ended stop may be forgotten."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Owner:
+    """One run of one server, as it signs what it writes."""
+
+    owner_id: str
+    host: str
+    boot_id: str
+    """Identifies the host's current boot; empty where the platform does not tell."""
+    pid: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Orphans:
+    """What dead owners left behind in a namespace."""
+
+    owner_ids: tuple[str, ...]
+    sessions: tuple[Session, ...]
+    intents: tuple[Intent, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Changes:
+    """What an update sets; a field that is UNSET stays as it is."""
+
+    path: str | Unset = UNSET
+    name: str | Unset = UNSET
+    type: str | Unset = UNSET
+    kernel: Kernel | Unset = UNSET
+
+    def applied_to(self, session: Session) -> Session:
+        """Return the session with these changes."""
+        session = replace(
+            session,
+            path=session.path if self.path is UNSET else self.path,
+            name=session.name if self.name is UNSET else self.name,
+            type=session.type if self.type is UNSET else self.type,
+        )
+        if self.kernel is UNSET:
+            return session
+        return replace(
+            session,
+            kernel_id=self.kernel.kernel_id,
+            kernel_name=self.kernel.kernel_name,
+            provider=self.kernel.provider,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Release:
+    """The outcome of a write that may have let go of a kernel.
+
+    ``session`` is the session as it is now (after an update) or was (after a deletion).
+    ``kernel_id`` is the kernel that the caller has to shut down, None when others hold it.
+    """
+
+    session: Session
+    kernel_id: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewSession:
+    """What a client wants: a session for ``path``, with a new kernel or an existing one."""
+
+    path: str | None
+    name: str | None = None
+    type: str | None = None
+    kernel_name: str | None = None
+    kernel_id: str | None = None
+
+    @property
+    def document(self) -> str | None:
+        """What the session is about: requests of one document are answered with one kernel."""
+        return document_of(self.path)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SessionPatch:
+    """What a client wants changed; UNSET leaves a field alone. ``kernel_id`` goes first."""
+
+    path: str | Unset = UNSET
+    name: str | Unset = UNSET
+    type: str | Unset = UNSET
+    kernel_id: str | Unset = UNSET
+    kernel_name: str | Unset = UNSET

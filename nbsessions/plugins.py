@@ -1,0 +1,50 @@
+"""Finds stores and kernel providers, ours and those of other packages, by entry point."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from importlib.metadata import entry_points
+from typing import Any, Protocol
+
+from traitlets import TraitError
+
+from nbsessions.kernels.base import KernelHost, KernelProvider
+from nbsessions.stores.base import SessionStore
+
+STORES = "nbsessions.stores"
+KERNEL_PROVIDERS = "nbsessions.kernel_providers"
+
+
+class StoreFactory(Protocol):
+    """What an entry point of ``nbsessions.stores`` is, under the scheme of its URLs."""
+
+    def __call__(self, url: str, *, namespace: str, log: logging.Logger) -> SessionStore:
+        """Return a store that is not open yet."""
+
+
+def store_factory(url: str) -> StoreFactory:
+    """Return the factory for the URL's scheme. Raises TraitError for one that is not known."""
+    factory: StoreFactory = _load("store_url", STORES, url.partition(":")[0])
+    return factory
+
+
+def kernel_provider_factory(name: str) -> Callable[[KernelHost], KernelProvider]:
+    """Return the factory of this name. Raises TraitError for one that is not known."""
+    factory: Callable[[KernelHost], KernelProvider] = _load(
+        "kernel_provider", KERNEL_PROVIDERS, name
+    )
+    return factory
+
+
+def check_plugin(trait: str, group: str, name: str) -> None:
+    """Raise a TraitError that lists the choices, unless the group has an entry of this name."""
+    names = sorted(entry.name for entry in entry_points(group=group))
+    if name not in names:
+        raise TraitError(f"`{trait}`: {name!r} is not one of {', '.join(names)}")
+
+
+def _load(trait: str, group: str, name: str) -> Any:
+    check_plugin(trait, group, name)
+    (entry, *_) = entry_points(group=group, name=name)
+    return entry.load()

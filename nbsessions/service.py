@@ -1,0 +1,423 @@
+"""The use cases of sessions: what happens in which order, and how it is undone.
+
+Starts and stops of kernels are written down as intents before they happen, so that whatever
+is cut short can be found and finished, by this process or by the next one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import uuid
+from collections.abc import Coroutine, Sequence
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from nbsessions.errors import (
+    KernelNotFound,
+    ServiceClosed,
+    SessionError,
+    StartInProgress,
+    StartLost,
+    StoreError,
+    StoreUncertain,
+)
+from nbsessions.kernels.base import KernelProvider, StartRequest
+from nbsessions.lookups import Lookups
+from nbsessions.models import (
+    UNSET,
+    Changes,
+    Kernel,
+    LiveSession,
+    NewSession,
+    Owner,
+    Release,
+    Session,
+    SessionPatch,
+    Unset,
+    Verb,
+    utcnow,
+)
+from nbsessions.settling import Settler, is_certain
+from nbsessions.starting import KernelStarts
+from nbsessions.stores.base import SessionStore
+from nbsessions.tasks import Tasks
+
+T = TypeVar("T")
+
+HEARTBEAT_INTERVAL = 600.0
+"""Seconds between two signs of life in the store."""
+
+_STOP_TIMEOUT = 5.0
+
+
+class SessionService:
+    """Sessions of one server: a store, a kernel provider, and the order between them.
+
+    Used on one event loop. Every mutation is a task of the service: a caller that is
+    cancelled leaves it running, so it is done whole or undone whole.
+    """
+
+    def __init__(
+        self, store: SessionStore, provider: KernelProvider, *, owner: Owner, log: logging.Logger
+    ) -> None:
+        self._store = store
+        self._provider = provider
+        self._owner = owner
+        self._log = log
+        self._lookups = Lookups(store, provider, log=log)
+        self._settler = Settler(store, provider, log=log)
+        self._starts = KernelStarts(store, provider, self._settler, scope=owner.owner_id)
+        self._mutations = Tasks()
+        self._heartbeat = Tasks()
+        self._creating: dict[str, tuple[NewSession, asyncio.Task[Session]]] = {}
+        self._closing = False
+
+    # Life
+
+    async def open(self) -> None:
+        """Open the store and settle what dead owners left. Raises StoreError."""
+        await self._store.open(self._owner)
+        try:
+            await self._recover()
+        except StoreError as error:
+            self._log.warning("What earlier servers left is settled at the next start: %s", error)
+        self._heartbeat.spawn(self._beat())
+
+    async def stop(self) -> None:
+        """Take no new work, and give what is running a few seconds to finish.
+
+        What takes longer undoes itself when it continues. Call this while kernels can still
+        be reached, and ``close`` when they are down.
+        """
+        self._closing = True
+        await self._mutations.wait(_STOP_TIMEOUT)
+        self._starts.closing = True
+
+    def close(self) -> None:
+        """Remove the sessions whose kernels are down, and let go of the store. Idempotent."""
+        self._closing = self._starts.closing = True
+        self._heartbeat.cancel()
+        self._settler.close()
+        self._lookups.close()
+        self._store.close(held=self._provider.list_held())
+
+    async def _recover(self) -> None:
+        """End or take over the sessions of dead owners, and undo what they left half done."""
+        orphans = await self._store.find_orphans()
+        if not orphans.owner_ids:
+            return
+        for intent in orphans.intents:
+            if intent.kernel_id is not None and intent.verb is not Verb.ENDED:
+                await self._settler.stop_kernel(intent.token, intent.kernel_id)
+        adopted = [
+            session.session_id
+            for session, model in await self._lookups.resolve(orphans.sessions)
+            if model is not None
+        ]
+        for session in await self._store.settle_orphans(orphans, adopted):
+            self._lookups.log_ended(session)
+
+    async def _beat(self) -> None:
+        while True:
+            await asyncio.sleep(HEARTBEAT_INTERVAL)
+            try:
+                await self._store.heartbeat()
+            except StoreError as error:
+                self._log.debug("No heartbeat: %s", error)
+
+    # Reads
+
+    async def list_sessions(self) -> Sequence[LiveSession]:
+        """Return all sessions, oldest first, with their kernels."""
+        return await self._lookups.list_sessions()
+
+    async def get(self, **columns: str | None) -> LiveSession:
+        """Return the oldest session with these values; see Lookups.get."""
+        return await self._lookups.get(**columns)
+
+    # Create
+
+    async def create(self, request: NewSession) -> LiveSession:
+        """Return the session of the document; if there is none, create it with its kernel.
+
+        However many ask at once for one document, one kernel is started and all get the same
+        session. Requests without a path are never joined to anything.
+
+        Raises what starting a kernel raises (see KernelProvider.start), KernelConflict,
+        StartInProgress, StoreError, ServiceClosed.
+        """
+        if request.document is None:
+            session = await self._run(self._create(request))
+        else:
+            session = await self._create_joined(request, request.document)
+        if request.kernel_id not in (None, session.kernel_id):
+            self._log.warning(
+                "Kernel id %s, asked for by a request for %r, is not used: session %s has "
+                "kernel %s",
+                request.kernel_id,
+                request.path,
+                session.session_id,
+                session.kernel_id,
+            )
+        return await self._lookups.present(session)
+
+    async def _create_joined(self, request: NewSession, document: str) -> Session:
+        while document in self._creating:
+            first, task = self._creating[document]
+            try:
+                return await asyncio.shield(task)
+            except SessionError:
+                # Its error is ours only if it wanted the same.
+                if first == request:
+                    raise
+        if self._closing:
+            raise ServiceClosed
+        task = self._mutations.spawn(self._create(request))
+        self._creating[document] = (request, task)
+        task.add_done_callback(lambda _: self._creating.pop(document))
+        return await asyncio.shield(task)
+
+    async def _create(self, request: NewSession) -> Session:
+        session = await self._find_or_create(request)
+        if await self._lookups.is_dead(session):
+            # Found, but its kernel is gone: what comes now is new.
+            await self._lookups.end_kernels([session.kernel_id])
+            session = await self._find_or_create(request)
+        return session
+
+    async def _find_or_create(self, request: NewSession) -> Session:
+        if request.document is not None:
+            existing = await self._store.find_by_document(request.document)
+            if existing is not None:
+                return existing
+        kernel_id = request.kernel_id
+        if kernel_id is not None and not self._provider.can_address(kernel_id):
+            kernel_id = None
+        if kernel_id is not None:
+            kernel = await self._find_kernel(kernel_id)
+            if kernel is not None:
+                return await self._store.attach(self._new_session(request, kernel))
+            # A session that still names the dead kernel would bar its id.
+            await self._lookups.end_kernels([kernel_id])
+        return await self._create_with_kernel(request, kernel_id)
+
+    async def _create_with_kernel(self, request: NewSession, kernel_id: str | None) -> Session:
+        session_id = str(uuid.uuid4())
+        token = str(uuid.uuid4())
+        existing = await self._starts.acquire(token, request.document, kernel_id)
+        if existing is not None:
+            return existing
+        kernel = await self._starts.start(
+            StartRequest(
+                token=token,
+                session_id=session_id,
+                kernel_name=request.kernel_name,
+                kernel_id=kernel_id,
+                path=request.path,
+                name=request.name,
+                type=request.type,
+            )
+        )
+        session = self._new_session(request, kernel, session_id)
+        try:
+            return await self._store.commit(token, session)
+        except StartLost as lost:
+            await self._settler.stop_kernel(token, kernel.kernel_id)
+            if lost.winner is None:
+                raise StartInProgress(request.path) from lost
+            return lost.winner
+        except Exception as error:
+            await self._settler.after_failure(error, token, kernel.kernel_id)
+            kept = await self._store.find_session(session_id)
+            if kept is None:
+                raise
+            return kept
+
+    async def save(self, session_id: str, request: NewSession) -> LiveSession:
+        """Create a session under this id for a kernel that runs already.
+
+        Whatever else holds the path stays. Raises KernelNotFound, KernelConflict,
+        InvalidRequest when the id is taken, StoreError, ServiceClosed.
+        """
+        session = await self._run(self._save(session_id, request))
+        return await self._lookups.present(session)
+
+    async def _save(self, session_id: str, request: NewSession) -> Session:
+        kernel_id = request.kernel_id or ""
+        kernel = await self._find_kernel(kernel_id)
+        if kernel is None:
+            raise KernelNotFound(kernel_id)
+        return await self._store.insert(self._new_session(request, kernel, session_id))
+
+    def _new_session(
+        self, request: NewSession, kernel: Kernel, session_id: str | None = None
+    ) -> Session:
+        now = utcnow()
+        return Session(
+            session_id=session_id or str(uuid.uuid4()),
+            path=request.path,
+            name=request.name,
+            type=request.type,
+            kernel_id=kernel.kernel_id,
+            kernel_name=kernel.kernel_name,
+            provider=kernel.provider,
+            scope=self._owner.owner_id,
+            created=now,
+            last_activity=now,
+        )
+
+    # Update
+
+    async def update(
+        self, session_id: str, patch: SessionPatch, *, force: bool = False
+    ) -> LiveSession:
+        """Change a session and return it. What is set to what it is already is no change.
+
+        A new kernel is up before the old one is let go, which is shut down when no other
+        session holds it; with ``force`` in any case, and its other sessions end.
+
+        Raises SessionNotFound, KernelNotFound for an unknown kernel id, KernelConflict, what
+        starting a kernel raises, StoreError, ServiceClosed.
+        """
+        session = await self._run(self._update(session_id, patch, force))
+        return await self._lookups.present(session)
+
+    async def _update(self, session_id: str, patch: SessionPatch, force: bool) -> Session:
+        session, _ = await self.get(session_id=session_id)
+        changes = Changes(
+            path=_changed(patch.path, session.path),
+            name=_changed(patch.name, session.name),
+            type=_changed(patch.type, session.type),
+        )
+        start_token = None
+        if patch.kernel_id is not UNSET:
+            if patch.kernel_id != session.kernel_id:
+                changes = replace(changes, kernel=await self._require_kernel(patch.kernel_id))
+        elif patch.kernel_name is not UNSET:
+            start_token = str(uuid.uuid4())
+            kernel = await self._start_another(start_token, session, patch.kernel_name)
+            changes = replace(changes, kernel=kernel)
+        if changes == Changes():
+            return session
+        return await self._apply(session_id, changes, start_token, force)
+
+    async def _start_another(self, token: str, session: Session, kernel_name: str) -> Kernel:
+        # Without a document: this start is for one session and shared with nobody.
+        await self._starts.acquire(token, None, None)
+        return await self._starts.start(
+            StartRequest(
+                token=token,
+                session_id=session.session_id,
+                kernel_name=kernel_name,
+                kernel_id=None,
+                path=session.path,
+                name=session.name,
+                type=session.type,
+            )
+        )
+
+    async def _apply(
+        self, session_id: str, changes: Changes, start_token: str | None, force: bool
+    ) -> Session:
+        started = changes.kernel.kernel_id if start_token and changes.kernel is not UNSET else None
+        stop_token = str(uuid.uuid4())
+        try:
+            release = await self._store.update(
+                session_id, changes, start_token=start_token, stop_token=stop_token, force=force
+            )
+        except StartLost as lost:
+            assert start_token is not None
+            assert started is not None
+            await self._settler.stop_kernel(start_token, started)
+            raise StartInProgress(None) from lost
+        except Exception as error:
+            try:
+                if start_token is not None:
+                    await self._settler.after_failure(error, start_token, started)
+            finally:
+                if not is_certain(error):
+                    await self._settler.after_failure(error, stop_token)
+            if is_certain(error):
+                raise
+            kept = await self._store.find_session(session_id)
+            if kept is None or changes.applied_to(kept) != kept:
+                raise
+            release = Release(session=kept, kernel_id=None)
+        if release.kernel_id is not None:
+            await self._settler.stop_kernel(stop_token, release.kernel_id)
+        session = release.session
+        self._provider.update_env(session.kernel_id, path=session.path, name=session.name)
+        return session
+
+    # Delete
+
+    async def delete(self, session_id: str, *, force: bool = False) -> None:
+        """Remove a session, and shut its kernel down when no other session holds it.
+
+        With ``force`` the kernel is shut down in any case, and its other sessions end.
+        Raises SessionNotFound, StoreError, ServiceClosed.
+        """
+        await self._run(self._delete(session_id, force))
+
+    async def _delete(self, session_id: str, force: bool) -> None:
+        token = str(uuid.uuid4())
+        try:
+            release = await self._store.delete(session_id, stop_token=token, force=force)
+        except StoreUncertain as error:
+            await self._settler.after_failure(error, token)
+            if await self._store.find_session(session_id) is not None:
+                raise
+        else:
+            if release.kernel_id is not None:
+                await self._settler.stop_kernel(token, release.kernel_id)
+
+    # Kernels
+
+    async def start_kernel(self, request: NewSession, session_id: str) -> Kernel:
+        """Start a kernel that the caller looks after; no session is made for it."""
+        return await self._run(
+            self._provider.start(
+                StartRequest(
+                    token=str(uuid.uuid4()),
+                    session_id=session_id,
+                    kernel_name=request.kernel_name,
+                    kernel_id=request.kernel_id,
+                    path=request.path,
+                    name=request.name,
+                    type=request.type,
+                )
+            )
+        )
+
+    async def has_kernel(self, kernel_id: str) -> bool:
+        """Return whether the kernel is not known to be gone."""
+        return await self._find_kernel(kernel_id) is not None
+
+    async def _find_kernel(self, kernel_id: str) -> Kernel | None:
+        models = await self._provider.models([kernel_id])
+        if models.is_dead(kernel_id):
+            return None
+        model = models.alive.get(kernel_id) or models.unknown.get(kernel_id) or {}
+        return Kernel(
+            kernel_id=kernel_id, kernel_name=model.get("name"), provider=self._provider.name
+        )
+
+    async def _require_kernel(self, kernel_id: str) -> Kernel:
+        kernel = await self._find_kernel(kernel_id)
+        if kernel is None:
+            raise KernelNotFound(kernel_id)
+        return kernel
+
+    # Tasks
+
+    async def _run(self, operation: Coroutine[Any, Any, T]) -> T:
+        """Run a mutation as a task of the service, which outlives its caller."""
+        if self._closing:
+            operation.close()
+            raise ServiceClosed
+        return await asyncio.shield(self._mutations.spawn(operation))
+
+
+def _changed(new: str | Unset, old: str | None) -> str | Unset:
+    return UNSET if new == old else new

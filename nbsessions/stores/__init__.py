@@ -1,0 +1,1 @@
+"""Where sessions are kept: the port in ``base``, and one adapter per backend."""

@@ -1,0 +1,87 @@
+"""The sessions of one scope in memory, and which state of the store they show."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from nbsessions.models import Session
+
+Version = tuple[int, int]
+"""Which file (counted by openings) and which revision in it."""
+
+
+class SessionCache:
+    """Sessions by id, oldest first, and by document. Used on the event loop only.
+
+    The contents outlive their version: a store that cannot be read is answered from here.
+    """
+
+    def __init__(self) -> None:
+        self._sessions: dict[str, Session] = {}
+        self._by_document: dict[str, dict[str, Session]] = {}
+        self._version: Version | None = None
+
+    def is_at(self, version: Version) -> bool:
+        """Return whether the contents are those of this version."""
+        return self._version == version
+
+    def list_sessions(self) -> list[Session]:
+        """Return all sessions, oldest first."""
+        return list(self._sessions.values())
+
+    def find(self, session_id: str) -> Session | None:
+        """Return the session of this id."""
+        return self._sessions.get(session_id)
+
+    def find_by_document(self, document: str) -> Session | None:
+        """Return the oldest session of this document."""
+        group = self._by_document.get(document)
+        return min(group.values(), key=lambda session: session.seq) if group else None
+
+    def replace(self, version: Version, sessions: Iterable[Session]) -> None:
+        """Show what was read from the store."""
+        self._sessions = {}
+        self._by_document = {}
+        for session in sessions:
+            self._put(session)
+        self._version = version
+
+    def forget_version(self) -> None:
+        """Have the contents read again before they are next relied on."""
+        self._version = None
+
+    def apply(
+        self, generation: int, before: int, after: int, changed: Mapping[str, Session | None]
+    ) -> None:
+        """Show what a write of our own changed (None: removed), from revision to revision.
+
+        When others wrote in between, the contents are read again at the next look.
+        """
+        if self._version is not None and self._version >= (generation, after):
+            return
+        self._version = (generation, after) if self._version == (generation, before) else None
+        for session_id, session in changed.items():
+            if session is None:
+                self._drop(session_id)
+            else:
+                self._put(session)
+
+    def _put(self, session: Session) -> None:
+        before = self._sessions.get(session.session_id)
+        if before is not None and before.document != session.document:
+            self._drop_document(before)
+        self._sessions[session.session_id] = session
+        if session.document is not None:
+            self._by_document.setdefault(session.document, {})[session.session_id] = session
+
+    def _drop(self, session_id: str) -> None:
+        session = self._sessions.pop(session_id, None)
+        if session is not None:
+            self._drop_document(session)
+
+    def _drop_document(self, session: Session) -> None:
+        if session.document is not None:
+            group = self._by_document[session.document]
+            del group[session.session_id]
+            if not group:
+                del self._by_document[session.document]

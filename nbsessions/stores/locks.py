@@ -1,0 +1,79 @@
+"""Advisory file locks (flock), which the system releases however a process ends."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+import weakref
+from pathlib import Path
+
+if sys.platform != "win32":
+    import fcntl
+
+SUPPORTED = sys.platform != "win32"
+"""Whether the platform has these locks. Where it has none, nobody can be proven dead by them."""
+
+_POLL_INTERVAL = 0.01
+
+
+class FileLock:
+    """One open lock file. Not shared with forked children, which would keep it held."""
+
+    def __init__(self, path: Path, flags: int = os.O_RDWR | os.O_CREAT) -> None:
+        """Open the lock file (0600); raises OSError. Takes no lock yet."""
+        self.path = path
+        self._descriptor: int | None = os.open(path, flags | getattr(os, "O_CLOEXEC", 0), 0o600)
+        _open_locks.add(self)
+
+    def acquire(self, *, shared: bool = False, timeout: float = 0.0) -> bool:
+        """Take or convert the lock; False when others kept it for ``timeout`` seconds.
+
+        Blocks the thread. A conversion that fails has lost the lock that was held before.
+        """
+        if not SUPPORTED or self._descriptor is None:
+            return SUPPORTED is False
+        operation = (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB
+        deadline = time.monotonic() + timeout
+        while True:
+            try:
+                fcntl.flock(self._descriptor, operation)
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    return False
+                time.sleep(_POLL_INTERVAL)
+            else:
+                return True
+
+    def release(self) -> None:
+        """Let go of the lock and keep the file open."""
+        if SUPPORTED and self._descriptor is not None:
+            fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+
+    def is_current(self) -> bool:
+        """Return whether the path still leads to the file that is open here."""
+        if self._descriptor is None:
+            return False
+        try:
+            return os.path.samestat(os.fstat(self._descriptor), os.stat(self.path))
+        except OSError:
+            return False
+
+    def close(self) -> None:
+        """Close the file, which releases the lock. Idempotent."""
+        descriptor, self._descriptor = self._descriptor, None
+        _open_locks.discard(self)
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+_open_locks: weakref.WeakSet[FileLock] = weakref.WeakSet()
+
+
+def _close_in_child() -> None:
+    for lock in list(_open_locks):
+        lock.close()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_close_in_child)

@@ -1,0 +1,5 @@
+"""The default store: one SQLite file for all servers of a user."""
+
+from nbsessions.stores.sqlite.store import SQLiteSessionStore
+
+__all__ = ["SQLiteSessionStore"]

@@ -1,0 +1,277 @@
+"""The SQLite file itself: its permissions, locks, journal mode, and what to do about damage."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sqlite3
+import sys
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+
+from nbsessions.errors import StoreDamaged, StoreError, StoreUnavailable, StoreUncertain
+from nbsessions.stores.locks import SUPPORTED, FileLock
+from nbsessions.stores.sqlite.filesystem import is_local
+from nbsessions.stores.sqlite.schema import SALVAGE, migrate
+from nbsessions.stores.sqlite.stock import is_stock_file
+
+_CHECKPOINT_AFTER = 100
+"""Commits between two checkpoints. Syncing a log that is used again is cheaper than growing it."""
+_SYNC_FULL = "PRAGMA synchronous = FULL"
+_SYNC_NORMAL = "PRAGMA synchronous = NORMAL"
+_SIDE_FILES = ("", "-wal", "-shm", "-journal")
+_DAMAGE_MESSAGES = ("malformed", "not a database")
+
+
+def store_error(error: sqlite3.Error | OSError, path: Path) -> StoreError:
+    """Translate a foreign error. Only a malformed file is damage: a full disk is not."""
+    text = f"the session store {path} cannot be used: {error}"
+    if is_damage(error):
+        return StoreDamaged(text)
+    return StoreUnavailable(text)
+
+
+def is_damage(error: BaseException) -> bool:
+    """Return whether SQLite says that the file itself is broken (CORRUPT or NOTADB)."""
+    # Python 3.10 has no sqlite_errorcode; SQLite's texts for these two are stable.
+    return isinstance(error, sqlite3.DatabaseError) and any(
+        message in str(error) for message in _DAMAGE_MESSAGES
+    )
+
+
+class Database:
+    """One file, opened by one server. All methods block; call them off the event loop.
+
+    Every server holds a shared lock on ``<file>.lock`` for as long as it has the file open,
+    so that nobody moves a damaged file away under a live server.
+
+    Commits and checkpoints of WAL files are made under ``<file>.write``, one at a time: SQLite
+    before 3.51.3 can corrupt a file when one connection commits while another checkpoints
+    (https://sqlite.org/wal.html#walresetbug), and such libraries will be around for years.
+    """
+
+    def __init__(
+        self, path: Path, *, private_folder: bool, busy_timeout: float, log: logging.Logger
+    ) -> None:
+        self.path = path
+        self.wal = False
+        self._private_folder = private_folder
+        self._busy_timeout = busy_timeout
+        self._log = log
+        self._presence: FileLock | None = None
+        self._write: FileLock | None = None
+        self._opened: os.stat_result | None = None
+        self._commits = 0
+        self.generation = 0
+        """Counts how often the file was opened: readers follow it."""
+        self.mended = False
+        """Whether the file that was opened last had to be made from a damaged one."""
+
+    def open(self) -> sqlite3.Connection:
+        """Open the file for writing, make or mend it if need be. Raises StoreError."""
+        try:
+            self._take_part()
+            try:
+                connection = self._connect()
+                self.mended = False
+            except sqlite3.Error as error:
+                if not is_damage(error):
+                    raise
+                connection = self._replace_damaged(error)
+                self.mended = True
+        except (sqlite3.Error, OSError) as error:
+            raise store_error(error, self.path) from error
+        self.generation += 1
+        return connection
+
+    def connect_reader(self, busy_timeout: float) -> sqlite3.Connection:
+        """Return a connection that can only read. Raises sqlite3.Error."""
+        connection = sqlite3.connect(
+            f"{self.path.absolute().as_uri()}?mode=rw",  # never makes the file
+            uri=True,
+            isolation_level=None,
+            check_same_thread=False,
+            timeout=busy_timeout,
+        )
+        connection.row_factory = sqlite3.Row
+        connection.execute("PRAGMA query_only = 1")
+        return connection
+
+    def is_replaced(self) -> bool:
+        """Return whether the path no longer leads to the file that was opened."""
+        try:
+            return self._opened is None or not os.path.samestat(self._opened, self.path.stat())
+        except OSError:
+            return True
+
+    @contextlib.contextmanager
+    def transaction(
+        self, connection: sqlite3.Connection, *, durable: bool = True
+    ) -> Iterator[None]:
+        """Run the body in one transaction; rolled back when it raises.
+
+        One that is not ``durable`` survives the process, but a power cut only once a later
+        one that is has been committed. (In a WAL file; others know no such thing.)
+
+        Raises StoreUnavailable when nothing was written, StoreUncertain when the commit was
+        cut short, StoreDamaged for a broken file.
+        """
+        try:
+            with self._alone():
+                if self.wal:
+                    connection.execute(_SYNC_FULL if durable else _SYNC_NORMAL)
+                connection.execute("BEGIN IMMEDIATE")
+                try:
+                    yield
+                except BaseException:
+                    if connection.in_transaction:
+                        connection.execute("ROLLBACK")
+                    raise
+                self._commit(connection)
+                self._checkpoint(connection)
+        except (sqlite3.Error, OSError) as error:
+            raise store_error(error, self.path) from error
+
+    def close(self) -> None:
+        """Release the locks. Close the connections first."""
+        for lock in (self._write, self._presence):
+            if lock is not None:
+                lock.close()
+        self._write = self._presence = None
+
+    def _take_part(self) -> None:
+        if self._presence is not None:
+            return
+        folder = self.path.parent
+        if self._private_folder:
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            folder.chmod(0o700)
+        presence = FileLock(self._beside(".lock"))
+        if not presence.acquire(shared=True, timeout=self._busy_timeout):
+            presence.close()
+            raise StoreUnavailable(f"the session store {self.path} is being repaired")
+        self._presence = presence
+        self._write = FileLock(self._beside(".write"))
+
+    def _connect(self) -> sqlite3.Connection:
+        # Made by us rather than by SQLite, so that it is private from its first moment on. Not
+        # opened if it is there: closing it would release the locks of our other connections,
+        # and another process could then remove the log under them.
+        with contextlib.suppress(FileExistsError):
+            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+        connection = sqlite3.connect(
+            self.path,
+            isolation_level=None,
+            check_same_thread=False,
+            timeout=self._busy_timeout,
+        )
+        try:
+            connection.row_factory = sqlite3.Row
+            verdict = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+            if verdict != "ok":
+                raise sqlite3.DatabaseError(f"database disk image is malformed: {verdict}")
+            self._set_journal_mode(connection)
+            migrate(connection)
+            self._opened = self.path.stat()
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _set_journal_mode(self, connection: sqlite3.Connection) -> None:
+        # A file that a stock server uses too keeps its journal mode.
+        safe = SUPPORTED and is_local(self.path.parent) and not is_stock_file(connection)
+        wanted = "PRAGMA journal_mode = WAL" if safe else "PRAGMA journal_mode"
+        self.wal = connection.execute(wanted).fetchone()[0] == "wal"
+        if self.wal:
+            connection.execute(_SYNC_FULL)
+            connection.execute("PRAGMA wal_autocheckpoint = 0")
+        else:
+            # FULL would not sync the folder after the journal is removed.
+            connection.execute("PRAGMA synchronous = EXTRA")
+        if sys.platform == "darwin":
+            connection.execute("PRAGMA fullfsync = 1")
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        if not self.wal or self._write is None:
+            yield
+            return
+        if not self._write.acquire(timeout=self._busy_timeout):
+            raise StoreUnavailable(f"the session store {self.path} is locked by another process")
+        try:
+            yield
+        finally:
+            self._write.release()
+
+    def _commit(self, connection: sqlite3.Connection) -> None:
+        try:
+            connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+                raise
+            raise StoreUncertain(
+                f"the session store {self.path} may or may not have kept a change: {error}"
+            ) from error
+
+    def _checkpoint(self, connection: sqlite3.Connection) -> None:
+        self._commits += 1
+        if self.wal and self._commits >= _CHECKPOINT_AFTER:
+            self._commits = 0
+            # What was committed stays so when this fails; it is tried again in time.
+            with contextlib.suppress(sqlite3.Error):
+                connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
+
+    def _replace_damaged(self, error: sqlite3.Error) -> sqlite3.Connection:
+        """Move the damaged file aside and start a new one with the rows that can be read."""
+        assert self._presence is not None
+        if not self._presence.acquire():
+            self._presence.acquire(shared=True, timeout=self._busy_timeout)
+            raise StoreDamaged(
+                f"the session store {self.path} is damaged ({error}) and another server has it "
+                "open: stop all servers that use it and start one again, which repairs it"
+            ) from error
+        try:
+            salvaged = _salvage(self.path)
+            moment = datetime.now().strftime("%Y%m%d-%H%M%S-%f")
+            aside = f".damaged-{moment}"
+            for suffix in _SIDE_FILES:
+                with contextlib.suppress(FileNotFoundError):
+                    os.replace(self._beside(suffix), self._beside(aside + suffix))
+            connection = self._connect()
+            with self.transaction(connection):
+                for statement, rows in salvaged:
+                    connection.executemany(statement, rows)
+        finally:
+            self._presence.acquire(shared=True)
+        self._log.error(
+            "The session store %s was damaged (%s). A new one holds the %d rows that could be "
+            "read; the damaged file was moved to %s",
+            self.path,
+            error,
+            sum(len(rows) for _, rows in salvaged),
+            self._beside(aside),
+        )
+        return connection
+
+    def _beside(self, suffix: str) -> Path:
+        return self.path.with_name(self.path.name + suffix)
+
+
+def _salvage(path: Path) -> list[tuple[str, list[tuple[object, ...]]]]:
+    """Return what can be read of our tables, as insert statements with their rows."""
+    connection = sqlite3.connect(path, isolation_level=None)
+    try:
+        found = []
+        for forwards, backwards, insert in SALVAGE:
+            rows: list[tuple[object, ...]] = []
+            for query in (forwards, backwards):
+                with contextlib.suppress(sqlite3.Error):
+                    rows.extend(connection.execute(query))
+            found.append((insert, rows))
+        return found
+    finally:
+        connection.close()

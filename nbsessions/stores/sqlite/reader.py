@@ -1,0 +1,55 @@
+"""A connection that only reads, and follows the file when it is opened anew."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+
+from nbsessions.stores.sqlite.database import Database, store_error
+from nbsessions.stores.sqlite.transactions import SELECT_REVISION
+
+
+class Reader:
+    """Reads on one connection, which belongs to whoever calls: one thread at a time."""
+
+    def __init__(self, database: Database, *, busy_timeout: float) -> None:
+        self._database = database
+        self._busy_timeout = busy_timeout
+        self._connection: sqlite3.Connection | None = None
+        self._generation = 0
+
+    def query(self, statement: str, parameters: Sequence[object] = ()) -> list[sqlite3.Row]:
+        """Return the rows. Raises StoreError."""
+        try:
+            return self._connect().execute(statement, parameters).fetchall()
+        except (sqlite3.Error, OSError) as error:
+            raise store_error(error, self._database.path) from error
+
+    def version(self, namespace: str) -> tuple[int, int]:
+        """Return the file's generation and the namespace's revision in it. Raises StoreError."""
+        rows = self.query(SELECT_REVISION, (namespace,))
+        return self._generation, rows[0]["revision"] if rows else 0
+
+    def snapshot(
+        self, namespace: str, statement: str, parameters: Sequence[object]
+    ) -> tuple[tuple[int, int], list[sqlite3.Row]]:
+        """Return the version and the rows of one moment. Raises StoreError."""
+        self.query("BEGIN")
+        try:
+            return self.version(namespace), self.query(statement, parameters)
+        finally:
+            self.query("COMMIT")
+
+    def close(self) -> None:
+        """Close the connection. Idempotent."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+    def _connect(self) -> sqlite3.Connection:
+        generation = self._database.generation
+        if self._connection is None or self._generation != generation:
+            self.close()
+            self._connection = self._database.connect_reader(self._busy_timeout)
+            self._generation = generation
+        return self._connection

@@ -1,0 +1,135 @@
+"""The tables of the SQLite store, and how older files are brought up to date."""
+
+from __future__ import annotations
+
+import sqlite3
+
+from nbsessions.errors import StoreTooNew
+
+MIGRATIONS: tuple[tuple[str, ...], ...] = (
+    (
+        """CREATE TABLE nbsessions_namespace (
+            namespace TEXT PRIMARY KEY,
+            revision INTEGER NOT NULL
+        )""",
+        """CREATE TABLE nbsessions_session (
+            seq INTEGER PRIMARY KEY,
+            namespace TEXT NOT NULL,
+            session_id TEXT NOT NULL,
+            scope TEXT NOT NULL,
+            provider TEXT NOT NULL,
+            path TEXT,
+            document TEXT,
+            name TEXT,
+            type TEXT,
+            kernel_id TEXT NOT NULL,
+            kernel_name TEXT,
+            created TEXT NOT NULL,
+            last_activity TEXT NOT NULL,
+            UNIQUE (namespace, session_id)
+        )""",
+        """CREATE INDEX nbsessions_session_document
+            ON nbsessions_session (namespace, scope, document)""",
+        "CREATE INDEX nbsessions_session_kernel ON nbsessions_session (kernel_id)",
+        """CREATE TABLE nbsessions_intent (
+            token TEXT PRIMARY KEY,
+            namespace TEXT NOT NULL,
+            scope TEXT NOT NULL,
+            document TEXT,
+            verb TEXT NOT NULL,
+            kernel_id TEXT,
+            owner TEXT NOT NULL,
+            lease_until TEXT NOT NULL
+        )""",
+        """CREATE UNIQUE INDEX nbsessions_intent_start
+            ON nbsessions_intent (namespace, scope, document) WHERE verb = 'start'""",
+        "CREATE INDEX nbsessions_intent_kernel ON nbsessions_intent (kernel_id)",
+        """CREATE TABLE nbsessions_owner (
+            owner TEXT PRIMARY KEY,
+            namespace TEXT NOT NULL,
+            host TEXT NOT NULL,
+            boot TEXT NOT NULL,
+            pid INTEGER NOT NULL,
+            heartbeat TEXT NOT NULL,
+            stopped TEXT
+        )""",
+        "CREATE INDEX nbsessions_owner_namespace ON nbsessions_owner (namespace)",
+    ),
+)
+"""One entry per schema version. An entry that has been released is never edited."""
+
+OLDEST_COMPATIBLE = 1
+"""The lowest schema version whose code can still work on a file of the newest version."""
+
+SALVAGE: tuple[tuple[str, str, str], ...] = (
+    (
+        """SELECT namespace, revision FROM nbsessions_namespace ORDER BY rowid""",
+        """SELECT namespace, revision FROM nbsessions_namespace ORDER BY rowid DESC""",
+        """INSERT OR IGNORE INTO nbsessions_namespace (namespace, revision) VALUES (?, ?)""",
+    ),
+    (
+        """SELECT owner, namespace, host, boot, pid, heartbeat, stopped
+            FROM nbsessions_owner ORDER BY rowid""",
+        """SELECT owner, namespace, host, boot, pid, heartbeat, stopped
+            FROM nbsessions_owner ORDER BY rowid DESC""",
+        """INSERT OR IGNORE INTO nbsessions_owner
+            (owner, namespace, host, boot, pid, heartbeat, stopped)
+            VALUES (?, ?, ?, ?, ?, ?, ?)""",
+    ),
+    (
+        """SELECT seq, namespace, session_id, scope, provider, path, document, name, type,
+            kernel_id, kernel_name, created, last_activity
+            FROM nbsessions_session ORDER BY seq""",
+        """SELECT seq, namespace, session_id, scope, provider, path, document, name, type,
+            kernel_id, kernel_name, created, last_activity
+            FROM nbsessions_session ORDER BY seq DESC""",
+        """INSERT OR IGNORE INTO nbsessions_session
+            (seq, namespace, session_id, scope, provider, path, document, name, type,
+            kernel_id, kernel_name, created, last_activity)
+            VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)""",
+    ),
+    (
+        """SELECT token, namespace, scope, document, verb, kernel_id, owner, lease_until
+            FROM nbsessions_intent ORDER BY rowid""",
+        """SELECT token, namespace, scope, document, verb, kernel_id, owner, lease_until
+            FROM nbsessions_intent ORDER BY rowid DESC""",
+        """INSERT OR IGNORE INTO nbsessions_intent
+            (token, namespace, scope, document, verb, kernel_id, owner, lease_until)
+            VALUES (?, ?, ?, ?, ?, ?, ?, ?)""",
+    ),
+)
+"""Per table: read it forwards, read it backwards (from the far side of the damage), write it."""
+
+
+def migrate(connection: sqlite3.Connection) -> None:
+    """Bring the file to the newest schema, in one transaction. Raises StoreTooNew.
+
+    A file of a newer release is used as it is, as long as that release says that it can be:
+    two releases on one file are a normal day.
+    """
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        connection.execute(
+            "CREATE TABLE IF NOT EXISTS nbsessions_meta (key TEXT PRIMARY KEY, value INTEGER)"
+        )
+        rows = connection.execute("SELECT key, value FROM nbsessions_meta")
+        meta: dict[str, int] = {row["key"]: row["value"] for row in rows}
+        if meta.get("oldest_compatible", 0) > len(MIGRATIONS):
+            raise StoreTooNew(
+                f"the session store has schema {meta['schema']}, this release of nbsessions "
+                f"reads up to {len(MIGRATIONS)}: upgrade nbsessions, or give it another file"
+            )
+        version = meta.get("schema", 0)
+        if version < len(MIGRATIONS):
+            for statements in MIGRATIONS[version:]:
+                for statement in statements:
+                    connection.execute(statement)
+            connection.executemany(
+                "INSERT OR REPLACE INTO nbsessions_meta (key, value) VALUES (?, ?)",
+                [("schema", len(MIGRATIONS)), ("oldest_compatible", OLDEST_COMPATIBLE)],
+            )
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise

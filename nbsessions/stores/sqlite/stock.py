@@ -1,0 +1,40 @@
+"""Reads the sessions out of a file that jupyter_server's own session manager wrote."""
+
+from __future__ import annotations
+
+import sqlite3
+
+from nbsessions.models import Session, utcnow
+
+STOCK_SCOPE = "jupyter_server"
+"""The owner of imported sessions; nobody of that name ever runs, so it counts as dead."""
+
+_COLUMNS = {"session_id", "path", "name", "type", "kernel_id"}
+
+
+def is_stock_file(connection: sqlite3.Connection) -> bool:
+    """Return whether the file holds the table of jupyter_server's session manager."""
+    rows = connection.execute("SELECT name FROM pragma_table_info('session')")
+    return _COLUMNS.issubset(row["name"] for row in rows)
+
+
+def read_stock_sessions(connection: sqlite3.Connection) -> list[Session]:
+    """Return the sessions of the stock table; those without an id or a kernel are passed over."""
+    rows = connection.execute("SELECT session_id, path, name, type, kernel_id FROM session")
+    now = utcnow()
+    return [
+        Session(
+            session_id=row["session_id"],
+            path=row["path"],
+            name=row["name"],
+            type=row["type"],
+            kernel_id=row["kernel_id"],
+            kernel_name=None,
+            provider="local:",
+            scope=STOCK_SCOPE,
+            created=now,
+            last_activity=now,
+        )
+        for row in rows
+        if row["session_id"] and row["kernel_id"]
+    ]

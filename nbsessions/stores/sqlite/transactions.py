@@ -1,0 +1,430 @@
+"""What each write does to the tables, within a transaction that the writer has begun."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
+from datetime import datetime
+
+from nbsessions.errors import (
+    InvalidRequest,
+    KernelConflict,
+    SessionNotFound,
+    StartInProgress,
+    StartLost,
+)
+from nbsessions.models import (
+    UNSET,
+    Changes,
+    Intent,
+    Orphans,
+    Owner,
+    Release,
+    Session,
+    Verb,
+    utcnow,
+)
+from nbsessions.stores.base import ENDED_KEPT_FOR, START_LEASE
+from nbsessions.stores.sqlite.stock import STOCK_SCOPE, is_stock_file, read_stock_sessions
+
+_SESSION_COLUMNS = (
+    "seq, session_id, scope, provider, path, name, type, kernel_id, kernel_name, "
+    "created, last_activity"
+)
+SELECT_SESSIONS = f"""SELECT {_SESSION_COLUMNS} FROM nbsessions_session
+    WHERE namespace = ? AND scope = ? ORDER BY seq"""
+_SELECT_BY_ID = f"""SELECT {_SESSION_COLUMNS} FROM nbsessions_session
+    WHERE namespace = ? AND scope = ? AND session_id = ?"""
+_SELECT_BY_DOCUMENT = f"""SELECT {_SESSION_COLUMNS} FROM nbsessions_session
+    WHERE namespace = ? AND scope = ? AND document = ? ORDER BY seq LIMIT 1"""
+_SELECT_BY_KERNEL = f"""SELECT {_SESSION_COLUMNS} FROM nbsessions_session
+    WHERE namespace = ? AND scope = ? AND kernel_id = ?"""
+_INSERT_SESSION = """INSERT INTO nbsessions_session
+    (namespace, session_id, scope, provider, path, document, name, type, kernel_id,
+    kernel_name, created, last_activity)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
+_UPDATE_SESSION = """UPDATE nbsessions_session SET provider = ?, path = ?, document = ?,
+    name = ?, type = ?, kernel_id = ?, kernel_name = ?, last_activity = ? WHERE seq = ?"""
+_DELETE_SESSION = "DELETE FROM nbsessions_session WHERE seq = ?"
+_DELETE_BY_ID = "DELETE FROM nbsessions_session WHERE namespace = ? AND session_id = ?"
+_INSERT_INTENT = """INSERT OR IGNORE INTO nbsessions_intent
+    (token, namespace, scope, document, verb, kernel_id, owner, lease_until)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?)"""
+_INTENT_COLUMNS = "token, verb, scope, document, kernel_id, lease_until"
+SELECT_INTENTS = f"""SELECT {_INTENT_COLUMNS} FROM nbsessions_intent
+    WHERE namespace = ? AND scope = ? ORDER BY rowid"""
+SELECT_INTENT = f"SELECT {_INTENT_COLUMNS} FROM nbsessions_intent WHERE token = ?"
+COUNT_HOLDERS = """SELECT COUNT(*) FROM nbsessions_session
+    WHERE namespace = ? AND kernel_id = ?"""
+SELECT_REVISION = "SELECT revision FROM nbsessions_namespace WHERE namespace = ?"
+
+
+def session_from_row(row: sqlite3.Row) -> Session:
+    """Convert a row of ``_SESSION_COLUMNS``."""
+    seq, session_id, scope, provider, path, name, type_, kernel_id, kernel_name = row[:9]
+    return Session(
+        session_id=session_id,
+        path=path,
+        name=name,
+        type=type_,
+        kernel_id=kernel_id,
+        kernel_name=kernel_name,
+        provider=provider,
+        scope=scope,
+        created=datetime.fromisoformat(row[9]),
+        last_activity=datetime.fromisoformat(row[10]),
+        seq=seq,
+    )
+
+
+def intent_from_row(row: sqlite3.Row) -> Intent:
+    """Convert a row of ``_INTENT_COLUMNS``."""
+    return Intent(
+        token=row["token"],
+        verb=Verb(row["verb"]),
+        scope=row["scope"],
+        document=row["document"],
+        kernel_id=row["kernel_id"],
+        lease_until=datetime.fromisoformat(row["lease_until"]),
+    )
+
+
+def timestamp(moment: datetime) -> str:
+    """Return the moment as text that sorts by time."""
+    return moment.isoformat(timespec="microseconds")
+
+
+class Transaction:
+    """The writes of the SessionStore port, for one namespace and scope.
+
+    ``changed`` collects what became of each session (None: removed), for the store's cache.
+    """
+
+    def __init__(self, connection: sqlite3.Connection, namespace: str, scope: str) -> None:
+        self._connection = connection
+        self._namespace = namespace
+        self._scope = scope
+        self.changed: dict[str, Session | None] = {}
+        self.reload = False
+
+    # Owners
+
+    def register(self, owner: Owner) -> None:
+        """Enter the owner, live from now on."""
+        self._connection.execute(
+            """INSERT OR REPLACE INTO nbsessions_owner
+            (owner, namespace, host, boot, pid, heartbeat) VALUES (?, ?, ?, ?, ?, ?)""",
+            (
+                owner.owner_id,
+                self._namespace,
+                owner.host,
+                owner.boot_id,
+                owner.pid,
+                timestamp(utcnow()),
+            ),
+        )
+
+    def heartbeat(self) -> None:
+        self._connection.execute(
+            "UPDATE nbsessions_owner SET heartbeat = ? WHERE owner = ?",
+            (timestamp(utcnow()), self._scope),
+        )
+
+    def sign_off(self, held: Collection[str]) -> None:
+        """Remove the sessions whose kernels ended with the server, and record a clean stop."""
+        rows = self._connection.execute(SELECT_SESSIONS, (self._namespace, self._scope))
+        self._remove(
+            [session for session in map(session_from_row, rows) if session.kernel_id not in held]
+        )
+        self._connection.execute(
+            "UPDATE nbsessions_owner SET stopped = ? WHERE owner = ?",
+            (timestamp(utcnow()), self._scope),
+        )
+
+    def restore(self, owner: Owner, sessions: Iterable[Session]) -> None:
+        """Write again what this owner alone knows, after its file was lost."""
+        self.register(owner)
+        for session in sessions:
+            if self._find(session.session_id) is None:
+                # An older copy of the file may have it as the session of an earlier owner.
+                self._connection.execute(_DELETE_BY_ID, (self._namespace, session.session_id))
+                self._insert(session)
+
+    def import_stock(self) -> None:
+        """Take over the sessions of a stock table, once in the life of the file."""
+        if not is_stock_file(self._connection):
+            return
+        first = self._connection.execute(
+            "INSERT OR IGNORE INTO nbsessions_meta (key, value) VALUES ('stock_imported', 1)"
+        )
+        if first.rowcount == 0:
+            return
+        now = timestamp(utcnow())
+        self._connection.execute(
+            """INSERT INTO nbsessions_owner
+            (owner, namespace, host, boot, pid, heartbeat, stopped)
+            VALUES (?, ?, '', '', 0, ?, ?)""",
+            (STOCK_SCOPE, self._namespace, now, now),
+        )
+        for session in read_stock_sessions(self._connection):
+            self._insert(session)
+
+    # Starts
+
+    def acquire(self, intent: Intent) -> Session | None:
+        if intent.document is not None:
+            existing = self._find_by_document(intent.document)
+            if existing is not None:
+                return existing
+        if intent.kernel_id is not None:
+            self._claim(intent.kernel_id)
+        self._connection.execute(
+            """UPDATE nbsessions_intent SET verb = 'lost' WHERE namespace = ? AND scope = ?
+            AND document = ? AND verb = 'start' AND lease_until < ?""",
+            (self._namespace, self._scope, intent.document, timestamp(utcnow())),
+        )
+        if not self._insert_intent(intent):
+            raise StartInProgress(intent.document)
+        return None
+
+    def commit(self, token: str, session: Session) -> Session | StartLost:
+        started = self._drop(token, Verb.START)
+        winner = None if session.document is None else self._find_by_document(session.document)
+        if winner is not None or not started:
+            self._note_stop(token, session.kernel_id)
+            return StartLost(winner)
+        return self._insert(session)
+
+    def drop_start(self, token: str) -> None:
+        self._drop(token, Verb.START)
+        self._drop(token, Verb.LOST)
+
+    # Sessions
+
+    def attach(self, session: Session) -> Session:
+        if session.document is not None:
+            existing = self._find_by_document(session.document)
+            if existing is not None:
+                return existing
+        return self.insert(session)
+
+    def insert(self, session: Session) -> Session:
+        self._refuse_ending(session.kernel_id)
+        return self._insert(session)
+
+    def update(
+        self,
+        session_id: str,
+        changes: Changes,
+        *,
+        start_token: str | None,
+        stop_token: str,
+        force: bool,
+    ) -> Release | StartLost:
+        before = self._get(session_id)
+        kernel = changes.kernel
+        if start_token is not None and not self._drop(start_token, Verb.START):
+            assert kernel is not UNSET
+            self._note_stop(start_token, kernel.kernel_id)
+            return StartLost(None)
+        if kernel is not UNSET and start_token is None:
+            self._refuse_ending(kernel.kernel_id)
+        session = replace(changes.applied_to(before), last_activity=utcnow())
+        self._connection.execute(
+            _UPDATE_SESSION,
+            (
+                session.provider,
+                session.path,
+                session.document,
+                session.name,
+                session.type,
+                session.kernel_id,
+                session.kernel_name,
+                timestamp(session.last_activity),
+                session.seq,
+            ),
+        )
+        self.changed[session_id] = session
+        released = None
+        if session.kernel_id != before.kernel_id:
+            released = self._release(before.kernel_id, stop_token, force=force)
+        return Release(session=session, kernel_id=released)
+
+    def delete(self, session_id: str, *, stop_token: str, force: bool) -> Release:
+        session = self._get(session_id)
+        self._remove([session])
+        released = self._release(session.kernel_id, stop_token, force=force)
+        return Release(session=session, kernel_id=released)
+
+    def finish_stop(self, token: str) -> None:
+        now = utcnow()
+        self._connection.execute(
+            """UPDATE nbsessions_intent SET verb = 'ended', lease_until = ?
+            WHERE token = ? AND verb = 'stop'""",
+            (timestamp(now + ENDED_KEPT_FOR), token),
+        )
+        self._connection.execute(
+            """DELETE FROM nbsessions_intent
+            WHERE namespace = ? AND scope = ? AND verb = 'ended' AND lease_until < ?""",
+            (self._namespace, self._scope, timestamp(now)),
+        )
+
+    def end_kernels(self, kernel_ids: Collection[str]) -> list[Session]:
+        ended = [session for kernel_id in kernel_ids for session in self._held_by(kernel_id)]
+        self._remove(ended)
+        return ended
+
+    # What others left behind
+
+    def settle_orphans(self, orphans: Orphans, adopted: Collection[str]) -> list[Session]:
+        removed = []
+        for owner_id in orphans.owner_ids:
+            rows = self._connection.execute(SELECT_SESSIONS, (self._namespace, owner_id))
+            for session in [session_from_row(row) for row in rows]:
+                if session.session_id in adopted:
+                    self._connection.execute(
+                        "UPDATE nbsessions_session SET scope = ? WHERE seq = ?",
+                        (self._scope, session.seq),
+                    )
+                else:
+                    self._connection.execute(_DELETE_SESSION, (session.seq,))
+                    removed.append(session)
+            self._connection.execute(
+                "DELETE FROM nbsessions_intent WHERE namespace = ? AND owner = ?",
+                (self._namespace, owner_id),
+            )
+            self._connection.execute(
+                "DELETE FROM nbsessions_owner WHERE namespace = ? AND owner = ?",
+                (self._namespace, owner_id),
+            )
+        self.reload = True
+        return removed
+
+    # Pieces
+
+    def _get(self, session_id: str) -> Session:
+        session = self._find(session_id)
+        if session is None:
+            raise SessionNotFound(session_id=session_id)
+        return session
+
+    def _find(self, session_id: str) -> Session | None:
+        row = self._connection.execute(
+            _SELECT_BY_ID, (self._namespace, self._scope, session_id)
+        ).fetchone()
+        return None if row is None else session_from_row(row)
+
+    def _find_by_document(self, document: str) -> Session | None:
+        row = self._connection.execute(
+            _SELECT_BY_DOCUMENT, (self._namespace, self._scope, document)
+        ).fetchone()
+        return None if row is None else session_from_row(row)
+
+    def _held_by(self, kernel_id: str) -> Sequence[Session]:
+        rows = self._connection.execute(
+            _SELECT_BY_KERNEL, (self._namespace, self._scope, kernel_id)
+        )
+        return [session_from_row(row) for row in rows]
+
+    def _insert(self, session: Session) -> Session:
+        try:
+            cursor = self._connection.execute(
+                _INSERT_SESSION,
+                (
+                    self._namespace,
+                    session.session_id,
+                    session.scope,
+                    session.provider,
+                    session.path,
+                    session.document,
+                    session.name,
+                    session.type,
+                    session.kernel_id,
+                    session.kernel_name,
+                    timestamp(session.created),
+                    timestamp(session.last_activity),
+                ),
+            )
+        except sqlite3.IntegrityError as error:
+            raise InvalidRequest(
+                "session_id", f"{session.session_id!r} is the id of another session"
+            ) from error
+        assert cursor.lastrowid is not None
+        session = replace(session, seq=cursor.lastrowid)
+        self.changed[session.session_id] = session
+        return session
+
+    def _remove(self, sessions: Iterable[Session]) -> None:
+        for session in sessions:
+            self._connection.execute(_DELETE_SESSION, (session.seq,))
+            self.changed[session.session_id] = None
+
+    def _release(self, kernel_id: str, stop_token: str, *, force: bool) -> str | None:
+        """Note that the kernel is to be stopped, unless others hold it. Returns its id then."""
+        others = self._held_by(kernel_id)
+        if others and not force:
+            return None
+        self._remove(others)
+        self._note_stop(stop_token, kernel_id)
+        return kernel_id
+
+    def _insert_intent(self, intent: Intent) -> bool:
+        cursor = self._connection.execute(
+            _INSERT_INTENT,
+            (
+                intent.token,
+                self._namespace,
+                intent.scope,
+                intent.document,
+                intent.verb.value,
+                intent.kernel_id,
+                self._scope,
+                timestamp(intent.lease_until),
+            ),
+        )
+        return cursor.rowcount == 1
+
+    def _note_stop(self, token: str, kernel_id: str) -> None:
+        self._drop(token, Verb.LOST)
+        self._insert_intent(
+            Intent(
+                token=token,
+                verb=Verb.STOP,
+                scope=self._scope,
+                document=None,
+                kernel_id=kernel_id,
+                lease_until=utcnow() + START_LEASE,
+            )
+        )
+
+    def _drop(self, token: str, verb: Verb) -> bool:
+        cursor = self._connection.execute(
+            "DELETE FROM nbsessions_intent WHERE token = ? AND verb = ?", (token, verb.value)
+        )
+        return cursor.rowcount == 1
+
+    def _claim(self, kernel_id: str) -> None:
+        """Refuse an id that anybody in the store uses, or is about to; forget that it ended."""
+        holder = self._connection.execute(
+            "SELECT 1 FROM nbsessions_session WHERE kernel_id = ?", (kernel_id,)
+        ).fetchone()
+        if holder is not None:
+            raise KernelConflict(kernel_id, "belongs to another session")
+        going = self._connection.execute(
+            "SELECT 1 FROM nbsessions_intent WHERE kernel_id = ? AND verb <> 'ended'",
+            (kernel_id,),
+        ).fetchone()
+        if going is not None:
+            raise KernelConflict(kernel_id, "is being started or stopped")
+        self._connection.execute(
+            "DELETE FROM nbsessions_intent WHERE kernel_id = ? AND verb = 'ended'", (kernel_id,)
+        )
+
+    def _refuse_ending(self, kernel_id: str) -> None:
+        ending = self._connection.execute(
+            "SELECT 1 FROM nbsessions_intent WHERE kernel_id = ? AND verb IN ('stop', 'ended')",
+            (kernel_id,),
+        ).fetchone()
+        if ending is not None:
+            raise KernelConflict(kernel_id, "is being shut down")

@@ -1,0 +1,33 @@
+"""Checks a database path that a user configured."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from traitlets import TraitError, validate
+
+_HEADER = b"SQLite format 3"
+
+
+def validate_database_path(trait: str) -> Any:
+    """Return the validator of a trait that names an SQLite file, which need not be there yet."""
+
+    @validate(trait)
+    def check(configurable: Any, proposal: Any) -> str:
+        value: str = proposal["value"]
+        if value != ":memory:":
+            _check(trait, Path(value).expanduser())
+        return value
+
+    return check
+
+
+def _check(trait: str, path: Path) -> None:
+    if path.is_dir():
+        raise TraitError(f"`{trait}` expects a file, but {path} is a directory")
+    if path.is_file():
+        with path.open("rb") as file:
+            header = file.read(len(_HEADER))
+        if header not in (b"", _HEADER):
+            raise TraitError(f"`{trait}`: {path} is not an SQLite database file")

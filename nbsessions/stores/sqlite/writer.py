@@ -1,0 +1,223 @@
+"""The one thread that writes: it takes what is queued and commits it all at once."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import queue
+import sqlite3
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from nbsessions.errors import SessionError, StoreError, StoreUnavailable
+from nbsessions.models import Session
+from nbsessions.stores.sqlite.database import Database
+from nbsessions.stores.sqlite.transactions import SELECT_REVISION, Transaction
+
+T = TypeVar("T")
+Operation = Callable[[Transaction], T]
+
+_CLOSE_TIMEOUT = 10.0
+
+
+@dataclass(eq=False)
+class _Job:
+    operation: Operation[Any]
+    future: asyncio.Future[Any]
+    durable: bool
+    outcome: Any = None
+    error: BaseException | None = None
+
+
+@dataclass(eq=False)
+class Committed:
+    """What one transaction did to the sessions, for the store's cache."""
+
+    generation: int
+    """Counts the openings of the file."""
+    before: int
+    """The revision that the transaction found …"""
+    after: int
+    """… and the one that it left."""
+    changed: dict[str, Session | None] = field(default_factory=dict)
+    reload: bool = False
+
+
+class Writer:
+    """Owns the writing connection. ``submit`` on the event loop, ``close`` anywhere."""
+
+    def __init__(
+        self,
+        database: Database,
+        connection: sqlite3.Connection,
+        *,
+        namespace: str,
+        scope: str,
+        committed: Callable[[Committed], None],
+        restore: Operation[None],
+        log: logging.Logger,
+    ) -> None:
+        """``committed`` is called on the event loop before the futures of its batch resolve.
+
+        ``restore`` is run first in a file that had to be made anew.
+        """
+        self._database = database
+        self._connection: sqlite3.Connection | None = connection
+        self._namespace = namespace
+        self._scope = scope
+        self._committed = committed
+        self._restore = restore
+        self._log = log
+        self._loop = asyncio.get_running_loop()
+        self._queue: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._closed = False
+        self._last: Operation[None] | None = None
+        # A daemon: an embedder that forgets to close must still be able to exit.
+        self._thread = threading.Thread(target=self._run, name="nbsessions-writer", daemon=True)
+        self._thread.start()
+
+    async def submit(self, operation: Operation[T], *, durable: bool = True) -> T:
+        """Run the operation in the next transaction and return its result once it is kept.
+
+        ``durable`` as for Database.transaction; one operation that is makes its batch so.
+
+        An operation that raises one of our errors is rolled back alone. Cancelling the caller
+        leaves the operation in the queue.
+        """
+        if self._closed:
+            raise StoreUnavailable("the session store is closed")
+        # Shielded, so that an operation in the queue is not dropped with its caller.
+        future: asyncio.Future[T] = self._loop.create_future()
+        self._queue.put(_Job(operation, future, durable))
+        return await asyncio.shield(future)
+
+    def close(self, last: Operation[None]) -> None:
+        """Commit what is queued and then ``last``; let go of the file. Idempotent."""
+        if not self._closed:
+            self._closed = True
+            self._last = last
+            self._queue.put(None)
+        self._thread.join(_CLOSE_TIMEOUT)
+
+    def _run(self) -> None:
+        closing = False
+        while not closing:
+            batch = [self._queue.get()]
+            with contextlib.suppress(queue.Empty):
+                while True:
+                    batch.append(self._queue.get_nowait())
+            closing = None in batch
+            jobs = [job for job in batch if job is not None]
+            if jobs:
+                self._work(jobs)
+        self._finish()
+
+    def _work(self, jobs: Sequence[_Job]) -> None:
+        committed = None
+        try:
+            committed = self._commit(jobs)
+        except Exception as error:
+            # An error of one operation is kept in its job; this one is everybody's.
+            for job in jobs:
+                job.error = error
+            self._disconnect()
+        # The loop may be closed already when the server is stopping.
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._deliver, jobs, committed)
+
+    def _commit(self, jobs: Sequence[_Job]) -> Committed:
+        connection = self._connect()
+        durable = any(job.durable for job in jobs)
+        with self._database.transaction(connection, durable=durable):
+            before = _raise_revision(connection, self._namespace)
+            committed = Committed(self._database.generation, before, before + 1)
+            for job in jobs:
+                self._perform(connection, job, committed)
+        return committed
+
+    def _perform(self, connection: sqlite3.Connection, job: _Job, committed: Committed) -> None:
+        transaction = Transaction(connection, self._namespace, self._scope)
+        connection.execute("SAVEPOINT operation")
+        try:
+            job.outcome = job.operation(transaction)
+        except SessionError as error:
+            job.error = error
+            connection.execute("ROLLBACK TO operation")
+        else:
+            committed.changed.update(transaction.changed)
+            committed.reload |= transaction.reload
+        connection.execute("RELEASE operation")
+
+    def _connect(self) -> sqlite3.Connection:
+        """Return the connection, opened anew after trouble or when the file was replaced."""
+        if self._connection is not None and self._database.is_replaced():
+            self._disconnect()
+        if self._connection is None:
+            connection = self._database.open()
+            try:
+                with self._database.transaction(connection):
+                    known = connection.execute(
+                        "SELECT 1 FROM nbsessions_owner WHERE owner = ?", (self._scope,)
+                    ).fetchone()
+                    if known is None or self._database.mended:
+                        self._log.warning(
+                            "The session store %s was replaced; this server writes its sessions "
+                            "to the new one",
+                            self._database.path,
+                        )
+                        _raise_revision(connection, self._namespace)
+                        self._restore(Transaction(connection, self._namespace, self._scope))
+            except BaseException:
+                connection.close()
+                raise
+            self._connection = connection
+        return self._connection
+
+    def _disconnect(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with contextlib.suppress(sqlite3.Error):
+                connection.close()
+
+    def _deliver(self, jobs: Sequence[_Job], committed: Committed | None) -> None:
+        if committed is not None:
+            self._committed(committed)
+        for job in jobs:
+            if job.future.done():
+                continue
+            if job.error is None:
+                job.future.set_result(job.outcome)
+            else:
+                job.future.set_exception(job.error)
+
+    def _finish(self) -> None:
+        last = self._last
+        try:
+            if last is not None:
+                connection = self._connect()
+                with self._database.transaction(connection):
+                    _raise_revision(connection, self._namespace)
+                    last(Transaction(connection, self._namespace, self._scope))
+        except (StoreError, sqlite3.Error, OSError) as error:
+            # The owner's lock is released all the same: the next start sees a dead owner.
+            self._log.warning("The session store could not be signed off: %s", error)
+        self._disconnect()
+
+
+def _raise_revision(connection: sqlite3.Connection, namespace: str) -> int:
+    """Raise the namespace's revision, which takes the write lock, and return the old one."""
+    updated = connection.execute(
+        "UPDATE nbsessions_namespace SET revision = revision + 1 WHERE namespace = ?",
+        (namespace,),
+    )
+    if updated.rowcount == 0:
+        connection.execute(
+            "INSERT INTO nbsessions_namespace (namespace, revision) VALUES (?, 1)", (namespace,)
+        )
+        return 0
+    row = connection.execute(SELECT_REVISION, (namespace,)).fetchone()
+    revision: int = row["revision"]
+    return revision - 1

@@ -1,0 +1,34 @@
+"""Keeps hold of running tasks, which the event loop itself does not."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+class Tasks:
+    """The running tasks of one owner."""
+
+    def __init__(self) -> None:
+        self._running: set[asyncio.Task[Any]] = set()
+
+    def spawn(self, operation: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Run the operation as a task and keep hold of it until it is done."""
+        task = asyncio.create_task(operation)
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+        return task
+
+    async def wait(self, timeout: float) -> None:
+        """Wait until those that are running now are done, for so many seconds at the most."""
+        if self._running:
+            await asyncio.wait(set(self._running), timeout=timeout)
+
+    def cancel(self) -> None:
+        """Cancel all that are running. Does nothing once their event loop is closed."""
+        for task in self._running:
+            if not task.get_loop().is_closed():
+                task.cancel()
