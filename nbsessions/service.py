@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
-from collections.abc import Coroutine, Sequence
+from collections.abc import Awaitable, Coroutine, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -173,7 +173,7 @@ class SessionService:
                     raise
         if self._closing:
             raise ServiceClosed
-        task = self._mutations.spawn(self._create(request))
+        task = self._mutate(self._create(request))
         self._creating[document] = (request, task)
         task.add_done_callback(lambda _: self._creating.pop(document))
         return await asyncio.shield(task)
@@ -197,7 +197,8 @@ class SessionService:
         if kernel_id is not None:
             kernel = await self._find_kernel(kernel_id)
             if kernel is not None:
-                return await self._store.attach(self._new_session(request, kernel))
+                session = self._new_session(request, kernel)
+                return await self._kept(session, self._store.attach(session))
             # A session that still names the dead kernel would bar its id.
             await self._lookups.end_kernels([kernel_id])
         return await self._create_with_kernel(request, kernel_id)
@@ -248,7 +249,18 @@ class SessionService:
         kernel = await self._find_kernel(kernel_id)
         if kernel is None:
             raise KernelNotFound(kernel_id)
-        return await self._store.insert(self._new_session(request, kernel, session_id))
+        session = self._new_session(request, kernel, session_id)
+        return await self._kept(session, self._store.insert(session))
+
+    async def _kept(self, session: Session, write: Awaitable[Session]) -> Session:
+        """Await the write of a session; of one that is uncertain, find out if it was kept."""
+        try:
+            return await write
+        except StoreUncertain:
+            kept = await self._store.find_session(session.session_id)
+            if kept is None:
+                raise
+            return kept
 
     def _new_session(
         self, request: NewSession, kernel: Kernel, session_id: str | None = None
@@ -416,7 +428,13 @@ class SessionService:
         if self._closing:
             operation.close()
             raise ServiceClosed
-        return await asyncio.shield(self._mutations.spawn(operation))
+        return await asyncio.shield(self._mutate(operation))
+
+    def _mutate(self, operation: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        task = self._mutations.spawn(operation)
+        # Its error is for those who await it; when they were all cancelled, it is nobody's.
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())
+        return task
 
 
 def _changed(new: str | Unset, old: str | None) -> str | Unset:

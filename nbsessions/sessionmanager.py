@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import uuid
 from collections.abc import Sequence
@@ -59,7 +60,8 @@ class SessionManager(LoggingConfigurable):
         """Start a database connection"""
         if self._connection is None:
             # No isolation level: each statement is committed as it is executed.
-            self._connection = sqlite3.connect(self.database_filepath, isolation_level=None)
+            path = os.path.expanduser(self.database_filepath)
+            self._connection = sqlite3.connect(path, isolation_level=None)
         return self._connection
 
     @property

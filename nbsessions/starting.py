@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 
-from nbsessions.errors import ServiceClosed, StartInProgress, StoreUncertain
+from nbsessions.errors import ServiceClosed, StartInProgress, StoreError, StoreUncertain
 from nbsessions.kernels.base import KernelProvider, StartRequest
 from nbsessions.models import Intent, Kernel, Session, Verb, utcnow
 from nbsessions.settling import Settler
@@ -50,10 +50,20 @@ class KernelStarts:
             except StartInProgress:
                 if self.closing or loop.time() > deadline:
                     raise
-            except StoreUncertain:
-                self._settler.retry(token)
-                raise
+            except StoreUncertain as error:
+                await self._ask_for_intent(error, token)
+                return None
             await asyncio.sleep(random.uniform(0.05, 0.25))
+
+    async def _ask_for_intent(self, error: StoreUncertain, token: str) -> None:
+        """Return when the intent was kept after all; else raise the error."""
+        try:
+            intent = await self._store.find_intent(token)
+        except StoreError:
+            self._settler.retry(token)
+            raise error from None
+        if intent is None:
+            raise error
 
     async def start(self, request: StartRequest) -> Kernel:
         """Start the kernel, whose intent is in the store; drop the intent when that fails.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import re
 from collections.abc import Callable, Collection, Sequence
@@ -81,11 +82,14 @@ class HostKernelProvider(KernelProvider):
 
     def _forget_failed_starts(self) -> None:
         # jupyter_client keeps the task of a start that failed, and shutdown_all of
-        # jupyter_server raises a 404 over it: the server would never stop.
+        # jupyter_server raises a 404 over it: the server would never stop. It also keeps the
+        # connection file, which would bar the kernel id.
         pending = getattr(self._kernel_manager, "_pending_kernels", {})
         for kernel_id, task in list(pending.items()):
             if task.done() and kernel_id not in self._kernel_manager:
                 del pending[kernel_id]
+                with contextlib.suppress(OSError):
+                    os.unlink(self._connection_file(kernel_id))
 
     async def models(self, kernel_ids: Sequence[str]) -> KernelModels:
         ask = self._kernel_manager.kernel_model
@@ -203,9 +207,11 @@ class HostKernelProvider(KernelProvider):
 
     def _refuse_foreign(self, kernel_id: str) -> None:
         # Two servers may share a runtime directory; the connection file would be overwritten.
-        directory = self._kernel_manager.connection_dir
-        if os.path.exists(os.path.join(directory, f"kernel-{kernel_id}.json")):
+        if os.path.exists(self._connection_file(kernel_id)):
             raise KernelConflict(kernel_id, "has a connection file of another server")
+
+    def _connection_file(self, kernel_id: str) -> str:
+        return os.path.join(self._kernel_manager.connection_dir, f"kernel-{kernel_id}.json")
 
 
 def _jupyter_server_release(kernel_manager: object) -> tuple[int, int] | None:

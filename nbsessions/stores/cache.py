@@ -43,7 +43,7 @@ class SessionCache:
         self._sessions = {}
         self._by_document = {}
         for session in sessions:
-            self._put(session)
+            self.put(session)
         self._version = version
 
     def forget_version(self) -> None:
@@ -62,11 +62,12 @@ class SessionCache:
         self._version = (generation, after) if self._version == (generation, before) else None
         for session_id, session in changed.items():
             if session is None:
-                self._drop(session_id)
+                self.drop(session_id)
             else:
-                self._put(session)
+                self.put(session)
 
-    def _put(self, session: Session) -> None:
+    def put(self, session: Session) -> None:
+        """Add the session, or replace the one of its id."""
         before = self._sessions.get(session.session_id)
         if before is not None and before.document != session.document:
             self._drop_document(before)
@@ -74,7 +75,8 @@ class SessionCache:
         if session.document is not None:
             self._by_document.setdefault(session.document, {})[session.session_id] = session
 
-    def _drop(self, session_id: str) -> None:
+    def drop(self, session_id: str) -> None:
+        """Remove the session, if it is there."""
         session = self._sessions.pop(session_id, None)
         if session is not None:
             self._drop_document(session)

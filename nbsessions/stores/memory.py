@@ -26,6 +26,7 @@ from nbsessions.models import (
     utcnow,
 )
 from nbsessions.stores.base import ENDED_KEPT_FOR, START_LEASE, SessionStore
+from nbsessions.stores.cache import SessionCache
 
 
 def store_from_url(url: str, *, namespace: str, log: logging.Logger) -> MemorySessionStore:
@@ -39,7 +40,7 @@ class MemorySessionStore(SessionStore):
     label = "memory"
 
     def __init__(self) -> None:
-        self._sessions: dict[str, Session] = {}
+        self._sessions = SessionCache()
         self._intents: dict[str, Intent] = {}
         self._seq = 0
         self._scope: str | None = None
@@ -56,10 +57,10 @@ class MemorySessionStore(SessionStore):
     # Reads
 
     async def list_sessions(self) -> Sequence[Session]:
-        return list(self._sessions.values())
+        return self._sessions.list_sessions()
 
     async def find_session(self, session_id: str) -> Session | None:
-        return self._sessions.get(session_id)
+        return self._sessions.find(session_id)
 
     async def find_by_document(self, document: str) -> Session | None:
         return self._oldest_of(document)
@@ -71,7 +72,7 @@ class MemorySessionStore(SessionStore):
         return list(self._intents.values())
 
     async def count_holders(self, kernel_id: str) -> int:
-        return sum(each.kernel_id == kernel_id for each in self._sessions.values())
+        return sum(each.kernel_id == kernel_id for each in self._sessions.list_sessions())
 
     # Starts
 
@@ -118,7 +119,7 @@ class MemorySessionStore(SessionStore):
     async def insert(self, session: Session) -> Session:
         self._check_open()
         self._refuse_ending(session.kernel_id)
-        if session.session_id in self._sessions:
+        if self._sessions.find(session.session_id) is not None:
             raise InvalidRequest(
                 "session_id", f"{session.session_id!r} is the id of another session"
             )
@@ -142,7 +143,7 @@ class MemorySessionStore(SessionStore):
                 self._note_stop(start_token, kernel.kernel_id)
                 raise StartLost(None)
         session = replace(changes.applied_to(before), last_activity=utcnow())
-        self._sessions[session_id] = session
+        self._sessions.put(session)
         released = None
         if session.kernel_id != before.kernel_id:
             released = self._release(before.kernel_id, stop_token, force=force)
@@ -150,7 +151,7 @@ class MemorySessionStore(SessionStore):
 
     async def delete(self, session_id: str, *, stop_token: str, force: bool = False) -> Release:
         session = self._get(session_id)
-        del self._sessions[session_id]
+        self._sessions.drop(session_id)
         released = self._release(session.kernel_id, stop_token, force=force)
         return Release(session=session, kernel_id=released)
 
@@ -168,9 +169,9 @@ class MemorySessionStore(SessionStore):
 
     async def end_kernels(self, kernel_ids: Collection[str]) -> Sequence[Session]:
         self._check_open()
-        ended = [each for each in self._sessions.values() if each.kernel_id in kernel_ids]
+        ended = [each for each in self._sessions.list_sessions() if each.kernel_id in kernel_ids]
         for session in ended:
-            del self._sessions[session.session_id]
+            self._sessions.drop(session.session_id)
         return ended
 
     # What others left behind
@@ -191,28 +192,26 @@ class MemorySessionStore(SessionStore):
 
     def _get(self, session_id: str) -> Session:
         self._check_open()
-        session = self._sessions.get(session_id)
+        session = self._sessions.find(session_id)
         if session is None:
             raise SessionNotFound(session_id=session_id)
         return session
 
     def _oldest_of(self, document: str | None) -> Session | None:
-        if document is None:
-            return None
-        return next((each for each in self._sessions.values() if each.document == document), None)
+        return None if document is None else self._sessions.find_by_document(document)
 
     def _insert(self, session: Session) -> Session:
         self._seq += 1
         session = replace(session, seq=self._seq)
-        self._sessions[session.session_id] = session
+        self._sessions.put(session)
         return session
 
     def _release(self, kernel_id: str, stop_token: str, *, force: bool) -> str | None:
-        others = [each for each in self._sessions.values() if each.kernel_id == kernel_id]
+        others = [each for each in self._sessions.list_sessions() if each.kernel_id == kernel_id]
         if others and not force:
             return None
         for session in others:
-            del self._sessions[session.session_id]
+            self._sessions.drop(session.session_id)
         self._note_stop(stop_token, kernel_id)
         return kernel_id
 
@@ -236,7 +235,7 @@ class MemorySessionStore(SessionStore):
 
     def _claim(self, kernel_id: str) -> list[Intent]:
         """Refuse an id that is in use, or about to be; return what is to be forgotten of it."""
-        if any(each.kernel_id == kernel_id for each in self._sessions.values()):
+        if any(each.kernel_id == kernel_id for each in self._sessions.list_sessions()):
             raise KernelConflict(kernel_id, "belongs to another session")
         intents = [each for each in self._intents.values() if each.kernel_id == kernel_id]
         if any(each.verb is not Verb.ENDED for each in intents):

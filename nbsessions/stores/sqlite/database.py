@@ -73,18 +73,21 @@ class Database:
         """Open the file for writing, make or mend it if need be. Raises StoreError."""
         try:
             self._take_part()
-            try:
-                connection = self._connect()
-                self.mended = False
-            except sqlite3.Error as error:
-                if not is_damage(error):
-                    raise
-                connection = self._replace_damaged(error)
-                self.mended = True
+            # Alone: SQLite does not wait for others when the journal mode changes.
+            with self._alone():
+                connection, self.mended = self._connect_or_mend()
         except (sqlite3.Error, OSError) as error:
             raise store_error(error, self.path) from error
         self.generation += 1
         return connection
+
+    def _connect_or_mend(self) -> tuple[sqlite3.Connection, bool]:
+        try:
+            return self._connect(), False
+        except sqlite3.Error as error:
+            if not is_damage(error):
+                raise
+            return self._replace_damaged(error), True
 
     def connect_reader(self, busy_timeout: float) -> sqlite3.Connection:
         """Return a connection that can only read. Raises sqlite3.Error."""
@@ -196,9 +199,7 @@ class Database:
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
-        if not self.wal or self._write is None:
-            yield
-            return
+        assert self._write is not None
         if not self._write.acquire(timeout=self._busy_timeout):
             raise StoreUnavailable(f"the session store {self.path} is locked by another process")
         try:

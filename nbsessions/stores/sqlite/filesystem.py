@@ -24,7 +24,7 @@ def _type_of(folder: Path, mounts: Path) -> str | None:
         return None
     real = os.path.realpath(folder)
     best, best_type = "", None
-    for line in table.removesuffix("\n").split("\n"):
+    for line in filter(None, table.split("\n")):
         # proc(5): "36 35 98:0 /root /mount/point options … - type source options"
         left, _, right = line.partition(" - ")
         point = re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), left.split(" ")[4])

@@ -12,6 +12,14 @@ STOCK_SCOPE = "jupyter_server"
 _COLUMNS = {"session_id", "path", "name", "type", "kernel_id"}
 
 
+# The stock table has no types and no keys, and takes whatever a client sent.
+_SELECT = """SELECT session_id, path, name, type, kernel_id FROM session
+    WHERE typeof(session_id) = 'text' AND typeof(kernel_id) = 'text'
+    AND typeof(path) IN ('text', 'null') AND typeof(name) IN ('text', 'null')
+    AND typeof(type) IN ('text', 'null') AND session_id <> '' AND kernel_id <> ''
+    AND rowid IN (SELECT MIN(rowid) FROM session GROUP BY session_id) ORDER BY rowid"""
+
+
 def is_stock_file(connection: sqlite3.Connection) -> bool:
     """Return whether the file holds the table of jupyter_server's session manager."""
     rows = connection.execute("SELECT name FROM pragma_table_info('session')")
@@ -19,8 +27,8 @@ def is_stock_file(connection: sqlite3.Connection) -> bool:
 
 
 def read_stock_sessions(connection: sqlite3.Connection) -> list[Session]:
-    """Return the sessions of the stock table; those without an id or a kernel are passed over."""
-    rows = connection.execute("SELECT session_id, path, name, type, kernel_id FROM session")
+    """Return the sessions of the stock table; rows that cannot be sessions are passed over."""
+    rows = connection.execute(_SELECT)
     now = utcnow()
     return [
         Session(
@@ -36,5 +44,4 @@ def read_stock_sessions(connection: sqlite3.Connection) -> list[Session]:
             last_activity=now,
         )
         for row in rows
-        if row["session_id"] and row["kernel_id"]
     ]

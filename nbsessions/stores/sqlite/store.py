@@ -115,19 +115,23 @@ class SQLiteSessionStore(SessionStore):
             raise StoreUnavailable(f"the lock file {path} cannot be made: {error}") from error
 
     def close(self, held: Collection[str] = ()) -> None:
-        if self._writer is not None:
-            self._writer.close(lambda transaction: transaction.sign_off(held))
-        self._let_go()
+        if self._writer is None:
+            self._let_go()
+        else:
+            # Without a row that says so, a lock file that is free is what proves the death.
+            signed_off = self._writer.close(lambda transaction: transaction.sign_off(held))
+            self._let_go(remove_lock_file=signed_off)
 
-    def _let_go(self) -> None:
+    def _let_go(self, *, remove_lock_file: bool = True) -> None:
         self._closed = True
         self._reader_thread.shutdown(wait=True)
         self._checker.close()
         self._reader.close()
         lock, self._owner_lock = self._owner_lock, None
         if lock is not None:
-            with contextlib.suppress(OSError):
-                lock.path.unlink()
+            if remove_lock_file:
+                with contextlib.suppress(OSError):
+                    lock.path.unlink()
             lock.close()
         self._database.close()
 
@@ -157,7 +161,7 @@ class SQLiteSessionStore(SessionStore):
         return [intent_from_row(row) for row in rows]
 
     async def count_holders(self, kernel_id: str) -> int:
-        rows = await self._read(COUNT_HOLDERS, (self._namespace, kernel_id))
+        rows = await self._read(COUNT_HOLDERS, (self._namespace, self._scope, kernel_id))
         count: int = rows[0][0]
         return count
 
@@ -282,6 +286,10 @@ class SQLiteSessionStore(SessionStore):
 
     async def _reload(self) -> None:
         try:
+            if self._cache.is_at(
+                await self._in_reader_thread(self._reader.version, self._namespace)
+            ):
+                return
             version, sessions = await self._in_reader_thread(self._read_all)
         except StoreError as error:
             self._log.debug("Sessions are listed from memory: %s", error)

@@ -56,7 +56,7 @@ SELECT_INTENTS = f"""SELECT {_INTENT_COLUMNS} FROM nbsessions_intent
     WHERE namespace = ? AND scope = ? ORDER BY rowid"""
 SELECT_INTENT = f"SELECT {_INTENT_COLUMNS} FROM nbsessions_intent WHERE token = ?"
 COUNT_HOLDERS = """SELECT COUNT(*) FROM nbsessions_session
-    WHERE namespace = ? AND kernel_id = ?"""
+    WHERE namespace = ? AND scope = ? AND kernel_id = ?"""
 SELECT_REVISION = "SELECT revision FROM nbsessions_namespace WHERE namespace = ?"
 
 

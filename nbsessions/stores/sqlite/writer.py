@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from nbsessions.errors import SessionError, StoreError, StoreUnavailable
+from nbsessions.errors import InvalidRequest, SessionError, StoreError, StoreUnavailable
 from nbsessions.models import Session
 from nbsessions.stores.sqlite.database import Database
 from nbsessions.stores.sqlite.transactions import SELECT_REVISION, Transaction
@@ -75,6 +75,7 @@ class Writer:
         self._queue: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._closed = False
         self._last: Operation[None] | None = None
+        self._finished = False
         # A daemon: an embedder that forgets to close must still be able to exit.
         self._thread = threading.Thread(target=self._run, name="nbsessions-writer", daemon=True)
         self._thread.start()
@@ -94,13 +95,17 @@ class Writer:
         self._queue.put(_Job(operation, future, durable))
         return await asyncio.shield(future)
 
-    def close(self, last: Operation[None]) -> None:
-        """Commit what is queued and then ``last``; let go of the file. Idempotent."""
+    def close(self, last: Operation[None]) -> bool:
+        """Commit what is queued and then ``last``; let go of the file. Idempotent.
+
+        Returns whether ``last`` was committed.
+        """
         if not self._closed:
             self._closed = True
             self._last = last
             self._queue.put(None)
         self._thread.join(_CLOSE_TIMEOUT)
+        return self._finished
 
     def _run(self) -> None:
         closing = False
@@ -143,8 +148,9 @@ class Writer:
         connection.execute("SAVEPOINT operation")
         try:
             job.outcome = job.operation(transaction)
-        except SessionError as error:
-            job.error = error
+        except (SessionError, UnicodeEncodeError) as error:
+            unusable = InvalidRequest("text", "cannot be stored, it is not valid Unicode")
+            job.error = error if isinstance(error, SessionError) else unusable
             connection.execute("ROLLBACK TO operation")
         else:
             committed.changed.update(transaction.changed)
@@ -192,6 +198,8 @@ class Writer:
                 job.future.set_result(job.outcome)
             else:
                 job.future.set_exception(job.error)
+                # Taken note of here: those who waited may all have been cancelled.
+                job.future.exception()
 
     def _finish(self) -> None:
         last = self._last
@@ -201,6 +209,7 @@ class Writer:
                 with self._database.transaction(connection):
                     _raise_revision(connection, self._namespace)
                     last(Transaction(connection, self._namespace, self._scope))
+                self._finished = True
         except (StoreError, sqlite3.Error, OSError) as error:
             # The owner's lock is released all the same: the next start sees a dead owner.
             self._log.warning("The session store could not be signed off: %s", error)
