@@ -117,6 +117,7 @@ class AsyncSessionManager(LoggingConfigurable):
         super().__init__(*args, **kwargs)
         self._service: SessionService | None = None
         self._opening: asyncio.Task[None] | None = None
+        self._stopping = False
         self._closed = False
         # Now, so that what is configured wrongly is said when the server starts.
         self._store = self._make_store()
@@ -142,6 +143,7 @@ class AsyncSessionManager(LoggingConfigurable):
 
     async def stop(self) -> None:
         """Take no new work and let what is running finish; call it before kernels are ended."""
+        self._stopping = True
         if self._service is not None:
             await self._service.stop()
 
@@ -179,6 +181,8 @@ class AsyncSessionManager(LoggingConfigurable):
                 "Sessions are kept in memory and will be lost when this server ends: %s", error
             )
             self._service = await self._open_service(MemorySessionStore(), provider, owner)
+        if self._stopping:
+            await self._service.stop()
         if self._closed:
             self._service.close()
 

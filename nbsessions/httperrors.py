@@ -19,6 +19,7 @@ _STATUS: dict[type[BaseException], int] = {
     errors.KernelConflict: 409,
     errors.KernelStartFailed: 500,
     errors.StartInProgress: 503,
+    errors.StartLost: 503,
     errors.ServiceClosed: 503,
     errors.StoreError: 503,
 }

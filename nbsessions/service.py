@@ -69,7 +69,8 @@ class SessionService:
         self._settler = Settler(store, provider, log=log)
         self._starts = KernelStarts(store, provider, self._settler, scope=owner.owner_id)
         self._mutations = Tasks()
-        self._heartbeat = Tasks()
+        self._beats = Tasks()
+        self._next_beat: asyncio.TimerHandle | None = None
         self._creating: dict[str, tuple[NewSession, asyncio.Task[Session]]] = {}
         self._closing = False
 
@@ -82,7 +83,7 @@ class SessionService:
             await self._recover()
         except StoreError as error:
             self._log.warning("What earlier servers left is settled at the next start: %s", error)
-        self._heartbeat.spawn(self._beat())
+        self._beat_later()
 
     async def stop(self) -> None:
         """Take no new work, and give what is running a few seconds to finish.
@@ -97,7 +98,8 @@ class SessionService:
     def close(self) -> None:
         """Remove the sessions whose kernels are down, and let go of the store. Idempotent."""
         self._closing = self._starts.closing = True
-        self._heartbeat.cancel()
+        if self._next_beat is not None:
+            self._next_beat.cancel()
         self._settler.close()
         self._lookups.close()
         self._store.close(held=self._provider.list_held())
@@ -118,13 +120,20 @@ class SessionService:
         for session in await self._store.settle_orphans(orphans, adopted):
             self._lookups.log_ended(session)
 
-    async def _beat(self) -> None:
-        while True:
-            await asyncio.sleep(HEARTBEAT_INTERVAL)
-            try:
-                await self._store.heartbeat()
-            except StoreError as error:
-                self._log.debug("No heartbeat: %s", error)
+    def _beat_later(self) -> None:
+        # A timer rather than a task that sleeps: nothing is left pending when the loop ends.
+        loop = asyncio.get_running_loop()
+        self._next_beat = loop.call_later(HEARTBEAT_INTERVAL, self._beat)
+
+    def _beat(self) -> None:
+        self._beats.spawn(self._send_heartbeat())
+        self._beat_later()
+
+    async def _send_heartbeat(self) -> None:
+        try:
+            await self._store.heartbeat()
+        except StoreError as error:
+            self._log.debug("No heartbeat: %s", error)
 
     # Reads
 

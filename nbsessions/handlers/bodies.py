@@ -60,7 +60,7 @@ def update_arguments(body: bytes) -> dict[str, Any]:
         "type": sent.type,
         "name": sent.name,
         "kernel_id": kernel.id,
-        "kernel_name": kernel.name if kernel.id is None else None,
+        "kernel_name": kernel.name or None if kernel.id is None else None,
     }
     return {
         column: value

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
+from http.client import responses
 from typing import Any, cast
 
 import msgspec
@@ -84,7 +85,9 @@ class SessionsHandlerMixin(RequestHandler):
             self.set_header("Allow", ", ".join(self.allowed_methods))
         if status_code == HTTPStatus.SERVICE_UNAVAILABLE:
             self.set_header("Retry-After", str(RETRY_AFTER))
-        body = error_body(error, status_code, HTTPStatus(status_code).phrase)
+        # Gateways have status codes of their own.
+        phrase = responses.get(status_code, "Unknown error")
+        body = error_body(error, status_code, phrase)
         self.set_header("Content-Type", "application/json")
         self.finish(msgspec.json.encode(body))
 

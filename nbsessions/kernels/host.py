@@ -49,12 +49,12 @@ class HostKernelProvider(KernelProvider):
 
     async def start(self, request: StartRequest) -> Kernel:
         options: dict[str, Any] = {}
-        if self._release is not None:
-            options["env"] = self._kernel_env(request.path, request.name)
         if request.kernel_id is not None and self._takes_kernel_id:
             self._refuse_foreign(request.kernel_id)
             options["kernel_id"] = request.kernel_id
         try:
+            if self._release is not None:
+                options["env"] = self._kernel_env(request.path, request.name)
             kernel_id: str = await ensure_async(
                 self._kernel_manager.start_kernel(
                     path=await self._kernel_path(request.path),
@@ -92,13 +92,13 @@ class HostKernelProvider(KernelProvider):
                     os.unlink(self._connection_file(kernel_id))
 
     async def models(self, kernel_ids: Sequence[str]) -> KernelModels:
-        ask = self._kernel_manager.kernel_model
         unknown: dict[str, KernelModel | None] = {}
-        try:
-            # The common case, fast: all are there and answer at once.
-            alive: dict[str, Any] = dict(zip(kernel_ids, map(ask, kernel_ids), strict=True))
-        except Exception:
-            alive = self._ask_each(kernel_ids, unknown)
+        alive: dict[str, Any] = {}
+        for kernel_id in dict.fromkeys(kernel_ids):
+            try:
+                alive[kernel_id] = self._kernel_manager.kernel_model(kernel_id)
+            except Exception as error:
+                self._note_failure(kernel_id, error, unknown)
         if set(map(type, alive.values())) - {dict}:
             await self._gather(alive, unknown)
         if getattr(self._kernel_manager, "use_pending_kernels", False):
@@ -106,37 +106,25 @@ class HostKernelProvider(KernelProvider):
         self._last_known.update(alive)
         return KernelModels(alive=alive, unknown=unknown)
 
-    def _ask_each(
-        self, kernel_ids: Sequence[str], unknown: dict[str, KernelModel | None]
-    ) -> dict[str, Any]:
-        answers = {}
-        for kernel_id in kernel_ids:
-            try:
-                answers[kernel_id] = self._kernel_manager.kernel_model(kernel_id)
-            except Exception as error:
-                self._note_failure(kernel_id, error, unknown)
-        return answers
-
     async def _gather(self, alive: dict[str, Any], unknown: dict[str, KernelModel | None]) -> None:
         """Replace what is still to be awaited by what comes of it."""
-        awaited = {each: model for each, model in alive.items() if isawaitable(model)}
-        for kernel_id in awaited:
-            del alive[kernel_id]
-        tasks = {kernel_id: asyncio.ensure_future(model) for kernel_id, model in awaited.items()}
-        if not tasks:
-            return
+        tasks = {
+            kernel_id: asyncio.ensure_future(model)
+            for kernel_id, model in alive.items()
+            if isawaitable(model)
+        }
         try:
-            await asyncio.wait(tasks.values(), timeout=_MODEL_TIMEOUT)
+            if tasks:
+                await asyncio.wait(tasks.values(), timeout=_MODEL_TIMEOUT)
         finally:
             late = [kernel_id for kernel_id, task in tasks.items() if task.cancel()]
-        for kernel_id, task in tasks.items():
+        for kernel_id, model in list(alive.items()):
             if kernel_id in late:
                 error: BaseException | None = TimeoutError("its kernel manager does not answer")
             else:
-                error = task.exception()
-            if error is None:
-                alive[kernel_id] = task.result()
-            else:
+                alive[kernel_id], error = _outcome(tasks.get(kernel_id), model)
+            if error is not None:
+                del alive[kernel_id]
                 self._note_failure(kernel_id, error, unknown)
 
     def _note_failure(
@@ -153,7 +141,7 @@ class HostKernelProvider(KernelProvider):
 
         The host lists it as starting for ever; it is there until its session is deleted.
         """
-        if model.get("execution_state") != "starting":
+        if model.get("execution_state") != "starting" or kernel_id not in self._kernel_manager:
             return model
         ready = getattr(self._kernel_manager.get_kernel(kernel_id), "ready", None)
         if ready is None or not ready.done() or ready.cancelled() or not ready.exception():
@@ -175,6 +163,8 @@ class HostKernelProvider(KernelProvider):
             # Somebody else may have shut it down meanwhile: the culler, /api/kernels.
             if kernel_id in self._kernel_manager:
                 raise
+        finally:
+            self._forget_failed_starts()
 
     def update_env(self, kernel_id: str, *, path: str | None, name: str | None) -> None:
         update_env: Callable[..., None] | None = getattr(self._kernel_manager, "update_env", None)
@@ -212,6 +202,19 @@ class HostKernelProvider(KernelProvider):
 
     def _connection_file(self, kernel_id: str) -> str:
         return os.path.join(self._kernel_manager.connection_dir, f"kernel-{kernel_id}.json")
+
+
+def _outcome(task: asyncio.Future[Any] | None, model: Any) -> tuple[Any, BaseException | None]:
+    """Return a kernel's model and None, or what went wrong with it."""
+    if task is not None:
+        if task.cancelled():
+            return None, asyncio.CancelledError()
+        if task.exception() is not None:
+            return None, task.exception()
+        model = task.result()
+    if not isinstance(model, dict):
+        return None, TypeError(f"its model is {model!r}")
+    return model, None
 
 
 def _jupyter_server_release(kernel_manager: object) -> tuple[int, int] | None:

@@ -20,6 +20,8 @@ class SessionCache:
         self._sessions: dict[str, Session] = {}
         self._by_document: dict[str, dict[str, Session]] = {}
         self._version: Version | None = None
+        self._written: Version = (0, 0)
+        self._complete = False
 
     def is_at(self, version: Version) -> bool:
         """Return whether the contents are those of this version."""
@@ -39,7 +41,14 @@ class SessionCache:
         return min(group.values(), key=lambda session: session.seq) if group else None
 
     def replace(self, version: Version, sessions: Iterable[Session]) -> None:
-        """Show what was read from the store."""
+        """Show what was read from the store, unless our own writes have gone on since.
+
+        They are all here; what was read before them would take them back until the next look,
+        which may fail.
+        """
+        if self._complete and version < self._written:
+            return
+        self._complete = True
         self._sessions = {}
         self._by_document = {}
         for session in sessions:
@@ -47,8 +56,9 @@ class SessionCache:
         self._version = version
 
     def forget_version(self) -> None:
-        """Have the contents read again before they are next relied on."""
+        """Have the contents read again before they are next relied on: they lack something."""
         self._version = None
+        self._complete = False
 
     def apply(
         self, generation: int, before: int, after: int, changed: Mapping[str, Session | None]
@@ -57,6 +67,7 @@ class SessionCache:
 
         When others wrote in between, the contents are read again at the next look.
         """
+        self._written = max(self._written, (generation, after))
         if self._version is not None and self._version >= (generation, after):
             return
         self._version = (generation, after) if self._version == (generation, before) else None

@@ -10,12 +10,16 @@ import sys
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nbsessions.errors import StoreDamaged, StoreError, StoreUnavailable, StoreUncertain
 from nbsessions.stores.locks import SUPPORTED, FileLock
 from nbsessions.stores.sqlite.filesystem import is_local
 from nbsessions.stores.sqlite.schema import SALVAGE, migrate
 from nbsessions.stores.sqlite.stock import is_stock_file
+
+if TYPE_CHECKING:
+    from nbsessions.stores.sqlite.reader import Reader
 
 _CHECKPOINT_AFTER = 100
 """Commits between two checkpoints. Syncing a log that is used again is cheaper than growing it."""
@@ -64,6 +68,9 @@ class Database:
         self._write: FileLock | None = None
         self._opened: os.stat_result | None = None
         self._commits = 0
+        self.readers: list[Reader] = []
+        self.lost = False
+        """Whether what we know is still to be written to the file: until then nobody reads it."""
         self.generation = 0
         """Counts how often the file was opened: readers follow it."""
         self.mended = False
@@ -80,6 +87,15 @@ class Database:
             raise store_error(error, self.path) from error
         self.generation += 1
         return connection
+
+    def shut_out_readers(self) -> None:
+        """Close all readers, and keep them out until ``lost`` is taken back.
+
+        What is mapped by a connection to a file that went away is truncated by the next one.
+        """
+        self.lost = True
+        for reader in self.readers:
+            reader.close()
 
     def _connect_or_mend(self) -> tuple[sqlite3.Connection, bool]:
         try:
@@ -152,9 +168,12 @@ class Database:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             folder.chmod(0o700)
         presence = FileLock(self._beside(".lock"))
-        if not presence.acquire(shared=True, timeout=self._busy_timeout):
+        try:
+            if not presence.acquire(shared=True, timeout=self._busy_timeout):
+                raise StoreUnavailable(f"the session store {self.path} is being repaired")
+        except BaseException:
             presence.close()
-            raise StoreUnavailable(f"the session store {self.path} is being repaired")
+            raise
         self._presence = presence
         self._write = FileLock(self._beside(".write"))
 
@@ -184,9 +203,12 @@ class Database:
         return connection
 
     def _set_journal_mode(self, connection: sqlite3.Connection) -> None:
-        # A file that a stock server uses too keeps its journal mode.
-        safe = SUPPORTED and is_local(self.path.parent) and not is_stock_file(connection)
-        wanted = "PRAGMA journal_mode = WAL" if safe else "PRAGMA journal_mode"
+        if is_stock_file(connection):
+            wanted = "PRAGMA journal_mode"  # A stock server uses it too: it stays as it is.
+        elif SUPPORTED and is_local(self.path.parent):
+            wanted = "PRAGMA journal_mode = WAL"
+        else:
+            wanted = "PRAGMA journal_mode = DELETE"
         self.wal = connection.execute(wanted).fetchone()[0] == "wal"
         if self.wal:
             connection.execute(_SYNC_FULL)
@@ -236,6 +258,7 @@ class Database:
                 "open: stop all servers that use it and start one again, which repairs it"
             ) from error
         try:
+            self.shut_out_readers()
             salvaged = _salvage(self.path)
             moment = datetime.now().strftime("%Y%m%d-%H%M%S-%f")
             aside = f".damaged-{moment}"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sqlite3
+import threading
 from collections.abc import Sequence
 
+from nbsessions.errors import StoreUnavailable
 from nbsessions.stores.sqlite.database import Database, store_error
 from nbsessions.stores.sqlite.transactions import SELECT_REVISION
 
@@ -17,11 +19,14 @@ class Reader:
         self._busy_timeout = busy_timeout
         self._connection: sqlite3.Connection | None = None
         self._generation = 0
+        self._lock = threading.RLock()
+        database.readers.append(self)
 
     def query(self, statement: str, parameters: Sequence[object] = ()) -> list[sqlite3.Row]:
         """Return the rows. Raises StoreError."""
         try:
-            return self._connect().execute(statement, parameters).fetchall()
+            with self._lock:
+                return self._connect().execute(statement, parameters).fetchall()
         except (sqlite3.Error, OSError) as error:
             raise store_error(error, self._database.path) from error
 
@@ -34,22 +39,26 @@ class Reader:
         self, namespace: str, statement: str, parameters: Sequence[object]
     ) -> tuple[tuple[int, int], list[sqlite3.Row]]:
         """Return the version and the rows of one moment. Raises StoreError."""
-        self.query("BEGIN")
-        try:
-            return self.version(namespace), self.query(statement, parameters)
-        finally:
-            self.query("COMMIT")
+        with self._lock:
+            self.query("BEGIN")
+            try:
+                return self.version(namespace), self.query(statement, parameters)
+            finally:
+                self.query("COMMIT")
 
     def close(self) -> None:
-        """Close the connection. Idempotent."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.close()
+        """Close the connection, when nobody reads on it. Idempotent; from any thread."""
+        with self._lock:
+            connection, self._connection = self._connection, None
+            if connection is not None:
+                connection.close()
 
     def _connect(self) -> sqlite3.Connection:
         generation = self._database.generation
         if self._connection is None or self._generation != generation:
             self.close()
+            if self._database.lost or self._database.is_replaced():
+                raise StoreUnavailable(f"the session store {self._database.path} went away")
             self._connection = self._database.connect_reader(self._busy_timeout)
             self._generation = generation
         return self._connection

@@ -88,7 +88,7 @@ class SQLiteSessionStore(SessionStore):
             namespace=self._namespace,
             scope=owner.owner_id,
             committed=self._apply,
-            restore=lambda transaction: transaction.restore(owner, self._cache.list_sessions()),
+            restore=self._restore,
             log=self._log,
         )
 
@@ -100,6 +100,7 @@ class SQLiteSessionStore(SessionStore):
                 transaction = Transaction(connection, self._namespace, owner.owner_id)
                 transaction.register(owner)
                 transaction.import_stock()
+            self._database.lost = False
         except BaseException:
             connection.close()
             raise
@@ -113,6 +114,18 @@ class SQLiteSessionStore(SessionStore):
             self._owner_lock.acquire()
         except OSError as error:
             raise StoreUnavailable(f"the lock file {path} cannot be made: {error}") from error
+
+    def _restore(self, transaction: Transaction, undelivered: Sequence[Committed]) -> None:
+        # In the writer's thread, which is ahead of the cache by what is undelivered.
+        assert self._owner is not None
+        sessions = {session.session_id: session for session in self._cache.list_sessions()}
+        for committed in undelivered:
+            for session_id, session in committed.changed.items():
+                if session is None:
+                    sessions.pop(session_id, None)
+                else:
+                    sessions[session_id] = session
+        transaction.restore(self._owner, sorted(sessions.values(), key=lambda each: each.seq))
 
     def close(self, held: Collection[str] = ()) -> None:
         if self._writer is None:

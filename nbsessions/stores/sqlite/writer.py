@@ -8,11 +8,12 @@ import logging
 import queue
 import sqlite3
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from nbsessions.errors import InvalidRequest, SessionError, StoreError, StoreUnavailable
+from nbsessions.errors import InvalidRequest, SessionError, StoreUnavailable
 from nbsessions.models import Session
 from nbsessions.stores.sqlite.database import Database
 from nbsessions.stores.sqlite.transactions import SELECT_REVISION, Transaction
@@ -57,12 +58,13 @@ class Writer:
         namespace: str,
         scope: str,
         committed: Callable[[Committed], None],
-        restore: Operation[None],
+        restore: Callable[[Transaction, Sequence[Committed]], None],
         log: logging.Logger,
     ) -> None:
         """``committed`` is called on the event loop before the futures of its batch resolve.
 
-        ``restore`` is run first in a file that had to be made anew.
+        ``restore`` is run first in a file that had to be made anew, with what was committed
+        but not yet told to the event loop.
         """
         self._database = database
         self._connection: sqlite3.Connection | None = connection
@@ -71,6 +73,7 @@ class Writer:
         self._committed = committed
         self._restore = restore
         self._log = log
+        self._undelivered: deque[Committed] = deque()
         self._loop = asyncio.get_running_loop()
         self._queue: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._closed = False
@@ -141,6 +144,7 @@ class Writer:
             committed = Committed(self._database.generation, before, before + 1)
             for job in jobs:
                 self._perform(connection, job, committed)
+        self._undelivered.append(committed)
         return committed
 
     def _perform(self, connection: sqlite3.Connection, job: _Job, committed: Committed) -> None:
@@ -162,6 +166,8 @@ class Writer:
         if self._connection is not None and self._database.is_replaced():
             self._disconnect()
         if self._connection is None:
+            if self._database.is_replaced():
+                self._database.shut_out_readers()
             connection = self._database.open()
             try:
                 with self._database.transaction(connection):
@@ -175,10 +181,12 @@ class Writer:
                             self._database.path,
                         )
                         _raise_revision(connection, self._namespace)
-                        self._restore(Transaction(connection, self._namespace, self._scope))
+                        transaction = Transaction(connection, self._namespace, self._scope)
+                        self._restore(transaction, list(self._undelivered))
             except BaseException:
                 connection.close()
                 raise
+            self._database.lost = False
             self._connection = connection
         return self._connection
 
@@ -191,6 +199,7 @@ class Writer:
     def _deliver(self, jobs: Sequence[_Job], committed: Committed | None) -> None:
         if committed is not None:
             self._committed(committed)
+            self._undelivered.popleft()
         for job in jobs:
             if job.future.done():
                 continue
@@ -210,7 +219,7 @@ class Writer:
                     _raise_revision(connection, self._namespace)
                     last(Transaction(connection, self._namespace, self._scope))
                 self._finished = True
-        except (StoreError, sqlite3.Error, OSError) as error:
+        except Exception as error:
             # The owner's lock is released all the same: the next start sees a dead owner.
             self._log.warning("The session store could not be signed off: %s", error)
         self._disconnect()

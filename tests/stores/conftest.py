@@ -1,0 +1,71 @@
+"""Fixtures for the tests of stores: stores of each kind, and connections that fail on demand."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.store_processes import OtherProcess, other_process
+from support.stores import Connections, Stores, Watched
+from tornado.ioloop import IOLoop
+
+from nbsessions.stores.base import SessionStore
+from nbsessions.stores.sqlite import database
+
+
+@pytest.fixture
+def io_loop() -> Iterator[IOLoop]:
+    """An event loop for one test: pytest-tornado's own makes it current in a deprecated way."""
+    loop = IOLoop(make_current=False)
+    asyncio.set_event_loop(loop.asyncio_loop)
+    yield loop
+    asyncio.set_event_loop(None)
+    loop.close(all_fds=True)
+
+
+@pytest.fixture
+def stores(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Stores]:
+    """Stores of one kind: SQLite in WAL mode, unless the test says otherwise."""
+    kind = getattr(request, "param", "sqlite-wal")
+    # Whatever the file system that the tests run on.
+    monkeypatch.setattr(database, "is_local", lambda folder: kind == "sqlite-wal")
+    opened = Stores(kind, tmp_path / "sessions.db")
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def store(stores: Stores, io_loop: IOLoop) -> Iterator[SessionStore]:
+    """An open store."""
+    opened: SessionStore = io_loop.run_sync(stores.open)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def connections(monkeypatch: pytest.MonkeyPatch) -> Connections:
+    """Watch the connections that are made from now on, and have them fail."""
+    control = Connections()
+    connect = sqlite3.connect
+    watched = type("Watched", (Watched,), {"connections": control})
+
+    def connect_watched(*arguments: Any, **options: Any) -> sqlite3.Connection:
+        connection: sqlite3.Connection = connect(*arguments, **options, factory=watched)
+        control.opened.append(connection)
+        return connection
+
+    monkeypatch.setattr(sqlite3, "connect", connect_watched)
+    return control
+
+
+@pytest.fixture
+def other() -> Iterator[OtherProcess]:
+    """Another process."""
+    with other_process() as process:
+        yield process

@@ -1,0 +1,82 @@
+"""The cache of sessions: which of what was read and what was written it shows."""
+
+from __future__ import annotations
+
+import pytest
+from support.stores import ids
+from support.values import make_session
+
+from nbsessions.stores.cache import SessionCache
+
+A, B, C = (make_session(path, session_id=path) for path in "abc")
+
+
+@pytest.fixture
+def cache() -> SessionCache:
+    """A cache that shows A, as the store was at revision 5 of the first file."""
+    made = SessionCache()
+    made.replace((1, 5), [A])
+    return made
+
+
+def test_a_cache_is_at_the_version_that_was_read(cache: SessionCache) -> None:
+    assert cache.is_at((1, 5))
+    assert not cache.is_at((1, 6))
+    assert not cache.is_at((2, 5))
+    assert not SessionCache().is_at((0, 0))
+
+
+def test_a_write_of_our_own_takes_the_cache_with_it(cache: SessionCache) -> None:
+    cache.apply(1, 5, 6, {"b": B})
+    assert cache.is_at((1, 6))
+    cache.apply(1, 6, 7, {"a": None, "unknown": None})
+    assert cache.is_at((1, 7))
+    assert cache.list_sessions() == [B]
+
+
+def test_after_a_write_of_others_the_cache_is_read_again(cache: SessionCache) -> None:
+    cache.apply(1, 6, 7, {"b": B})
+    assert not cache.is_at((1, 5))
+    assert not cache.is_at((1, 7))
+    assert cache.list_sessions() == [A, B]
+
+
+def test_a_write_that_was_read_already_changes_nothing(cache: SessionCache) -> None:
+    cache.replace((1, 7), [A])  # B was written, and removed, before it was read
+    cache.apply(1, 5, 6, {"b": B})
+    assert cache.list_sessions() == [A]
+    assert cache.is_at((1, 7))
+
+
+def test_what_was_read_before_a_write_of_our_own_does_not_take_it_back(
+    cache: SessionCache,
+) -> None:
+    cache.apply(1, 6, 7, {"b": B})
+    cache.replace((1, 6), [A])
+    assert cache.list_sessions() == [A, B]
+    cache.replace((1, 7), [A, B])
+    assert cache.is_at((1, 7))
+
+
+def test_what_was_read_of_an_older_file_does_not_count(cache: SessionCache) -> None:
+    cache.apply(2, 0, 1, {"b": B})
+    cache.replace((1, 6), [A])
+    assert cache.list_sessions() == [A, B]
+
+
+def test_a_cache_that_lacks_something_takes_whatever_is_read(cache: SessionCache) -> None:
+    cache.forget_version()
+    cache.apply(1, 6, 7, {"b": B})
+    cache.replace((1, 6), [C, A])
+    assert ids(cache.list_sessions()) == ["c", "a"]
+
+
+def test_documents_follow_their_sessions(cache: SessionCache) -> None:
+    moved = make_session("b", session_id="a")
+    cache.apply(1, 5, 6, {"a": moved, "c": C})
+    assert cache.find_by_document("a") is None
+    assert cache.find_by_document("b") == moved
+    cache.apply(1, 6, 7, {"a": None})
+    assert cache.find_by_document("b") is None
+    assert cache.find("a") is None
+    assert cache.find("c") == C

@@ -1,0 +1,292 @@
+"""Owners: who is live, dead or silent, and what becomes of what they leave."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from support.store_processes import OtherProcess, close_store, insert, open_store
+from support.stores import SQLITE_KINDS, Stores, ids, rows
+from support.values import make_id, make_owner, make_session, make_start
+
+from nbsessions.errors import InvalidRequest, KernelConflict, StoreUnavailable
+from nbsessions.models import Owner, Session, utcnow
+from nbsessions.stores.base import SILENT_KEPT_FOR, SessionStore
+
+pytestmark = pytest.mark.parametrize("stores", SQLITE_KINDS, indirect=True)
+
+JUDGE = make_owner("judge")
+
+
+def lock_file(stores: Stores, owner_id: str) -> Path:
+    return stores.path.with_name(f"{stores.path.name}.owner-{owner_id}")
+
+
+async def leave(stores: Stores, owner: Owner) -> Session:
+    """Leave a session whose owner is in the file, but signed nothing off, and has no lock."""
+    store = await stores.open(owner)
+    session = await store.insert(make_session(f"{owner.owner_id}.ipynb", scope=owner.owner_id))
+    store.close([session.kernel_id])
+    rows(stores.path, "UPDATE nbsessions_owner SET stopped = NULL WHERE owner = ?", owner.owner_id)
+    return session
+
+
+def last_heard(stores: Stores, owner_id: str, ago: timedelta) -> None:
+    moment = (utcnow() - ago).isoformat(timespec="microseconds")
+    statement = "UPDATE nbsessions_owner SET heartbeat = ? WHERE owner = ?"
+    rows(stores.path, statement, moment, owner_id)
+
+
+async def judged_dead(stores: Stores, judge: Owner = JUDGE) -> tuple[str, ...]:
+    store = await stores.open(judge)
+    dead = (await store.find_orphans()).owner_ids
+    store.close()
+    return tuple(owner_id for owner_id in dead if not owner_id.startswith("judge"))
+
+
+# The verdict
+
+
+@pytest.mark.gen_test(timeout=30)
+async def test_an_owner_whose_process_lives_is_live(stores: Stores, other: OtherProcess) -> None:
+    wal = stores.kind == "sqlite-wal"
+    other.ask(open_store, stores.path, make_owner("theirs"), "namespace", wal)
+    other.ask(insert, make_session(scope="theirs"))
+    last_heard(stores, "theirs", SILENT_KEPT_FOR * 2)
+    assert await judged_dead(stores) == ()
+
+
+@pytest.mark.gen_test(timeout=30)
+async def test_an_owner_whose_process_was_killed_is_dead(
+    stores: Stores, other: OtherProcess
+) -> None:
+    wal = stores.kind == "sqlite-wal"
+    other.ask(open_store, stores.path, make_owner("theirs"), "namespace", wal)
+    session = other.ask(insert, make_session(scope="theirs"))
+    store = await stores.open(JUDGE)
+    assert (await store.find_orphans()).owner_ids == ()
+    other.kill()
+    orphans = await store.find_orphans()
+    assert orphans.owner_ids == ("theirs",)
+    assert list(orphans.sessions) == [session]
+
+
+@pytest.mark.gen_test(timeout=30)
+async def test_an_owner_that_stopped_is_dead(stores: Stores, other: OtherProcess) -> None:
+    wal = stores.kind == "sqlite-wal"
+    other.ask(open_store, stores.path, make_owner("theirs"), "namespace", wal)
+    held, gone = [other.ask(insert, make_session(path, scope="theirs")) for path in "ab"]
+    other.ask(close_store, [held.kernel_id])
+    orphans = await (await stores.open(JUDGE)).find_orphans()
+    assert orphans.owner_ids == ("theirs",)
+    assert ids(orphans.sessions) == [held.session_id]
+    assert gone.session_id not in ids(orphans.sessions)
+
+
+@pytest.mark.gen_test
+async def test_an_owner_of_another_boot_of_this_host_is_dead(stores: Stores) -> None:
+    await leave(stores, make_owner("earlier", boot_id="an earlier boot"))
+    assert await judged_dead(stores) == ("earlier",)
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize(("theirs", "ours"), [("", "boot"), ("boot", ""), ("", "")])
+async def test_a_boot_that_is_not_known_proves_nothing(
+    stores: Stores, theirs: str, ours: str
+) -> None:
+    await leave(stores, make_owner("earlier", boot_id=theirs))
+    assert await judged_dead(stores, make_owner("judge", boot_id=ours)) == ()
+
+
+@pytest.mark.gen_test
+async def test_an_owner_of_another_boot_of_another_host_is_silent(stores: Stores) -> None:
+    await leave(stores, make_owner("far", host="another host", boot_id="another boot"))
+    lock_file(stores, "far").touch()
+    assert await judged_dead(stores) == ()
+
+
+@pytest.mark.gen_test
+async def test_an_owner_without_a_lock_file_is_silent(stores: Stores) -> None:
+    await leave(stores, make_owner("lost"))
+    assert not lock_file(stores, "lost").exists()
+    assert await judged_dead(stores) == ()
+    assert not lock_file(stores, "lost").exists()
+
+
+@pytest.mark.gen_test
+async def test_an_owner_whose_lock_file_cannot_be_opened_is_silent(stores: Stores) -> None:
+    await leave(stores, make_owner("odd"))
+    lock_file(stores, "odd").mkdir()
+    assert await judged_dead(stores) == ()
+
+
+@pytest.mark.gen_test
+async def test_without_a_lock_of_its_own_nobody_becomes_an_owner(stores: Stores) -> None:
+    (await stores.open()).close()
+    lock_file(stores, "odd").mkdir()
+    with pytest.raises(StoreUnavailable, match="lock file"):
+        await stores.open(make_owner("odd"))
+    assert "odd" not in [row[0] for row in rows(stores.path, "SELECT owner FROM nbsessions_owner")]
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize("host", ["this-host", "another host"])
+async def test_an_owner_that_was_silent_for_a_day_counts_as_dead(
+    stores: Stores, host: str
+) -> None:
+    await leave(stores, make_owner("silent", host=host))
+    last_heard(stores, "silent", SILENT_KEPT_FOR - timedelta(minutes=1))
+    assert await judged_dead(stores) == ()
+    last_heard(stores, "silent", SILENT_KEPT_FOR + timedelta(minutes=1))
+    assert await judged_dead(stores, make_owner("judge-2")) == ("silent",)
+
+
+@pytest.mark.gen_test
+async def test_a_heartbeat_ends_the_silence(stores: Stores) -> None:
+    store = await stores.open(make_owner("far", host="another host"))
+    last_heard(stores, "far", SILENT_KEPT_FOR * 2)
+    await store.heartbeat()
+    assert await judged_dead(stores) == ()
+
+
+@pytest.mark.gen_test
+async def test_owners_of_other_namespaces_are_not_judged(stores: Stores) -> None:
+    store = await stores.open(make_owner("theirs"), namespace="another namespace")
+    session = await store.insert(make_session(scope="theirs"))
+    store.close([session.kernel_id])
+    assert await judged_dead(stores) == ()
+
+
+# Two owners on one namespace
+
+
+async def two(stores: Stores) -> tuple[SessionStore, SessionStore]:
+    return await stores.open(make_owner("one")), await stores.open(make_owner("two"))
+
+
+@pytest.mark.gen_test
+async def test_two_owners_see_only_their_own(stores: Stores) -> None:
+    one, two_ = await two(stores)
+    session = await one.insert(make_session("a", scope="one"))
+    start = make_start("b", scope="one")
+    await one.acquire(start)
+    assert list(await two_.list_sessions()) == []
+    assert list(await two_.list_intents()) == []
+    assert await two_.find_session(session.session_id) is None
+    assert await two_.find_by_document("a") is None
+    assert await two_.acquire(make_start("a", scope="two")) is None
+    assert await two_.acquire(make_start("b", scope="two")) is None
+    theirs = await two_.attach(make_session("a", scope="two"))
+    assert list(await two_.list_sessions()) == [theirs]
+    assert list(await one.list_sessions()) == [session]
+
+
+@pytest.mark.gen_test
+async def test_holders_of_other_owners_are_not_counted(stores: Stores) -> None:
+    one, two_ = await two(stores)
+    session = await one.insert(make_session("a", scope="one", kernel_id="shared"))
+    await two_.insert(make_session("a", scope="two", kernel_id="shared"))
+    assert await one.count_holders("shared") == 1
+    release = await one.delete(session.session_id, stop_token=make_id())
+    assert release.kernel_id == "shared"
+    assert await one.count_holders("shared") == 0
+
+
+@pytest.mark.gen_test
+async def test_ids_of_kernels_and_sessions_are_everybodys(stores: Stores) -> None:
+    one, two_ = await two(stores)
+    session = await one.insert(make_session("a", scope="one"))
+    with pytest.raises(KernelConflict):
+        await two_.acquire(make_start("b", scope="two", kernel_id=session.kernel_id))
+    with pytest.raises(InvalidRequest):
+        await two_.insert(make_session("b", scope="two", session_id=session.session_id))
+
+
+@pytest.mark.gen_test
+async def test_a_namespace_is_nobody_elses_business(stores: Stores) -> None:
+    one = await stores.open(make_owner("one"))
+    other = await stores.open(make_owner("two"), namespace="another namespace")
+    session = await one.insert(make_session("a", scope="one"))
+    same_id = make_session("a", scope="two", session_id=session.session_id)
+    assert (await other.insert(same_id)).session_id == session.session_id
+    await other.delete(session.session_id, stop_token=make_id())
+    assert list(await one.list_sessions()) == [session]
+
+
+# What dead owners leave
+
+
+@pytest.mark.gen_test
+async def test_what_the_dead_leave_is_found_whole(stores: Stores) -> None:
+    earlier = await stores.open(make_owner("earlier"))
+    session = await earlier.insert(make_session("a", scope="earlier"))
+    gone = await earlier.insert(make_session("b", scope="earlier"))
+    await earlier.delete(gone.session_id, stop_token="stop")
+    start = make_start("c", scope="earlier", kernel_id=make_id())
+    await earlier.acquire(start)
+    earlier.close([session.kernel_id])
+    store = await stores.open(JUDGE)
+    orphans = await store.find_orphans()
+    assert orphans.owner_ids == ("earlier",)
+    assert list(orphans.sessions) == [session]
+    assert [(each.token, each.verb.value) for each in orphans.intents] == [
+        ("stop", "stop"),
+        (start.token, "start"),
+    ]
+    assert list(await store.list_sessions()) == []
+
+
+@pytest.mark.gen_test
+async def test_adopted_sessions_move_into_the_scope_and_the_rest_goes(stores: Stores) -> None:
+    earlier = await stores.open(make_owner("earlier"))
+    adopted, left = [await earlier.insert(make_session(p, scope="earlier")) for p in "ab"]
+    start = make_start("c", scope="earlier")
+    await earlier.acquire(start)
+    earlier.close([adopted.kernel_id, left.kernel_id])
+    store = await stores.open(JUDGE)
+    own = await store.insert(make_session("own", scope="judge"))
+    orphans = await store.find_orphans()
+    removed = await store.settle_orphans(orphans, [adopted.session_id])
+    assert ids(removed) == [left.session_id]
+    listed = await store.list_sessions()
+    assert ids(listed) == ids([adopted, own])
+    assert {session.scope for session in listed} == {"judge"}
+    assert await store.find_by_document("a") == listed[0]
+    assert await store.find_intent(start.token) is None
+    assert (await store.find_orphans()).owner_ids == ()
+    assert rows(stores.path, "SELECT owner FROM nbsessions_owner") == [("judge",)]
+
+
+@pytest.mark.gen_test
+async def test_an_adopted_session_is_as_good_as_any(stores: Stores) -> None:
+    session = await leave(stores, make_owner("earlier", boot_id="an earlier boot"))
+    store = await stores.open(JUDGE)
+    await store.settle_orphans(await store.find_orphans(), [session.session_id])
+    release = await store.delete(session.session_id, stop_token=make_id())
+    assert release.kernel_id == session.kernel_id
+    assert list(await store.list_sessions()) == []
+
+
+@pytest.mark.gen_test
+async def test_of_two_that_settle_one_gets_what_was_left(stores: Stores) -> None:
+    session = await leave(stores, make_owner("earlier", boot_id="an earlier boot"))
+    one, two_ = await two(stores)
+    orphans = [await store.find_orphans() for store in (one, two_)]
+    assert orphans[0] == orphans[1]
+    await one.settle_orphans(orphans[0], [session.session_id])
+    assert list(await two_.settle_orphans(orphans[1], [session.session_id])) == []
+    assert ids(await one.list_sessions()) == [session.session_id]
+    assert list(await two_.list_sessions()) == []
+
+
+@pytest.mark.gen_test(timeout=30)
+async def test_the_lock_files_of_the_dead_are_removed(stores: Stores, other: OtherProcess) -> None:
+    wal = stores.kind == "sqlite-wal"
+    other.ask(open_store, stores.path, make_owner("theirs"), "namespace", wal)
+    other.kill()
+    assert lock_file(stores, "theirs").exists()
+    store = await stores.open(JUDGE)
+    await store.settle_orphans(await store.find_orphans(), [])
+    assert not lock_file(stores, "theirs").exists()
+    assert lock_file(stores, "judge").exists()

@@ -1,0 +1,26 @@
+"""What several parts of the stores' contract look at."""
+
+from __future__ import annotations
+
+from nbsessions.models import Session
+from nbsessions.stores.base import SessionStore
+from support.values import make_id, make_session
+
+
+async def state(store: SessionStore) -> tuple[list[Session], set[tuple[str, str, str | None]]]:
+    """Return all that there is, to compare it before and after what must change nothing."""
+    intents = await store.list_intents()
+    return (
+        list(await store.list_sessions()),
+        {(intent.token, intent.verb.value, intent.kernel_id) for intent in intents},
+    )
+
+
+async def stopped(store: SessionStore, *, finished: bool = False) -> str:
+    """Return the id of a kernel that is being stopped, or was."""
+    session = await store.insert(make_session("stopped.ipynb"))
+    token = make_id()
+    await store.delete(session.session_id, stop_token=token)
+    if finished:
+        await store.finish_stop(token)
+    return session.kernel_id

@@ -1,0 +1,116 @@
+"""A session store around another one, which fails or waits at the operations that are named."""
+
+from __future__ import annotations
+
+import enum
+import functools
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from typing import Any, cast
+
+from nbsessions.errors import StoreError, StoreUnavailable, StoreUncertain
+from nbsessions.stores.base import SessionStore
+from support.provider import Gate
+
+READS = (
+    "list_sessions",
+    "find_session",
+    "find_by_document",
+    "find_intent",
+    "list_intents",
+    "count_holders",
+    "find_orphans",
+)
+WRITES = (
+    "heartbeat",
+    "acquire",
+    "commit",
+    "drop_start",
+    "attach",
+    "insert",
+    "update",
+    "delete",
+    "finish_stop",
+    "end_kernels",
+    "settle_orphans",
+)
+
+
+class Fault(enum.Enum):
+    """How an operation fails."""
+
+    UNAVAILABLE = enum.auto()
+    """Nothing was written."""
+    UNCERTAIN_LOST = enum.auto()
+    """The commit was cut short and was not kept."""
+    UNCERTAIN_KEPT = enum.auto()
+    """The commit was cut short and was kept."""
+
+
+class StoreFaults:
+    """Stands before a store and causes the faults that a test asks for."""
+
+    def __init__(self, inner: SessionStore) -> None:
+        self.inner = inner
+        self.calls: Counter[str] = Counter()
+        self.down = False
+        """Whether nothing can be read or written."""
+        self.down_after: str | None = None
+        """The operation after which the store goes down."""
+        self._faults: dict[str, Fault] = {}
+        self._gates: dict[tuple[str, bool], Gate] = {}
+
+    @property
+    def store(self) -> SessionStore:
+        """The store for those who are to see the faults."""
+        return cast(SessionStore, self)
+
+    def fail(self, operation: str, fault: Fault = Fault.UNAVAILABLE) -> None:
+        """Have the next call of the operation fail."""
+        assert operation in READS + WRITES
+        self._faults[operation] = fault
+
+    def hold(self, operation: str, *, done: bool = False) -> Gate:
+        """Have calls of the operation wait before it, or when it is done; return the gate."""
+        assert operation in READS + WRITES
+        gate = self._gates[operation, done] = Gate()
+        return gate
+
+    def heal(self) -> None:
+        """Cause no more faults."""
+        self.down = False
+        self.down_after = None
+        self._faults.clear()
+
+    def __getattr__(self, name: str) -> Any:
+        attribute = getattr(self.inner, name)
+        if name in READS + WRITES:
+            return functools.partial(self._perform, name, attribute)
+        return attribute
+
+    async def _perform(
+        self, name: str, operation: Callable[..., Awaitable[Any]], *args: Any, **kwargs: Any
+    ) -> Any:
+        self.calls[name] += 1
+        await self._wait(name, done=False)
+        fault = Fault.UNAVAILABLE if self.down else self._faults.pop(name, None)
+        if name == self.down_after:
+            self.down = True
+        if fault in (Fault.UNAVAILABLE, Fault.UNCERTAIN_LOST):
+            raise _error(fault, name)
+        result = await operation(*args, **kwargs)
+        await self._wait(name, done=True)
+        if fault is not None:
+            raise _error(fault, name)
+        return result
+
+    async def _wait(self, name: str, *, done: bool) -> None:
+        gate = self._gates.get((name, done))
+        if gate is not None:
+            await gate.enter()
+
+
+def _error(fault: Fault, name: str) -> StoreError:
+    if fault is Fault.UNAVAILABLE:
+        return StoreUnavailable(f"{name} was made to fail")
+    return StoreUncertain(f"{name} was cut short")

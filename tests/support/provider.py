@@ -1,0 +1,148 @@
+"""A kernel provider without processes, which keeps a ledger and fails when it is told to."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import uuid
+from collections.abc import Awaitable, Callable, Collection, Sequence
+
+from nbsessions.errors import KernelConflict, KernelspecNotFound, KernelStartFailed, SessionError
+from nbsessions.kernels.base import KernelProvider, StartRequest
+from nbsessions.models import Kernel, KernelModel, KernelModels
+
+KERNELSPECS = ("light", "other")
+BROKEN = "broken"
+"""A kernelspec whose kernels do not come up."""
+
+
+class Gate:
+    """A place where a task waits, so that a test can act at just that moment."""
+
+    def __init__(self) -> None:
+        self._reached = asyncio.Event()
+        self._opened = asyncio.Event()
+
+    async def enter(self) -> None:
+        """Wait until the gate is open."""
+        self._reached.set()
+        await self._opened.wait()
+
+    async def reached(self) -> None:
+        """Wait until a task stands before the gate."""
+        await self._reached.wait()
+
+    def open(self) -> None:
+        """Let everybody through, from now on."""
+        self._opened.set()
+
+
+class FakeKernelProvider(KernelProvider):
+    """Kernels that are entries of a ledger: started, stopped, died.
+
+    ``start_gate`` and ``shutdown_gate`` hold up what is begun while they are set. The errors
+    in ``start_errors`` and ``shutdown_errors`` are raised by the next calls, one each.
+    """
+
+    def __init__(self, name: str = "local:test") -> None:
+        self.name = name
+        self.events: list[tuple[str, str]] = []
+        """("start" | "stop" | "die", kernel id), in the order in which they happened."""
+        self.requests: list[StartRequest] = []
+        self.environments: dict[str, tuple[str | None, str | None]] = {}
+        self.unknown: set[str] = set()
+        """Kernels that cannot be asked about at the moment."""
+        self.start_gate: Gate | None = None
+        self.shutdown_gate: Gate | None = None
+        self.start_errors: list[SessionError] = []
+        self.shutdown_errors: list[Exception] = []
+        self.before_stop: Callable[[str], Awaitable[None]] | None = None
+        """Called with each kernel that is about to be stopped."""
+        self._names: dict[str, str] = {}
+
+    # The ledger
+
+    @property
+    def held(self) -> set[str]:
+        """The kernels that run: starts without stops and deaths."""
+        return set(self._names)
+
+    def count(self, event: str) -> int:
+        """Return how many kernels were started, stopped or have died."""
+        return sum(each == event for each, _ in self.events)
+
+    @property
+    def starts(self) -> int:
+        """How many kernels were started."""
+        return self.count("start")
+
+    @property
+    def stops(self) -> int:
+        """How many kernels were stopped."""
+        return self.count("stop")
+
+    def die(self, *kernel_ids: str) -> None:
+        """Let kernels go without being told to."""
+        for kernel_id in kernel_ids:
+            del self._names[kernel_id]
+            self.events.append(("die", kernel_id))
+
+    # The port
+
+    def judges(self, name: str) -> bool:
+        return name.startswith("local:")
+
+    async def start(self, request: StartRequest) -> Kernel:
+        self.requests.append(request)
+        if self.start_gate is not None:
+            await self.start_gate.enter()
+        if self.start_errors:
+            raise self.start_errors.pop(0)
+        name = request.kernel_name or KERNELSPECS[0]
+        if name == BROKEN:
+            raise KernelStartFailed(name, OSError("it is broken"))
+        if name not in KERNELSPECS:
+            raise KernelspecNotFound(name)
+        kernel_id = request.kernel_id or str(uuid.uuid4())
+        if kernel_id in self._names:
+            raise KernelConflict(kernel_id, "exists already")
+        self._names[kernel_id] = name
+        self.events.append(("start", kernel_id))
+        return Kernel(kernel_id=kernel_id, kernel_name=name, provider=self.name)
+
+    async def models(self, kernel_ids: Sequence[str]) -> KernelModels:
+        asked = set(kernel_ids)
+        return KernelModels(
+            alive={each: self.model(each) for each in asked & self.held - self.unknown},
+            unknown=dict.fromkeys(asked & self.unknown),
+        )
+
+    def model(self, kernel_id: str) -> KernelModel:
+        """Return the model of a kernel that runs."""
+        return {
+            "id": kernel_id,
+            "name": self._names[kernel_id],
+            "last_activity": "2024-01-01T00:00:00.000000Z",
+            "execution_state": "idle",
+            "connections": 0,
+        }
+
+    def can_address(self, kernel_id: str) -> bool:
+        return len(kernel_id) <= 64 and bool(re.fullmatch(r"\w+-\w+-\w+-\w+-\w+", kernel_id))
+
+    async def shutdown(self, kernel_id: str) -> None:
+        if self.shutdown_gate is not None:
+            await self.shutdown_gate.enter()
+        if self.shutdown_errors:
+            raise self.shutdown_errors.pop(0)
+        if kernel_id in self._names:
+            if self.before_stop is not None:
+                await self.before_stop(kernel_id)
+            del self._names[kernel_id]
+            self.events.append(("stop", kernel_id))
+
+    def update_env(self, kernel_id: str, *, path: str | None, name: str | None) -> None:
+        self.environments[kernel_id] = (path, name)
+
+    def list_held(self) -> Collection[str]:
+        return list(self._names)

@@ -1,0 +1,151 @@
+"""What clients do: requests with or without a token or cookies, and code run in a kernel."""
+
+from __future__ import annotations
+
+import http.client
+import json
+from collections.abc import Mapping
+from http.cookies import SimpleCookie
+from typing import Any, NamedTuple
+from urllib.parse import urlencode
+
+from support.channel import Channel
+
+SESSIONS = "/api/sessions"
+_TIMEOUT = 60.0
+
+
+class Reply(NamedTuple):
+    """A status code, headers in lower case, and the body."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+    cookies: Mapping[str, str]
+
+    def json(self) -> Any:
+        """Return what the body says."""
+        return json.loads(self.body)
+
+    @property
+    def message(self) -> str:
+        """The ``message`` of an error's body."""
+        message = self.json()["message"]
+        assert isinstance(message, str)
+        return message
+
+
+class RestClient:
+    """A client of one server, on the loopback."""
+
+    def __init__(self, *, base_url: str, token: str) -> None:
+        self.base_url = base_url
+        self.token = token
+        self.port = 0
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        body: object = None,
+        *,
+        headers: Mapping[str, str] | None = None,
+        with_token: bool = True,
+    ) -> Reply:
+        """Send a request to a path below the base URL; ``body``: bytes as they are, else JSON."""
+        sent = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
+        all_headers = {**(headers or {})}
+        if with_token:
+            all_headers["Authorization"] = f"token {self.token}"
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=_TIMEOUT)
+        try:
+            connection.request(method, self.url_path(path), sent, all_headers)
+            answer = connection.getresponse()
+            cookies: SimpleCookie = SimpleCookie()
+            for value in answer.headers.get_all("Set-Cookie", []):
+                cookies.load(value)
+            return Reply(
+                answer.status,
+                {name.lower(): value for name, value in answer.getheaders()},
+                answer.read(),
+                {name: morsel.value for name, morsel in cookies.items()},
+            )
+        finally:
+            connection.close()
+
+    def url_path(self, path: str) -> str:
+        """Return the path below the base URL."""
+        return self.base_url.rstrip("/") + path
+
+    # Sessions
+
+    def post(self, body: object, **options: Any) -> Reply:
+        """POST to the sessions."""
+        return self.request("POST", SESSIONS, body, **options)
+
+    def create(
+        self, path: str, kernel: str | Mapping[str, str] = "light", **more: object
+    ) -> dict[str, Any]:
+        """Create a notebook session and return its model; ``kernel``: a name, or the object."""
+        wanted = {"name": kernel} if isinstance(kernel, str) else kernel
+        reply = self.post({"path": path, "type": "notebook", "kernel": wanted, **more})
+        assert reply.status == 201, (reply.status, reply.body)
+        model: dict[str, Any] = reply.json()
+        return model
+
+    def list_sessions(self, query: str = "") -> list[dict[str, Any]]:
+        """Return the models of the list."""
+        reply = self.request("GET", SESSIONS + query)
+        assert reply.status == 200, (reply.status, reply.body)
+        models: list[dict[str, Any]] = reply.json()
+        return models
+
+    def get(self, session_id: str) -> Reply:
+        """GET one session."""
+        return self.request("GET", f"{SESSIONS}/{session_id}")
+
+    def patch(self, session_id: str, body: object, query: str = "") -> Reply:
+        """PATCH one session."""
+        return self.request("PATCH", f"{SESSIONS}/{session_id}{query}", body)
+
+    def delete(self, session_id: str, query: str = "") -> Reply:
+        """DELETE one session."""
+        return self.request("DELETE", f"{SESSIONS}/{session_id}{query}")
+
+    # Kernels
+
+    def start_kernel(self, name: str = "light") -> str:
+        """Start a kernel of no session through the server's own route; returns its id."""
+        reply = self.request("POST", "/api/kernels", {"name": name})
+        assert reply.status == 201, (reply.status, reply.body)
+        kernel_id: str = reply.json()["id"]
+        return kernel_id
+
+    def kernel_ids(self) -> set[str]:
+        """Return the ids of the kernels that the server lists."""
+        return {model["id"] for model in self.request("GET", "/api/kernels").json()}
+
+    def execute(self, kernel_id: str, code: str) -> str:
+        """Run code over the kernel's websocket and return its result as plain text."""
+        with Channel(self, kernel_id) as channel:
+            return channel.execute(code)
+
+    # Browsers
+
+    def log_in(self) -> dict[str, str]:
+        """Log in as a browser does and return its cookies, ``_xsrf`` among them."""
+        page = self.request("GET", "/login", with_token=False)
+        cookies = dict(page.cookies)
+        form = urlencode({"_xsrf": cookies["_xsrf"], "password": self.token}).encode()
+        headers = {
+            "Cookie": cookie_header(cookies),
+            "Content-Type": "application/x-www-form-urlencoded",
+        }
+        reply = self.request("POST", "/login", form, headers=headers, with_token=False)
+        assert reply.status == 302, (reply.status, reply.body)
+        return {**cookies, **reply.cookies}
+
+
+def cookie_header(cookies: Mapping[str, str]) -> str:
+    """Return the value of a ``Cookie`` header."""
+    return "; ".join(f"{name}={value}" for name, value in cookies.items())

@@ -1,0 +1,289 @@
+"""Real Jupyter servers in folders of their own: started, stopped and killed by tests."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, Protocol
+
+import psutil
+import pytest
+
+from support.environments import REPOSITORY, Host, host
+from support.rest import RestClient
+from support.waiting import wait_until
+
+SUPPORT = Path(__file__).parent
+TOKEN = "a-token-of-the-tests"  # guards a server on the loopback for seconds
+_QUIET = ("jupyterlab", "jupyter_lsp", "jupyter_server_terminals", "notebook", "notebook_shim")
+_START_TIMEOUT = 60.0
+# The host logs each reply of 500 and more, after its request's headers.
+_ACCESS_LOG = re.compile(r"App\] (\{$|5\d\d [A-Z]+ /)")
+# Kernels write to the same log, and often die with tracebacks of their own.
+_OUR_TRACEBACK = re.compile(
+    rf'\s+File "({re.escape(str(REPOSITORY))}|.*/site-packages)/nbsessions/'
+)
+
+
+class Server(RestClient):
+    """One server: its folders outlive its process, so it can be started again."""
+
+    def __init__(
+        self,
+        folder: Path,
+        host: Host,
+        *,
+        base_url: str = "/",
+        data_dir: Path | None = None,
+        root_dir: Path | None = None,
+        config: Mapping[str, Mapping[str, Any]] | None = None,
+        extensions: Mapping[str, bool] | None = None,
+        environment: Mapping[str, str] | None = None,
+        arguments: Sequence[str] = (),
+        wrapper: Sequence[str] = (),
+    ) -> None:
+        """``wrapper`` is a command that runs the server's; it has to become its process."""
+        super().__init__(base_url=base_url, token=TOKEN)
+        self.host = host
+        self.folder = folder
+        self.data_dir = data_dir or folder / "data"
+        self.root_dir = root_dir or folder / "root"
+        self.runtime_dir = folder / "runtime"
+        self.config_dir = folder / "config"
+        self._log_file = folder / "server.log"
+        self._log_start = 0
+        self.environment = dict(environment or {})
+        self._arguments = arguments
+        self._wrapper = wrapper
+        self._process: subprocess.Popen[bytes] | None = None
+        self._allowed_errors: list[str] = []
+        for each in (self.data_dir, self.root_dir, self.runtime_dir, self.config_dir):
+            each.mkdir(parents=True, exist_ok=True)
+        self._write_kernelspecs()
+        self.configure(config or {}, extensions or {})
+
+    # Life
+
+    def start(self) -> Server:
+        """Start the server and wait until it answers."""
+        assert not self.is_running, "runs already"
+        self._log_start = len(self._log_file.read_bytes()) if self._log_file.exists() else 0
+        self.port = _free_port()
+        with self._log_file.open("ab") as log:
+            self._process = subprocess.Popen(
+                [
+                    *self._wrapper,
+                    self.host.python,
+                    "-m",
+                    self.host.module,
+                    f"--port={self.port}",
+                    *self._arguments,
+                ],
+                cwd=self.folder,
+                env=self._full_environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+        wait_until(self._answers, f"{self.folder.name} answers", timeout=_START_TIMEOUT)
+        return self
+
+    def stop(self) -> int:
+        """End the server with SIGTERM and return its exit code."""
+        assert self._process is not None
+        self._process.terminate()
+        return self._ended()
+
+    def kill(self) -> None:
+        """End the server with SIGKILL."""
+        assert self._process is not None
+        self._process.kill()
+        self._ended()
+
+    def wait_for_end(self) -> int:
+        """Wait until the server has ended by itself, and return its exit code."""
+        return self._ended()
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the process is there."""
+        return self._process is not None and self._process.poll() is None
+
+    @property
+    def pid(self) -> int:
+        """The id of the process."""
+        assert self._process is not None
+        return self._process.pid
+
+    def _ended(self) -> int:
+        assert self._process is not None
+        try:
+            return self._process.wait(timeout=30)
+        except subprocess.TimeoutExpired:
+            pytest.fail(f"the server does not end:\n{self.log}")
+
+    def _answers(self) -> bool:
+        if not self.is_running:
+            pytest.fail(f"the server ended:\n{self.log}")
+        try:
+            return self.request("GET", "/api/status").status == 200
+        except OSError:
+            return False
+
+    # What it leaves behind
+
+    @property
+    def store(self) -> Path:
+        """The file that sessions are kept in by default."""
+        return self.data_dir / "nbsessions" / "sessions.db"
+
+    @property
+    def log(self) -> str:
+        """What the server wrote since it was last started."""
+        return self._log_file.read_bytes()[self._log_start :].decode()
+
+    def log_lines(self, level: str, pattern: str = "") -> list[str]:
+        """Return the log's lines of a level (``I``, ``W``, ``E``) that the pattern is found in."""
+        lines = [line for line in self.log.splitlines() if line.startswith(f"[{level} ")]
+        return [line for line in lines if re.search(pattern, line)]
+
+    def allow_errors(self, pattern: str) -> None:
+        """Say that ERROR lines with this are what the test is about."""
+        self._allowed_errors.append(pattern)
+
+    def unexpected_errors(self) -> list[str]:
+        """Return the ERROR lines of all runs that no test has allowed, and our tracebacks'."""
+        text = self._log_file.read_text() if self._log_file.exists() else ""
+        return [
+            line
+            for line in text.splitlines()
+            if (line.startswith("[E ") or _OUR_TRACEBACK.match(line))
+            and not _ACCESS_LOG.search(line)
+            and not any(re.search(each, line) for each in self._allowed_errors)
+        ]
+
+    def kernel_processes(self) -> list[psutil.Process]:
+        """Return the processes of the kernels that this server has started, in any run."""
+        found = []
+        for process in psutil.process_iter():
+            try:
+                # A zombie has no command line.
+                if str(self.runtime_dir) in " ".join(process.cmdline()):
+                    found.append(process)
+            except psutil.Error:
+                continue
+        return [each for each in found if each.pid != (self._process and self._process.pid)]
+
+    def wait_for_no_kernels(self) -> None:
+        """Wait until no kernel process is left; ipykernel looks once a second for its parent."""
+        wait_until(lambda: not self.kernel_processes(), "no kernel process is left")
+
+    def clean_up(self) -> None:
+        """Kill what still runs."""
+        if self._process is not None:
+            if self.is_running:
+                self._process.kill()
+            self._process.wait()
+        for process in self.kernel_processes():
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+
+    # Set-up
+
+    def configure(
+        self, config: Mapping[str, Mapping[str, Any]], extensions: Mapping[str, bool]
+    ) -> None:
+        """Write the user's configuration anew, for the next start."""
+        application = {
+            "base_url": self.base_url,
+            "ip": "127.0.0.1",
+            "port_retries": 0,
+            "open_browser": False,
+            "allow_root": True,
+            self.host.root_dir: str(self.root_dir),
+            self.host.extensions: {**dict.fromkeys(_QUIET, False), **extensions},
+        }
+        if self.host.module == "notebook":
+            application["show_banner"] = False
+        merged = {section: dict(options) for section, options in config.items()}
+        merged[self.host.application] = {**application, **merged.get(self.host.application, {})}
+        name = f"{self.host.module.replace('notebook', 'jupyter_notebook')}_config.json"
+        (self.config_dir / name).write_text(json.dumps(merged, indent=2))
+
+    def _write_kernelspecs(self) -> None:
+        specs = {
+            "light": [self.host.python, str(SUPPORT / "light_kernel.py"), "{connection_file}"],
+            "broken": ["/nowhere/to-be-found", "{connection_file}"],
+        }
+        for name, argv in specs.items():
+            folder = self.data_dir / "kernels" / name
+            folder.mkdir(parents=True, exist_ok=True)
+            spec = {"argv": argv, "display_name": name, "language": "python"}
+            (folder / "kernel.json").write_text(json.dumps(spec))
+
+    def _full_environment(self) -> dict[str, str]:
+        own = {
+            "JUPYTER_CONFIG_PATH": str(REPOSITORY / "etc" / "jupyter"),
+            "JUPYTER_CONFIG_DIR": str(self.config_dir),
+            "JUPYTER_DATA_DIR": str(self.data_dir),
+            "JUPYTER_RUNTIME_DIR": str(self.runtime_dir),
+            "JUPYTER_TOKEN": self.token,
+            "IPYTHONDIR": str(self.folder / "ipython"),
+            "PYTHONPATH": str(SUPPORT.parent),
+            **self.environment,
+        }
+        inherited = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("JUPYTER", "JPY_", "PYTEST", "PYTHON"))
+        }
+        return {**inherited, **own}
+
+
+class StartServer(Protocol):
+    """Starts a server that is ended with the fixture; takes the options of Server."""
+
+    def __call__(self, host_name: str = "newest", *, start: bool = True, **options: Any) -> Server:
+        """Return the server, running unless ``start`` is false."""
+
+
+@contextmanager
+def servers_in(folder: Path) -> Iterator[StartServer]:
+    """Yield a function that starts servers; end them all and look for unexpected errors."""
+    servers: list[Server] = []
+
+    def start_server(host_name: str = "newest", *, start: bool = True, **options: Any) -> Server:
+        server = Server(folder / f"server{len(servers)}", host(host_name), **options)
+        servers.append(server)
+        return server.start() if start else server
+
+    try:
+        yield start_server
+        unexpected = [line for server in servers for line in server.unexpected_errors()]
+        if unexpected:
+            pytest.fail("\n".join(["Logged, and allowed by no test:", *unexpected]))
+    finally:
+        for server in servers:
+            server.clean_up()
+
+
+def strace_or_fail() -> str:
+    """Return the path of strace; fails the test with a hint when it is missing."""
+    path = shutil.which("strace")
+    if path is None:
+        pytest.fail("This test needs strace: apt-get install strace", pytrace=False)
+    return path
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port

@@ -1,0 +1,214 @@
+"""Other processes that use a store, lock it or die with it, at a test's command."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import multiprocessing
+import os
+import sqlite3
+import time
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from nbsessions.errors import StoreUnavailable
+from nbsessions.models import Owner, Session
+from nbsessions.stores.locks import FileLock
+from nbsessions.stores.sqlite import SQLiteSessionStore, database
+from support.values import make_id, make_owner, make_session, make_start
+
+_ANSWER_TIMEOUT = 60.0
+_spawn = multiprocessing.get_context("spawn")
+
+
+class OtherProcess:
+    """Calls functions of this module in a process of its own, in which state stays."""
+
+    def __init__(self) -> None:
+        self._connection, theirs = _spawn.Pipe()
+        self._process = _spawn.Process(target=_serve, args=(theirs,), daemon=True)
+        self._process.start()
+        theirs.close()
+
+    def ask(self, function: Callable[..., Any], *arguments: object) -> Any:
+        """Return what the function returns there; raises what it raises."""
+        self.tell(function, *arguments)
+        return self.answer()
+
+    def tell(self, function: Callable[..., Any], *arguments: object) -> None:
+        """Have the function called, and do not wait for it."""
+        self._connection.send((function, arguments))
+
+    def answer(self) -> Any:
+        """Wait for the answer to what was told."""
+        assert self._connection.poll(_ANSWER_TIMEOUT), "the other process does not answer"
+        outcome, error = self._connection.recv()
+        if error is not None:
+            raise error
+        return outcome
+
+    def kill(self) -> None:
+        """End the process at once (SIGKILL)."""
+        self._process.kill()
+        self._process.join()
+
+    def close(self) -> None:
+        self.kill()
+        self._connection.close()
+        self._process.close()
+
+
+@contextmanager
+def other_process() -> Iterator[OtherProcess]:
+    """Start another process, and end it afterwards."""
+    process = OtherProcess()
+    try:
+        yield process
+    finally:
+        process.close()
+
+
+def _serve(connection: Connection) -> None:
+    while True:
+        function, arguments = connection.recv()
+        try:
+            connection.send((function(*arguments), None))
+        except Exception as error:
+            connection.send((None, error))
+
+
+# What can be asked for
+
+_loop: asyncio.AbstractEventLoop | None = None
+_store: SQLiteSessionStore | None = None
+_held: list[Any] = []
+
+
+def open_store(path: Path, owner: Owner, namespace: str = "namespace", wal: bool = True) -> None:
+    global _loop, _store
+    database.is_local = lambda folder: wal  # type: ignore[attr-defined,misc]
+    _loop = _loop or asyncio.new_event_loop()
+    log = logging.getLogger("other-process")
+    log.addHandler(logging.NullHandler())
+    _store = SQLiteSessionStore(path, namespace, log=log)
+    _loop.run_until_complete(_store.open(owner))
+
+
+def insert(session: Session) -> Session:
+    assert _loop is not None
+    assert _store is not None
+    return _loop.run_until_complete(_store.insert(session))
+
+
+def list_sessions() -> list[Session]:
+    assert _loop is not None
+    assert _store is not None
+    return list(_loop.run_until_complete(_store.list_sessions()))
+
+
+def close_store(held: Collection[str] = ()) -> None:
+    assert _store is not None
+    _store.close(held)
+
+
+def lock_rows(path: Path) -> None:
+    """Keep SQLite's own write lock."""
+    connection = sqlite3.connect(path, isolation_level=None)
+    connection.execute("BEGIN IMMEDIATE")
+    _held.append(connection)
+
+
+def lock_file(path: Path, shared: bool) -> bool:
+    """Take an advisory lock on a lock file and keep it."""
+    lock = FileLock(path)
+    _held.append(lock)
+    return lock.acquire(shared=shared)
+
+
+def let_go() -> None:
+    """Release what ``lock_rows`` and ``lock_file`` took."""
+    while _held:
+        _held.pop().close()
+
+
+def fork_sleeper(path: Path) -> int:
+    """Take the lock, fork a child that only sleeps, and return its process id."""
+    lock_file(path, False)
+    ready, told = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.write(told, b".")
+        while True:
+            time.sleep(60)
+    os.read(ready, 1)
+    return child
+
+
+def lose_the_file_again_and_again(
+    path: Path, suffixes: Collection[str], times: int
+) -> tuple[list[int], list[str], list[str]]:
+    """Delete the file under a store that is read all the time, and write to it.
+
+    Returns the lengths of lists that lacked what was acknowledged, the ids of all sessions,
+    and the list in the end.
+    """
+    open_store(path, make_owner())
+    assert _loop is not None
+    return _loop.run_until_complete(_lose(path, suffixes, times))
+
+
+async def _lose(
+    path: Path, suffixes: Collection[str], times: int
+) -> tuple[list[int], list[str], list[str]]:
+    assert _store is not None
+    kept: list[str] = []
+    partial: list[int] = []
+    done = asyncio.Event()
+
+    async def read(store: SQLiteSessionStore) -> None:
+        while not done.is_set():
+            acknowledged = list(kept)
+            listed = [session.session_id for session in await store.list_sessions()]
+            if listed[: len(acknowledged)] != acknowledged:
+                partial.append(len(listed))
+            # Not from memory: there may be nothing to ask at the moment.
+            with contextlib.suppress(StoreUnavailable):
+                await store.count_holders("kernel")
+
+    readers = [asyncio.ensure_future(read(_store)) for _ in range(3)]
+    for number in range(times):
+        for suffix in suffixes:
+            path.with_name(path.name + suffix).unlink(missing_ok=True)
+        kept.append((await _store.insert(make_session(f"{number}"))).session_id)
+    done.set()
+    await asyncio.gather(*readers)
+    return partial, kept, [session.session_id for session in await _store.list_sessions()]
+
+
+def hammer(path: Path, owner_id: str, rounds: int, wal: bool) -> list[str]:
+    """Start, rename and delete sessions from several tasks; return the ids that must be left."""
+    open_store(path, make_owner(owner_id), wal=wal)
+    assert _loop is not None
+    return _loop.run_until_complete(_hammer(owner_id, rounds))
+
+
+async def _hammer(owner_id: str, rounds: int) -> list[str]:
+    assert _store is not None
+    kept: list[str] = []
+    for number in range(rounds):
+        made = await asyncio.gather(*(_start(owner_id, f"{number}-{n}") for n in range(4)))
+        await _store.delete(made[0].session_id, stop_token=make_id())
+        kept.extend(session.session_id for session in made[1:])
+        assert [session.session_id for session in await _store.list_sessions()] == kept
+    return kept
+
+
+async def _start(owner_id: str, document: str) -> Session:
+    assert _store is not None
+    start = make_start(document, scope=owner_id)
+    assert await _store.acquire(start) is None
+    return await _store.commit(start.token, make_session(document, scope=owner_id))

@@ -1,0 +1,59 @@
+"""Reads a store's file from outside, as it would be found after a crash."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+import tempfile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from support.waiting import wait_until
+
+UNFINISHED = ("start", "lost", "stop")
+
+
+class StoreContents(NamedTuple):
+    """The rows of our tables, as dictionaries."""
+
+    sessions: list[dict[str, Any]]
+    intents: list[dict[str, Any]]
+    owners: list[dict[str, Any]]
+
+    def session_ids(self) -> set[str]:
+        """Return the ids of the sessions."""
+        return {row["session_id"] for row in self.sessions}
+
+    def unfinished(self) -> list[dict[str, Any]]:
+        """Return the intents of what is under way, or was when its server died."""
+        return [row for row in self.intents if row["verb"] in UNFINISHED]
+
+
+def read_store(path: Path) -> StoreContents:
+    """Read a copy: opening the file itself would already clean up after a crash."""
+    return StoreContents(
+        read_rows(path, "SELECT * FROM nbsessions_session ORDER BY seq"),
+        read_rows(path, "SELECT * FROM nbsessions_intent ORDER BY rowid"),
+        read_rows(path, "SELECT * FROM nbsessions_owner ORDER BY rowid"),
+    )
+
+
+def read_rows(path: Path, query: str) -> list[dict[str, Any]]:
+    """Return the rows of a query on a copy of the file."""
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / path.name
+        for suffix in ("", "-wal", "-journal"):
+            source = path.with_name(path.name + suffix)
+            if source.exists():
+                shutil.copyfile(source, copy.with_name(source.name))
+        connection = sqlite3.connect(copy)
+        try:
+            connection.row_factory = sqlite3.Row
+            return [dict(row) for row in connection.execute(query)]
+        finally:
+            connection.close()
+
+
+def wait_for_rest(path: Path) -> None:
+    """Wait until nothing is under way any more."""
+    wait_until(lambda: not read_store(path).unfinished(), "no intent is open")

@@ -1,0 +1,109 @@
+"""Opens stores of each kind, and watches the connections that they make to SQLite."""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from nbsessions.models import Owner, Session
+from nbsessions.stores.base import SessionStore
+from nbsessions.stores.memory import MemorySessionStore
+from nbsessions.stores.sqlite import SQLiteSessionStore
+from support.values import make_owner
+
+LOG = logging.getLogger("nbsessions.tests")
+NAMESPACE = "namespace"
+OTHER_NAMESPACE = "another namespace"
+SQLITE_KINDS = ("sqlite-wal", "sqlite-rollback")
+KINDS = ("memory", *SQLITE_KINDS)
+
+
+class Stores:
+    """Opens stores of one kind in one place; what is left open is closed after the test."""
+
+    def __init__(self, kind: str, path: Path) -> None:
+        self.kind = kind
+        self.path = path
+        self._made: list[SessionStore] = []
+
+    def make(self, namespace: str = NAMESPACE, **options: Any) -> SessionStore:
+        """Return a store that is still to be opened."""
+        store: SessionStore
+        if self.kind == "memory":
+            store = MemorySessionStore()
+        else:
+            store = SQLiteSessionStore(self.path, namespace, log=LOG, **options)
+        self._made.append(store)
+        return store
+
+    async def open(
+        self, owner: Owner | None = None, namespace: str = NAMESPACE, **options: Any
+    ) -> SessionStore:
+        store = self.make(namespace, **options)
+        await store.open(owner or make_owner())
+        return store
+
+    def close(self) -> None:
+        for store in self._made:
+            store.close()
+
+
+class Connections:
+    """All connections that are made to SQLite, and the faults that they are to have."""
+
+    def __init__(self) -> None:
+        self.opened: list[Watched] = []
+        self.statements: list[str] = []
+        self.full = False
+        """Whether the file cannot grow any more: SQLite's own SQLITE_FULL."""
+        self.readonly = False
+        """Whether writes are refused: SQLite's own SQLITE_READONLY."""
+        self.cut_commit: str | None = None
+        """``kept`` or ``lost``: what becomes of the next commit, which raises in both cases."""
+
+    @property
+    def writer(self) -> Watched:
+        """The connection that writes."""
+        return [each for each in self.opened if each.writes][-1]
+
+
+class Watched(sqlite3.Connection):
+    """A connection that does as it is told by ``connections``, which whoever makes it sets."""
+
+    connections: Connections
+    writes = False
+
+    def execute(self, sql: str, *parameters: Any) -> sqlite3.Cursor:
+        control = self.connections
+        control.statements.append(sql)
+        if sql == "BEGIN IMMEDIATE":
+            self.writes = True
+            pages = 1 if control.full else 1_000_000
+            super().execute(f"PRAGMA max_page_count = {pages}")
+            super().execute(f"PRAGMA query_only = {int(control.readonly)}")
+        if sql == "COMMIT" and self.writes and control.cut_commit is not None:
+            outcome, control.cut_commit = control.cut_commit, None
+            super().execute("COMMIT" if outcome == "kept" else "ROLLBACK")
+            raise sqlite3.OperationalError("disk I/O error")
+        return super().execute(sql, *parameters)
+
+
+def rows(path: Path, statement: str, *parameters: object) -> list[tuple[Any, ...]]:
+    """Return what is in the file now, by a connection of the test's own."""
+    connection = sqlite3.connect(path, isolation_level=None)
+    try:
+        return connection.execute(statement, parameters).fetchall()
+    finally:
+        connection.close()
+
+
+def revision_of(path: Path, namespace: str = NAMESPACE) -> int:
+    found = rows(path, "SELECT revision FROM nbsessions_namespace WHERE namespace = ?", namespace)
+    return found[0][0] if found else 0
+
+
+def ids(sessions: Sequence[Session]) -> list[str]:
+    return [session.session_id for session in sessions]
