@@ -335,17 +335,24 @@ class AsyncSessionManager(LoggingConfigurable):
 def _model(live: LiveSession) -> dict[str, Any]:
     session, kernel = live
     path, name = session.path, session.name
-    model = {
+    # Whole literals: this is most of what a long list costs.
+    if session.type != "notebook":
+        return {
+            "id": session.session_id,
+            "path": path,
+            "name": name,
+            "type": session.type,
+            "kernel": kernel,
+        }
+    return {
         "id": session.session_id,
         "path": path,
         "name": name,
         "type": session.type,
         "kernel": kernel,
-    }
-    if session.type == "notebook":
         # Deprecated since IPython 4; the classic tree page still reads it.
-        model["notebook"] = {"path": path, "name": name}
-    return model
+        "notebook": {"path": path, "name": name},
+    }
 
 
 def _check_columns(columns: Mapping[str, object], also: str | None = None) -> None:
