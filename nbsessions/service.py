@@ -7,6 +7,7 @@ is cut short can be found and finished, by this process or by the next one.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import uuid
 from collections.abc import Awaitable, Coroutine, Sequence
@@ -94,6 +95,8 @@ class SessionService:
         self._closing = True
         await self._mutations.wait(_STOP_TIMEOUT)
         self._starts.closing = True
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._settler.finish(), _STOP_TIMEOUT)
 
     def close(self) -> None:
         """Remove the sessions whose kernels are down, and let go of the store. Idempotent."""

@@ -32,12 +32,18 @@ class Settler:
         self._provider = provider
         self._log = log
         self._retries = Tasks()
+        self._open: dict[str, str | None] = {}
         self._closed = False
 
     def close(self) -> None:
         """Give up what is being retried, and retry no more."""
         self._closed = True
         self._retries.cancel()
+
+    async def finish(self) -> None:
+        """Try once more what is being retried, while kernels and store can still be reached."""
+        for token, kernel_id in list(self._open.items()):
+            await self._try(token, kernel_id)
 
     async def stop_kernel(self, token: str, kernel_id: str) -> None:
         """Carry out a 'stop' intent. Never raises."""
@@ -81,19 +87,23 @@ class Settler:
     def retry(self, token: str, kernel_id: str | None = None) -> None:
         """Settle the intent behind the caller, until it is done."""
         if not self._closed:
+            self._open[token] = kernel_id
             self._retries.spawn(self._settle_until_done(token, kernel_id))
 
     async def _settle_until_done(self, token: str, kernel_id: str | None) -> None:
         delay = _FIRST_RETRY
-        while True:
+        while token in self._open:
             await asyncio.sleep(delay)
-            try:
-                await self._settle(token, kernel_id)
-            except Exception as error:
-                self._log.debug("Intent %s (kernel %s) still open: %r", token, kernel_id, error)
-                delay = min(2 * delay, _LAST_RETRY)
-            else:
-                return
+            await self._try(token, kernel_id)
+            delay = min(2 * delay, _LAST_RETRY)
+
+    async def _try(self, token: str, kernel_id: str | None) -> None:
+        try:
+            await self._settle(token, kernel_id)
+        except Exception as error:
+            self._log.debug("Intent %s (kernel %s) is still open: %r", token, kernel_id, error)
+        else:
+            self._open.pop(token, None)
 
     async def _settle(self, token: str, kernel_id: str | None) -> None:
         """Finish what the intent of this token says, or undo it.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import functools
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from typing import Any, cast
 
 from nbsessions.errors import StoreError, StoreUnavailable, StoreUncertain
@@ -57,6 +57,8 @@ class StoreFaults:
         """Whether nothing can be read or written."""
         self.down_after: str | None = None
         """The operation after which the store goes down."""
+        self.abandoned = False
+        """Whether the service ends without a word to its store, as in a crash."""
         self._faults: dict[str, Fault] = {}
         self._gates: dict[tuple[str, bool], Gate] = {}
 
@@ -81,6 +83,11 @@ class StoreFaults:
         self.down = False
         self.down_after = None
         self._faults.clear()
+
+    def close(self, held: Collection[str] = ()) -> None:
+        """Close the store, unless it is abandoned."""
+        if not self.abandoned:
+            self.inner.close(held)
 
     def __getattr__(self, name: str) -> Any:
         attribute = getattr(self.inner, name)

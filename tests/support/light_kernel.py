@@ -19,7 +19,7 @@ def main() -> None:
     connection = json.loads(Path(sys.argv[1]).read_text())
     control = zmq.Context().socket(zmq.ROUTER)
     control.bind(f"tcp://{connection['ip']}:{connection['control_port']}")
-    while os.getppid() == parent and not control.poll(500):
+    while os.getppid() == parent and not control.poll(100):
         pass
 
 

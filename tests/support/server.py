@@ -61,7 +61,7 @@ class Server(RestClient):
         self._log_start = 0
         self.environment = dict(environment or {})
         self._arguments = arguments
-        self._wrapper = wrapper
+        self.wrapper = wrapper
         self._process: subprocess.Popen[bytes] | None = None
         self._allowed_errors: list[str] = []
         for each in (self.data_dir, self.root_dir, self.runtime_dir, self.config_dir):
@@ -79,7 +79,7 @@ class Server(RestClient):
         with self._log_file.open("ab") as log:
             self._process = subprocess.Popen(
                 [
-                    *self._wrapper,
+                    *self.wrapper,
                     self.host.python,
                     "-m",
                     self.host.module,

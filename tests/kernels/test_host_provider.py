@@ -1,0 +1,408 @@
+"""The provider over a jupyter_server's own kernel manager, well-behaved or not."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from jupyter_client.multikernelmanager import DuplicateKernelError
+from jupyter_server.services.kernels.kernelmanager import (
+    AsyncMappingKernelManager,
+    MappingKernelManager,
+)
+from tornado.web import HTTPError
+
+from nbsessions.errors import InvalidRequest, KernelConflict, KernelStartFailed
+from nbsessions.httperrors import error_body, http_error
+from nbsessions.kernels.base import StartRequest
+from support.hosts import make_contents_manager, make_provider, running_kernel_manager
+
+CHOSEN_ID = "11111111-2222-4333-8444-555555555555"
+
+
+def request(
+    kernel_name: str = "light", kernel_id: str | None = None, path: str | None = "a.ipynb"
+) -> StartRequest:
+    """Return a request for a notebook's kernel."""
+    return StartRequest(
+        token="token",  # noqa: S106
+        session_id="session",
+        kernel_name=kernel_name,
+        kernel_id=kernel_id,
+        path=path,
+        name=None,
+        type="notebook",
+    )
+
+
+# Models
+
+
+class OddKernelManager(AsyncMappingKernelManager):
+    """Answers oddly when it is asked about the kernel ``odd_id``."""
+
+    odd_id = ""
+    answer: Any = None
+
+    def kernel_model(self, kernel_id: str) -> Any:
+        model = super().kernel_model(kernel_id)
+        return type(self).answer(model) if kernel_id == self.odd_id else model
+
+
+def raise_at_once(model: object) -> object:
+    raise RuntimeError("odd")
+
+
+async def raise_later(model: object) -> object:
+    raise RuntimeError("odd")
+
+
+async def wait_for_ever(model: object) -> object:
+    return await asyncio.Event().wait()
+
+
+async def be_cancelled(model: object) -> object:
+    raise asyncio.CancelledError
+
+
+def say_nothing(model: object) -> object:
+    return None
+
+
+async def say_nothing_later(model: object) -> object:
+    return None
+
+
+@pytest.fixture
+def _no_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nbsessions.kernels.host._MODEL_TIMEOUT", 0.05)
+
+
+@pytest.mark.usefixtures("_no_patience")
+@pytest.mark.parametrize(
+    "answer",
+    [raise_at_once, raise_later, wait_for_ever, be_cancelled, say_nothing, say_nothing_later],
+)
+@pytest.mark.gen_test(timeout=20)
+async def test_one_odd_kernel_is_unknown_and_does_not_break_the_others(
+    tmp_path: Path, answer: Callable[[object], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(OddKernelManager, "answer", staticmethod(answer))
+    async with running_kernel_manager(tmp_path, OddKernelManager) as kernel_manager:
+        provider = make_provider(kernel_manager, tmp_path)
+        odd, good = await provider.start(request()), await provider.start(request("other"))
+        kernel_manager.odd_id = odd.kernel_id
+        models = await provider.models([odd.kernel_id, good.kernel_id, "missing"])
+        assert set(models.alive) == {good.kernel_id}
+        assert models.is_dead("missing")
+        last_known = models.unknown[odd.kernel_id]
+        assert last_known is not None
+        assert last_known["id"] == odd.kernel_id
+
+
+async def answer_later(model: object) -> object:
+    await asyncio.sleep(0)
+    return model
+
+
+@pytest.mark.gen_test(timeout=20)
+async def test_a_kernel_manager_may_answer_asynchronously(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(OddKernelManager, "answer", staticmethod(answer_later))
+    async with running_kernel_manager(tmp_path, OddKernelManager) as kernel_manager:
+        provider = make_provider(kernel_manager, tmp_path)
+        odd, good = await provider.start(request()), await provider.start(request())
+        kernel_manager.odd_id = odd.kernel_id
+        models = await provider.models([odd.kernel_id, good.kernel_id])
+        assert set(models.alive) == {odd.kernel_id, good.kernel_id}
+
+
+@pytest.mark.gen_test(timeout=20)
+async def test_a_pending_kernel_that_failed_is_listed_dead_with_its_reason(tmp_path: Path) -> None:
+    async with running_kernel_manager(tmp_path, use_pending_kernels=True) as kernel_manager:
+        provider = make_provider(kernel_manager, tmp_path)
+        good, bad = await provider.start(request()), await provider.start(request("broken"))
+        with pytest.raises(FileNotFoundError):
+            await kernel_manager.get_kernel(bad.kernel_id).ready
+        models = await provider.models([good.kernel_id, bad.kernel_id])
+        assert models.alive[good.kernel_id]["execution_state"] == "starting"
+        assert models.alive[bad.kernel_id]["execution_state"] == "dead"
+        assert "FileNotFoundError" in models.alive[bad.kernel_id]["reason"]
+        await provider.shutdown(bad.kernel_id)
+        assert (await provider.models([bad.kernel_id])).is_dead(bad.kernel_id)
+        await kernel_manager.get_kernel(good.kernel_id).ready
+
+
+# Starting
+
+
+@pytest.mark.gen_test(timeout=20)
+async def test_a_kernel_runs_in_its_documents_folder_and_knows_its_session(tmp_path: Path) -> None:
+    async with running_kernel_manager(tmp_path) as kernel_manager:
+        folder = tmp_path / "root" / "folder"
+        folder.mkdir()
+        provider = make_provider(
+            kernel_manager,
+            tmp_path,
+            kernel_env=lambda path, name: {**os.environ, "JPY_SESSION_NAME": f"{path}"},
+        )
+        kernel = await provider.start(request(path="folder/a.ipynb"))
+        process = psutil.Process(kernel_manager.get_kernel(kernel.kernel_id).provisioner.pid)
+        assert process.cwd() == str(folder)
+        assert process.environ()["JPY_SESSION_NAME"] == "folder/a.ipynb"
+
+
+@pytest.mark.gen_test(timeout=20)
+@pytest.mark.parametrize("path", [None, "", "/"])
+async def test_without_a_path_a_kernel_runs_in_the_root_directory(
+    tmp_path: Path, path: str | None
+) -> None:
+    async with running_kernel_manager(tmp_path) as kernel_manager:
+        provider = make_provider(kernel_manager, tmp_path)
+        kernel = await provider.start(request(path=path))
+        process = psutil.Process(kernel_manager.get_kernel(kernel.kernel_id).provisioner.pid)
+        assert process.cwd() == str(tmp_path / "root")
+
+
+@pytest.mark.gen_test(timeout=20)
+async def test_a_kernel_manager_of_the_synchronous_class_will_do(tmp_path: Path) -> None:
+    async with running_kernel_manager(tmp_path, MappingKernelManager) as kernel_manager:
+        provider = make_provider(kernel_manager, tmp_path)
+        kernel = await provider.start(request())
+        assert set((await provider.models([kernel.kernel_id])).alive) == {kernel.kernel_id}
+        await provider.shutdown(kernel.kernel_id)
+        assert list(provider.list_held()) == []
+
+
+class ClassicKernelManager:
+    """Behaves as classic Notebook's: it takes neither an environment nor a kernel id."""
+
+    def __init__(self) -> None:
+        self.paths: list[str] = []
+
+    def start_kernel(self, *, path: str, kernel_name: str | None) -> str:
+        self.paths.append(path)
+        return "a-b-c-d-e"
+
+    def kernel_model(self, kernel_id: str) -> dict[str, Any]:
+        return {"id": kernel_id, "name": "classic"}
+
+    def shutdown_kernel(self, kernel_id: str) -> None:
+        self.paths.clear()
+
+    def list_kernel_ids(self) -> list[str]:
+        return ["a-b-c-d-e"] if self.paths else []
+
+    def __contains__(self, kernel_id: str) -> bool:
+        return kernel_id in self.list_kernel_ids()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.list_kernel_ids())
+
+
+@pytest.mark.gen_test
+async def test_a_kernel_manager_of_classic_notebook_is_given_only_what_it_takes(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "root").mkdir()
+    kernel_manager = ClassicKernelManager()
+    provider = make_provider(kernel_manager, tmp_path)
+    kernel = await provider.start(request(kernel_id=CHOSEN_ID))
+    assert (kernel.kernel_id, kernel.kernel_name) == ("a-b-c-d-e", "classic")
+    provider.update_env(kernel.kernel_id, path="b", name=None)
+    await provider.shutdown(kernel.kernel_id)
+    assert list(provider.list_held()) == []
+
+
+@pytest.mark.gen_test(timeout=20)
+async def test_a_jupyter_server_before_2_21_gives_kernels_ids_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nbsessions.kernels.host.version", lambda _: "2.20.5")
+    async with running_kernel_manager(tmp_path) as kernel_manager:
+        provider = make_provider(kernel_manager, tmp_path)
+        kernel = await provider.start(request(kernel_id=CHOSEN_ID))
+        assert kernel.kernel_id != CHOSEN_ID
+
+
+# Starting in vain
+
+
+@pytest.mark.gen_test(timeout=20)
+async def test_what_the_client_is_told_of_a_failed_start_holds_no_environment(
+    tmp_path: Path,
+) -> None:
+    async with running_kernel_manager(tmp_path) as kernel_manager:
+        provider = make_provider(
+            kernel_manager, tmp_path, kernel_env=lambda path, name: {"SECRET": "swordfish"}
+        )
+        with pytest.raises(KernelStartFailed) as caught:
+            await provider.start(request("broken"))
+        body = str(error_body(http_error(caught.value), 500, "Internal Server Error"))
+        assert "FileNotFoundError" in body
+        assert "SECRET" not in body
+        assert "swordfish" not in body
+        assert "nowhere" not in body
+
+
+@pytest.mark.gen_test(timeout=20)
+async def test_after_a_failed_start_the_kernel_manager_can_shut_all_down(tmp_path: Path) -> None:
+    async with running_kernel_manager(tmp_path) as kernel_manager:
+        provider = make_provider(kernel_manager, tmp_path)
+        for kernel_id in (None, CHOSEN_ID):
+            with pytest.raises(KernelStartFailed):
+                await provider.start(request("broken", kernel_id))
+        await kernel_manager._async_shutdown_all(now=True)  # noqa: SLF001  # as the server does
+
+
+@pytest.mark.gen_test(timeout=20)
+async def test_a_failed_start_leaves_no_connection_file(tmp_path: Path) -> None:
+    async with running_kernel_manager(tmp_path) as kernel_manager:
+        provider = make_provider(kernel_manager, tmp_path)
+        for kernel_id in (None, CHOSEN_ID):
+            with pytest.raises(KernelStartFailed):
+                await provider.start(request("broken", kernel_id))
+        assert list((tmp_path / "runtime").iterdir()) == []
+
+
+@pytest.mark.gen_test(timeout=20)
+async def test_the_connection_file_of_another_server_is_left_alone(tmp_path: Path) -> None:
+    async with running_kernel_manager(tmp_path) as kernel_manager:
+        provider = make_provider(kernel_manager, tmp_path)
+        file = tmp_path / "runtime" / f"kernel-{CHOSEN_ID}.json"
+        file.write_text("another server's")
+        with pytest.raises(KernelConflict, match=CHOSEN_ID):
+            await provider.start(request(kernel_id=CHOSEN_ID))
+        assert file.read_text() == "another server's"
+        assert list(provider.list_held()) == []
+
+
+class RefusingKernelManager(AsyncMappingKernelManager):
+    """Says that every kernel exists already."""
+
+    async def start_kernel(self, **kwargs: object) -> str:  # type: ignore[override]
+        raise DuplicateKernelError("exists")
+
+
+@pytest.mark.gen_test(timeout=20)
+async def test_an_id_that_is_taken_in_the_meantime_raises(tmp_path: Path) -> None:
+    async with running_kernel_manager(tmp_path, RefusingKernelManager) as kernel_manager:
+        provider = make_provider(kernel_manager, tmp_path)
+        with pytest.raises(KernelConflict, match=CHOSEN_ID):
+            await provider.start(request(kernel_id=CHOSEN_ID))
+
+
+@pytest.mark.gen_test(timeout=20)
+async def test_an_environment_that_cannot_be_made_is_a_failed_start(tmp_path: Path) -> None:
+    def fail(path: str | None, name: str | None) -> dict[str, str]:
+        raise ValueError("no environment")
+
+    async with running_kernel_manager(tmp_path) as kernel_manager:
+        provider = make_provider(kernel_manager, tmp_path, kernel_env=fail)
+        with pytest.raises(KernelStartFailed):
+            await provider.start(request())
+
+
+class OddContentsManager:
+    """Fails with an HTTPError when it is asked for a kernel's folder."""
+
+    def __init__(self, status_code: int) -> None:
+        self._status_code = status_code
+
+    def get_kernel_path(self, path: str) -> str:
+        raise HTTPError(self._status_code, "odd")
+
+
+@pytest.mark.parametrize(("status", "error"), [(404, InvalidRequest), (500, KernelStartFailed)])
+@pytest.mark.gen_test(timeout=20)
+async def test_a_path_that_the_contents_manager_refuses_raises(
+    tmp_path: Path, status: int, error: type[Exception]
+) -> None:
+    async with running_kernel_manager(tmp_path) as kernel_manager:
+        provider = make_provider(
+            kernel_manager, tmp_path, contents_manager=OddContentsManager(status)
+        )
+        with pytest.raises(error):
+            await provider.start(request())
+
+
+@pytest.mark.gen_test(timeout=20)
+@pytest.mark.parametrize("path", ["../a.ipynb", "x/../../../etc/a.ipynb", "\ud800", "x" * 4096])
+async def test_no_path_is_a_way_out_of_the_root_directory(tmp_path: Path, path: str) -> None:
+    async with running_kernel_manager(tmp_path) as kernel_manager:
+        provider = make_provider(
+            kernel_manager, tmp_path, contents_manager=make_contents_manager(tmp_path)
+        )
+        try:
+            kernel = await provider.start(request(path=path))
+        except (InvalidRequest, KernelStartFailed):
+            return
+        process = psutil.Process(kernel_manager.get_kernel(kernel.kernel_id).provisioner.pid)
+        assert process.cwd() == str(tmp_path / "root")
+
+
+# Later
+
+
+@pytest.mark.gen_test(timeout=20)
+async def test_the_next_restart_knows_the_new_path(tmp_path: Path) -> None:
+    async with running_kernel_manager(tmp_path) as kernel_manager:
+        provider = make_provider(
+            kernel_manager,
+            tmp_path,
+            kernel_env=lambda path, name: {**os.environ, "JPY_SESSION_NAME": f"{path}"},
+        )
+        kernel = await provider.start(request())
+        provider.update_env(kernel.kernel_id, path="b.ipynb", name=None)
+        await kernel_manager.get_kernel(kernel.kernel_id).restart_kernel(now=True)
+        process = psutil.Process(kernel_manager.get_kernel(kernel.kernel_id).provisioner.pid)
+        assert process.environ()["JPY_SESSION_NAME"] == "b.ipynb"
+
+
+@pytest.mark.gen_test(timeout=20)
+async def test_an_environment_that_cannot_be_changed_is_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(path: str | None, name: str | None) -> dict[str, str]:
+        raise ValueError("no environment")
+
+    async with running_kernel_manager(tmp_path) as kernel_manager:
+        provider = make_provider(kernel_manager, tmp_path, kernel_env=fail)
+        with caplog.at_level(logging.WARNING):
+            provider.update_env(CHOSEN_ID, path="b.ipynb", name=None)
+        assert CHOSEN_ID in caplog.text
+
+
+class StubbornKernelManager(AsyncMappingKernelManager):
+    """Fails to shut kernels down: ``gone`` says whether they are gone all the same."""
+
+    gone = False
+    shutdown_error: Exception = KeyError("odd")
+
+    async def shutdown_kernel(self, kernel_id: str, **kwargs: object) -> None:  # type: ignore[override]
+        if self.gone:
+            await super()._async_shutdown_kernel(kernel_id, now=True)
+        raise self.shutdown_error
+
+
+@pytest.mark.parametrize("error", [KeyError("odd"), HTTPError(404, "odd")])
+@pytest.mark.gen_test(timeout=20)
+async def test_a_kernel_that_somebody_else_shuts_down_meanwhile_is_no_error(
+    tmp_path: Path, error: Exception
+) -> None:
+    async with running_kernel_manager(tmp_path, StubbornKernelManager) as kernel_manager:
+        provider = make_provider(kernel_manager, tmp_path)
+        kernel = await provider.start(request())
+        kernel_manager.shutdown_error = error
+        with pytest.raises(type(error)):
+            await provider.shutdown(kernel.kernel_id)
+        kernel_manager.gone = True
+        await provider.shutdown(kernel.kernel_id)
+        assert list(provider.list_held()) == []

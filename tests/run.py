@@ -1,0 +1,243 @@
+"""The test command: makes the environments that it needs, checks the tree, runs the tests.
+
+    python3 tests/run.py [--environments] [arguments of pytest]
+
+Needs Python 3.10 or newer and nothing else. The environments are made in .venv/ and used
+again by the next run. With --environments, nothing is run in them. With arguments for pytest,
+the coverage is reported but need not be enough.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+HOME = ROOT / ".venv"
+WINDOWS = sys.platform == "win32"
+OLDEST_PYTHON = (3, 10)
+
+TEST = "test"
+ENVIRONMENTS = {
+    TEST: ["{wheel}[dev,lab]"],
+    "oldest": ["{wheel}", "jupyter_server==2.14.0", "ipykernel", "coverage>=7.10"],
+    "notebook6": ["{wheel}[notebook6]", "coverage>=7.10"],
+}
+"""What is installed where. They have coverage because servers of all of them are measured."""
+
+PACKAGED = ("nbsessions", "etc", "setup.cfg", "pyproject.toml", "README.md", "LICENSE")
+"""What the package is built from."""
+
+
+class StepFailed(Exception):
+    """A step did not succeed; the message says why, where the output does not."""
+
+
+def say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+@functools.cache
+def clean_environment() -> dict[str, str]:
+    """Return this process's environment without what leads Python to other packages."""
+    return {
+        **{
+            name: value
+            for name, value in os.environ.items()
+            if name not in ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "__PYVENV_LAUNCHER__")
+        },
+        "PYTHONNOUSERSITE": "1",
+        "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+    }
+
+
+def program(environment: str, name: str) -> str:
+    """Return the path of a program in one of the environments."""
+    folder, suffix = ("Scripts", ".exe") if WINDOWS else ("bin", "")
+    return str(HOME / environment / folder / f"{name}{suffix}")
+
+
+# The environments
+
+
+def check_python() -> None:
+    """Raise StepFailed when this Python cannot make environments."""
+    if sys.version_info < OLDEST_PYTHON:
+        raise StepFailed(f"Python 3.10 or newer is needed, this is {sys.version.split()[0]}.")
+    if not (importlib.util.find_spec("venv") and importlib.util.find_spec("ensurepip")):
+        package = f"python{sys.version_info.major}.{sys.version_info.minor}-venv"
+        raise StepFailed(
+            "This Python cannot make virtual environments. On Debian and Ubuntu: "
+            f"apt-get install {package} (or python3-venv)"
+        )
+
+
+def ensure_strace() -> None:
+    """Install strace, with which a test looks at the system calls of a server (Linux)."""
+    if not sys.platform.startswith("linux") or shutil.which("strace"):
+        return
+    if shutil.which("apt-get") is None or os.geteuid() != 0:
+        raise StepFailed("strace is needed; on Debian and Ubuntu: apt-get install strace")
+    environment = {**clean_environment(), "DEBIAN_FRONTEND": "noninteractive"}
+    for command in (["apt-get", "update"], ["apt-get", "install", "--yes", "strace"]):
+        subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, check=False)
+    if shutil.which("strace") is None:
+        raise StepFailed("strace is needed, and apt-get could not install it")
+
+
+def make_environments() -> None:
+    """Make all environments or bring them up to date, side by side."""
+    check_python()
+    HOME.mkdir(exist_ok=True)
+    ensure_venv(TEST)
+    wheel = build_wheel()
+    with ThreadPoolExecutor() as pool:
+        jobs = [pool.submit(make_environment, name, wheel) for name in ENVIRONMENTS]
+    for job in jobs:
+        job.result()
+
+
+def make_environment(name: str, wheel: Path) -> None:
+    """Install what the environment needs, as far as it is not there yet."""
+    ensure_venv(name)
+    requirements = [each.format(wheel=wheel) for each in ENVIRONMENTS[name]]
+    needed = digest([ROOT / "setup.cfg"], *ENVIRONMENTS[name])
+    stamp = HOME / name / "requirements.stamp"
+    if not stamp.exists() or stamp.read_text() != needed:
+        say(f"- {name}: installing its packages")
+        pip(name, "install", "--upgrade", *requirements)
+    package_stamp = HOME / name / "package.stamp"
+    if not package_stamp.exists() or package_stamp.read_text() != wheel.parent.name:
+        pip(name, "install", "--force-reinstall", "--no-deps", str(wheel))
+    stamp.write_text(needed)
+    package_stamp.write_text(wheel.parent.name)
+
+
+def ensure_venv(name: str) -> None:
+    """Make a new virtual environment, unless there is one of this Python that works."""
+    folder = HOME / name
+    check = "import sys, pip; print(*sys.version_info[:2])"
+    expected = f"{sys.version_info.major} {sys.version_info.minor}"
+    python = program(name, "python")
+    if Path(python).exists():
+        found = subprocess.run(
+            [python, "-c", check], capture_output=True, text=True, env=clean_environment()
+        )
+        if found.stdout.strip() == expected:
+            return
+    say(f"- {name}: making {folder.relative_to(ROOT)}")
+    run_quietly(name, [sys.executable, "-m", "venv", "--clear", str(folder)])
+
+
+def build_wheel() -> Path:
+    """Build the package from the tree, unless it is built already; return its wheel.
+
+    From a wheel, the configuration files that enable the extension are installed too.
+    """
+    folder = HOME / "wheel" / digest(sorted(packaged_files()))
+    wheels = list(folder.glob("*.whl"))
+    if not wheels:
+        say("- building the package")
+        shutil.rmtree(HOME / "wheel", ignore_errors=True)
+        # What an earlier build left there would be packed again.
+        shutil.rmtree(ROOT / "build", ignore_errors=True)
+        pip(TEST, "wheel", "--no-deps", "--wheel-dir", str(folder), str(ROOT))
+        shutil.rmtree(ROOT / "build", ignore_errors=True)
+        wheels = list(folder.glob("*.whl"))
+    return wheels[0]
+
+
+def packaged_files() -> Iterator[Path]:
+    for name in PACKAGED:
+        path = ROOT / name
+        files = path.rglob("*") if path.is_dir() else [path]
+        yield from (each for each in files if each.is_file() and each.suffix != ".pyc")
+
+
+def digest(files: Sequence[Path], *more: str) -> str:
+    """Return a hash of the files' names and contents, and of some strings."""
+    found = hashlib.sha256(repr(more).encode())
+    for file in files:
+        found.update(f"{file.relative_to(ROOT)}\0".encode())
+        found.update(file.read_bytes())
+    return found.hexdigest()[:16]
+
+
+def pip(environment: str, *arguments: str) -> None:
+    run_quietly(environment, [program(environment, "python"), "-m", "pip", *arguments])
+
+
+def run_quietly(name: str, command: Sequence[str]) -> None:
+    """Run a command of the set-up; its output is only shown when it fails."""
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        env=clean_environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+    )
+    if done.returncode != 0:
+        raise StepFailed(f"{done.stdout}\nin the environment {name!r}: {' '.join(command)}")
+
+
+# The checks
+
+
+def check(name: str, *arguments: str, env: dict[str, str] | None = None) -> None:
+    """Run a program of the test environment in the tree."""
+    environment = {**clean_environment(), **(env or {})}
+    done = subprocess.run([program(TEST, name), *arguments], cwd=ROOT, env=environment)
+    if done.returncode != 0:
+        raise StepFailed(f"exit code {done.returncode}")
+
+
+def run_tests(arguments: Sequence[str]) -> None:
+    """Run the tests and measure what they reach, in servers that they start as well."""
+    check("coverage", "erase")
+    # As a script, not with -m: that would import the package from the tree.
+    check("coverage", "run", program(TEST, "pytest"), *arguments)
+
+
+def report_coverage(arguments: Sequence[str]) -> None:
+    check("coverage", "combine", "--quiet")
+    check("coverage", "report", *(["--fail-under=0"] if arguments else []))
+
+
+def main(arguments: list[str]) -> int:
+    only_environments = "--environments" in arguments
+    if only_environments:
+        arguments.remove("--environments")
+    steps = [("environments", make_environments), ("strace", ensure_strace)]
+    if not only_environments:
+        steps += [
+            ("ruff check", lambda: check("ruff", "check", ".")),
+            ("ruff format", lambda: check("ruff", "format", "--check", ".")),
+            ("mypy", lambda: check("mypy")),
+            ("lint-imports", lambda: check("lint-imports")),
+            ("pytest", lambda: run_tests(arguments)),
+            ("coverage", lambda: report_coverage(arguments)),
+        ]
+    for name, step in steps:
+        say(f"== {name}")
+        try:
+            step()
+        except StepFailed as error:
+            say(f"{error}\n== failed: {name}")
+            return 1
+    say("== all is well")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

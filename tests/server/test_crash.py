@@ -1,0 +1,85 @@
+"""A server that is killed: what was acknowledged is in the file, and the next start is clean."""
+
+from __future__ import annotations
+
+from support.server import Server, StartServer
+from support.storefile import read_store, wait_for_rest
+from support.waiting import wait_until
+
+
+def _started_again(server: Server) -> Server:
+    """Start on the same file, and wait until the start has settled what was left."""
+    server.start()
+    assert server.list_sessions() == []
+    wait_for_rest(server.store)
+    return server
+
+
+def test_every_acknowledged_session_is_in_the_file_at_a_crash(start_server: StartServer) -> None:
+    server = start_server()
+    models = [server.create("a.ipynb", kernel="python3"), server.create("b.ipynb")]
+    server.patch(models[1]["id"], {"path": "c.ipynb"})
+    deleted = server.create("d.ipynb")
+    server.delete(deleted["id"])
+
+    server.kill()
+
+    rows = read_store(server.store).sessions
+    assert [(row["session_id"], row["path"], row["kernel_id"]) for row in rows] == [
+        (models[0]["id"], "a.ipynb", models[0]["kernel"]["id"]),
+        (models[1]["id"], "c.ipynb", models[1]["kernel"]["id"]),
+    ]
+
+
+def test_the_next_start_ends_the_sessions_whose_kernels_died(start_server: StartServer) -> None:
+    server = start_server()
+    models = [server.create(path, kernel="python3") for path in ("a.ipynb", "b.ipynb")]
+    server.kill()
+    server.wait_for_no_kernels()
+
+    _started_again(server)
+
+    assert read_store(server.store).sessions == []
+    assert len(read_store(server.store).owners) == 1
+    ended = server.log_lines("I", "ended: its kernel")
+    assert len(ended) == 2
+    for model, line in zip(models, ended, strict=True):
+        assert model["path"] in line
+        assert model["kernel"]["id"] in line
+    assert server.log_lines("W", "nbsessions|[Ss]ession") == []
+
+
+def test_paths_of_a_killed_server_can_be_used_again(start_server: StartServer) -> None:
+    server = start_server()
+    before = server.create("a.ipynb")
+    server.kill()
+
+    after = _started_again(server).create("a.ipynb", kernel="python3")
+
+    assert after["id"] != before["id"]
+    assert server.execute(after["kernel"]["id"], "6*7") == "42"
+
+
+def test_the_locks_of_killed_servers_are_cleaned_up(start_server: StartServer) -> None:
+    server = start_server()
+    for _ in range(2):
+        server.create("a.ipynb")
+        server.kill()
+        _started_again(server)
+
+    locks = list(server.store.parent.glob("*.owner-*"))
+
+    assert len(locks) == 1
+    server.stop()
+    assert list(server.store.parent.glob("*.owner-*")) == []
+
+
+def test_a_start_after_a_clean_stop_has_nothing_to_end(start_server: StartServer) -> None:
+    server = start_server()
+    server.create("a.ipynb")
+    server.stop()
+
+    _started_again(server)
+
+    assert server.log_lines("I", "ended: its kernel") == []
+    wait_until(lambda: len(read_store(server.store).owners) == 1, "the old owner is gone")

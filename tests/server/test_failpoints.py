@@ -1,0 +1,123 @@
+"""A server that is killed between an intent, the kernel and the commit."""
+
+from __future__ import annotations
+
+import http.client
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from support.failpoints import EXTENSION, Failpoints
+from support.server import Server, StartServer
+from support.storefile import read_store, wait_for_rest
+
+CREATE = [
+    # (where, whether the new session was committed)
+    ("before acquire", False),
+    ("after acquire", False),
+    ("before start", False),
+    ("after start", False),
+    ("before commit", False),
+    ("after commit", True),
+]
+DELETE = [
+    # (where, whether the old session was still there)
+    ("before delete", True),
+    ("after delete", False),
+    ("before shutdown", False),
+    ("after shutdown", False),
+    ("before finish_stop", False),
+    ("after finish_stop", False),
+]
+PATCH = [
+    # (where, whether the session had its new kernel)
+    ("after acquire", False),
+    ("after start", False),
+    ("before update", False),
+    ("after update", True),
+    ("after shutdown", True),
+]
+
+
+@pytest.fixture(scope="module")
+def one_server(start_shared_server: StartServer) -> Server:
+    """A server that is killed and started again by one test after the other."""
+    server = start_shared_server(start=False, extensions=EXTENSION)
+    server.environment.update(_failpoints(server).environment)
+    return server
+
+
+@pytest.fixture
+def server(one_server: Server) -> Server:
+    """The running server, with the session ``kept.ipynb`` and no other."""
+    if not one_server.is_running:
+        one_server.start()
+    for model in one_server.list_sessions():
+        one_server.delete(model["id"])
+    one_server.create("kept.ipynb")
+    return one_server
+
+
+@pytest.mark.parametrize(("point", "committed"), CREATE)
+def test_a_kill_in_a_create_leaves_nothing(server: Server, point: str, committed: bool) -> None:
+    with _killed_at(server, point):
+        server.create("new.ipynb", kernel="python3")
+
+    paths = [row["path"] for row in read_store(server.store).sessions]
+    assert paths == ["kept.ipynb"] + ["new.ipynb"] * committed
+    _check_clean_start(server, "new.ipynb")
+
+
+@pytest.mark.parametrize(("point", "there"), DELETE)
+def test_a_kill_in_a_delete_leaves_nothing(server: Server, point: str, there: bool) -> None:
+    (kept,) = server.list_sessions()
+    with _killed_at(server, point):
+        server.delete(kept["id"])
+
+    paths = [row["path"] for row in read_store(server.store).sessions]
+    assert paths == ["kept.ipynb"] * there
+    _check_clean_start(server, "kept.ipynb")
+
+
+@pytest.mark.parametrize(("point", "exchanged"), PATCH)
+def test_a_kill_in_an_exchange_of_kernels_leaves_nothing(
+    server: Server, point: str, exchanged: bool
+) -> None:
+    (kept,) = server.list_sessions()
+    with _killed_at(server, point):
+        server.patch(kept["id"], {"kernel": {"name": "python3"}})
+
+    (row,) = read_store(server.store).sessions
+    assert row["kernel_name"] == ("python3" if exchanged else "light")
+    _check_clean_start(server, "kept.ipynb")
+
+
+def _failpoints(server: Server) -> Failpoints:
+    return Failpoints(server.folder / "failpoints")
+
+
+@contextmanager
+def _killed_at(server: Server, point: str) -> Iterator[None]:
+    """Run a request whose answer never comes, because the server dies at the point."""
+    failpoints = _failpoints(server)
+    failpoints.set("kill", point)
+    try:
+        with pytest.raises((http.client.HTTPException, OSError)):
+            yield
+        server.wait_for_end()
+    finally:
+        failpoints.clear("kill")
+
+
+def _check_clean_start(server: Server, path: str) -> None:
+    """The next start settles all; no kernel process is left, and the path can be used."""
+    server.wait_for_no_kernels()
+    server.start()
+    assert server.list_sessions() == []
+    wait_for_rest(server.store)
+    contents = read_store(server.store)
+    assert contents.sessions == []
+    assert len(contents.owners) == 1
+    model = server.create(path)
+    assert [each["id"] for each in server.list_sessions()] == [model["id"]]
+    assert len(server.kernel_processes()) == 1
