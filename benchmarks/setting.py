@@ -11,9 +11,9 @@ from typing import Any
 import jupyter_server
 from jupyter_server.services.contents.manager import ContentsManager
 from jupyter_server.services.sessions.sessionmanager import SessionManager as StockSessionManager
-from kernels import FakeKernelManager
 
 import nbsessions
+from kernels import FakeKernelManager
 from nbsessions import AsyncSessionManager
 
 

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.server import StartServer, servers_in
 from tornado.ioloop import IOLoop
+
+from support.server import StartServer, servers_in
 
 
 @pytest.fixture

@@ -7,8 +7,6 @@ import logging
 from pathlib import Path
 
 import pytest
-from support.provider import BROKEN, Gate
-from support.services import STORES, Bench, notebook, running_service
 
 from nbsessions.errors import (
     InvalidRequest,
@@ -19,6 +17,8 @@ from nbsessions.errors import (
     SessionNotFound,
 )
 from nbsessions.models import LiveSession, Session, SessionPatch
+from support.provider import BROKEN, Gate
+from support.services import STORES, Bench, notebook, running_service
 
 pytestmark = pytest.mark.parametrize("kind", STORES)
 

@@ -7,10 +7,10 @@ import logging
 from pathlib import Path
 
 import pytest
-from support.provider import Gate
-from support.services import STORES, running_service
 
 from nbsessions.errors import KernelConflict, SessionNotFound
+from support.provider import Gate
+from support.services import STORES, running_service
 
 pytestmark = pytest.mark.parametrize("kind", STORES)
 

@@ -7,11 +7,11 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
-from support.faults import Fault
-from support.services import STORES, Bench, notebook, running_service
 
 from nbsessions.errors import SessionNotFound, StoreError
 from nbsessions.models import Session, SessionPatch
+from support.faults import Fault
+from support.services import STORES, Bench, notebook, running_service
 
 FRESH_ID = "11111111-2222-4333-8444-555555555555"
 UNCERTAIN = (Fault.UNCERTAIN_LOST, Fault.UNCERTAIN_KEPT)

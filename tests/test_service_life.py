@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.provider import FakeKernelProvider, Gate
-from support.services import STORES, Bench, make_owner, make_store, notebook, running_service
 
 from nbsessions.errors import KernelspecNotFound, ServiceClosed, SessionError, StoreUnavailable
 from nbsessions.models import Intent, Session, SessionPatch, Verb, utcnow
 from nbsessions.stores.base import START_LEASE
+from support.provider import FakeKernelProvider, Gate
+from support.services import STORES, Bench, make_owner, make_store, notebook, running_service
 
 KERNEL_ID = "11111111-2222-4333-8444-555555555555"
 

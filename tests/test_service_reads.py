@@ -8,11 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from support.faults import WRITES, Fault
-from support.services import STORES, Bench, eventually, running_service
 
 from nbsessions.errors import SessionNotFound, StoreUnavailable
 from nbsessions.models import SessionPatch
+from support.faults import WRITES, Fault
+from support.services import STORES, Bench, eventually, running_service
 
 pytestmark = pytest.mark.parametrize("kind", STORES)
 

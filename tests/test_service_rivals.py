@@ -8,12 +8,12 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from support.provider import Gate
-from support.services import STORES, Bench, eventually, notebook, running_service
 
 from nbsessions.errors import StartInProgress
 from nbsessions.models import Intent, Session, SessionPatch, Verb, utcnow
 from nbsessions.stores.base import START_LEASE
+from support.provider import Gate
+from support.services import STORES, Bench, eventually, notebook, running_service
 
 pytestmark = pytest.mark.parametrize("kind", STORES)
 

@@ -7,8 +7,6 @@ import logging
 from pathlib import Path
 
 import pytest
-from support.provider import BROKEN, Gate
-from support.services import STORES, running_service
 
 from nbsessions.errors import (
     KernelConflict,
@@ -18,6 +16,8 @@ from nbsessions.errors import (
     SessionNotFound,
 )
 from nbsessions.models import SessionPatch
+from support.provider import BROKEN, Gate
+from support.services import STORES, running_service
 
 pytestmark = pytest.mark.parametrize("kind", STORES)
 

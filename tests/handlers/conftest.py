@@ -23,7 +23,7 @@ def session_manager(io_loop: Any, tmp_path: Path) -> Iterator[Any]:
         kernel_manager=kernel_manager, contents_manager=make_contents_manager(tmp_path)
     )
     yield manager
-    io_loop.run_sync(lambda: kernel_manager._async_shutdown_all(now=True))  # noqa: SLF001
+    io_loop.run_sync(lambda: kernel_manager._async_shutdown_all(now=True))
     manager.close()
 
 

@@ -27,9 +27,10 @@ def encode(body: object) -> bytes:
         ({**NEW, "kernel": {}}, {}),
         ({**NEW, "kernel": {"name": None, "id": None}}, {}),
         ({**NEW, "kernel": {"name": "", "id": ""}}, {}),
-        ({**NEW, "kernel": {"name": "light", "id": "x", "more": 1}}, {
-            "kernel_name": "light", "kernel_id": "x"
-        }),
+        (
+            {**NEW, "kernel": {"name": "light", "id": "x", "more": 1}},
+            {"kernel_name": "light", "kernel_id": "x"},
+        ),
         ({**NEW, "id": 5, "unknown": [None]}, {}),
         ({"notebook": {"path": "b.ipynb"}}, {"path": "b.ipynb"}),
         ({"notebook": {"path": "b.ipynb", "name": "B"}}, {"path": "b.ipynb", "name": "B"}),
@@ -44,7 +45,9 @@ def test_a_body_becomes_arguments_of_create_session(
     assert create_arguments(encode(body)) == {**CREATED, **expected}
 
 
-@pytest.mark.parametrize("text", ["/a b.ipynb", "\u00e4", "a\u0308", "\U0001f600", "d\\x", "%41", "C:x"])
+@pytest.mark.parametrize(
+    "text", ["/a b.ipynb", "\u00e4", "a\u0308", "\U0001f600", "d\\x", "%41", "C:x"]
+)
 def test_texts_arrive_as_they_were_sent(text: str) -> None:
     arguments = create_arguments(encode({"path": text, "name": text, "type": text}))
     assert (arguments["path"], arguments["name"], arguments["type"]) == (text, text, text)

@@ -272,9 +272,7 @@ async def test_deleting_answers_204_without_a_body(api: Api, session_manager: An
     assert await api.models() == []
 
 
-async def test_deleting_a_session_whose_kernel_died_is_204(
-    api: Api, session_manager: Any
-) -> None:
+async def test_deleting_a_session_whose_kernel_died_is_204(api: Api, session_manager: Any) -> None:
     model = await api.create()
     await session_manager.kernel_manager.shutdown_kernel(model["kernel"]["id"], now=True)
     assert (await api("DELETE", f"/{model['id']}")).code == 204

@@ -31,7 +31,7 @@ def request(
 ) -> StartRequest:
     """Return a request for a notebook's kernel."""
     return StartRequest(
-        token="token",  # noqa: S106
+        token="token",
         session_id="session",
         kernel_name=kernel_name,
         kernel_id=kernel_id,
@@ -259,7 +259,7 @@ async def test_after_a_failed_start_the_kernel_manager_can_shut_all_down(tmp_pat
         for kernel_id in (None, CHOSEN_ID):
             with pytest.raises(KernelStartFailed):
                 await provider.start(request("broken", kernel_id))
-        await kernel_manager._async_shutdown_all(now=True)  # noqa: SLF001  # as the server does
+        await kernel_manager._async_shutdown_all(now=True)  # as the server does
 
 
 @pytest.mark.gen_test(timeout=20)

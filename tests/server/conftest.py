@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from support.server import Server, StartServer
 
 HOSTS = ["newest", "oldest", "notebook6"]

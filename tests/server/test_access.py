@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from support.rest import SESSIONS, cookie_header
 from support.server import Server
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 
 import pytest
+
 from support.rest import SESSIONS
 from support.server import Server
 from support.storefile import read_store

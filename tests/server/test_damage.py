@@ -7,6 +7,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+
 from support.server import Server, StartServer
 from support.storefile import read_rows, read_store
 

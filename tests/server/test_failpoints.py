@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
+
 from support.failpoints import EXTENSION, Failpoints
 from support.server import Server, StartServer
 from support.storefile import read_store, wait_for_rest

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from support.server import Server, StartServer
 from support.storefile import read_store, wait_for_rest
 

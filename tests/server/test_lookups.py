@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+
 from support.server import Server
 
 Models = dict[str, dict[str, Any]]

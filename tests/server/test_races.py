@@ -10,6 +10,7 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
+
 from support.failpoints import EXTENSION, Failpoints
 from support.rest import Reply
 from support.server import Server, StartServer

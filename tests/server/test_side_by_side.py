@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from support.server import Server, StartServer, servers_in
 from support.storefile import read_store, wait_for_rest
 

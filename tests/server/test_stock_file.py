@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from support.server import Server, StartServer
 from support.storefile import read_rows, read_store, wait_for_rest
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 
 import pytest
+
 from support.failpoints import EXTENSION, Failpoints
 from support.rest import Reply
 from support.server import Server, StartServer

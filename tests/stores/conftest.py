@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.store_processes import OtherProcess, other_process
-from support.stores import Connections, Stores, Watched
 from tornado.ioloop import IOLoop
 
 from nbsessions.stores.base import SessionStore
 from nbsessions.stores.sqlite import database
+from support.store_processes import OtherProcess, other_process
+from support.stores import Connections, Stores, Watched
 
 
 @pytest.fixture

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from support.stores import ids
-from support.values import make_session
 
 from nbsessions.stores.cache import SessionCache
+from support.stores import ids
+from support.values import make_session
 
 A, B, C = (make_session(path, session_id=path) for path in "abc")
 

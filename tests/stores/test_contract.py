@@ -7,9 +7,6 @@ from collections.abc import Awaitable
 from dataclasses import replace
 
 import pytest
-from support.contract import state, stopped
-from support.stores import KINDS, Stores, ids
-from support.values import make_id, make_session, make_start, to_kernel
 
 from nbsessions.errors import (
     InvalidRequest,
@@ -20,6 +17,9 @@ from nbsessions.errors import (
 )
 from nbsessions.models import Changes
 from nbsessions.stores.base import SessionStore
+from support.contract import state, stopped
+from support.stores import KINDS, Stores, ids
+from support.values import make_id, make_session, make_start, to_kernel
 
 pytestmark = pytest.mark.parametrize("stores", KINDS, indirect=True)
 

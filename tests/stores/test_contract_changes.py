@@ -5,14 +5,14 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pytest
-from support.stores import KINDS, ids
-from support.values import LAPSED, make_id, make_session, make_start, to_kernel
 
 from nbsessions.errors import KernelConflict, SessionNotFound, StartLost
 from nbsessions.models import Changes, Verb, utcnow
 from nbsessions.stores import memory
 from nbsessions.stores.base import ENDED_KEPT_FOR, SessionStore
 from nbsessions.stores.sqlite import transactions
+from support.stores import KINDS, ids
+from support.values import LAPSED, make_id, make_session, make_start, to_kernel
 
 pytestmark = pytest.mark.parametrize("stores", KINDS, indirect=True)
 

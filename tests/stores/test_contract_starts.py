@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from support.contract import state, stopped
-from support.stores import KINDS
-from support.values import LAPSED, make_id, make_session, make_start
 
 from nbsessions.errors import KernelConflict, StartInProgress, StartLost
 from nbsessions.models import Verb
 from nbsessions.stores.base import SessionStore
+from support.contract import state, stopped
+from support.stores import KINDS
+from support.values import LAPSED, make_id, make_session, make_start
 
 pytestmark = pytest.mark.parametrize("stores", KINDS, indirect=True)
 

@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.store_processes import OtherProcess, fork_sleeper, let_go, lock_file
-from support.waiting import wait_until
 
 from nbsessions.stores.locks import FileLock
+from support.store_processes import OtherProcess, fork_sleeper, let_go, lock_file
+from support.waiting import wait_until
 
 
 @pytest.fixture

@@ -8,13 +8,13 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from support.stores import SQLITE_KINDS, Connections, Stores, ids, revision_of, rows
-from support.values import make_id, make_owner, make_session
 
 from nbsessions.errors import InvalidRequest, SessionNotFound, StoreUnavailable
 from nbsessions.stores.base import SessionStore
 from nbsessions.stores.sqlite import SQLiteSessionStore
 from nbsessions.stores.sqlite.transactions import Transaction
+from support.stores import SQLITE_KINDS, Connections, Stores, ids, revision_of, rows
+from support.values import make_id, make_owner, make_session
 
 pytestmark = pytest.mark.parametrize("stores", SQLITE_KINDS, indirect=True)
 

@@ -6,12 +6,12 @@ import logging
 from pathlib import Path
 
 import pytest
-from support.store_processes import OtherProcess, close_store, insert, list_sessions, open_store
-from support.stores import SQLITE_KINDS, Stores, ids, rows
-from support.values import make_owner, make_session
 
 from nbsessions.errors import StoreDamaged
 from nbsessions.models import Session
+from support.store_processes import OtherProcess, close_store, insert, list_sessions, open_store
+from support.stores import SQLITE_KINDS, Stores, ids, rows
+from support.values import make_owner, make_session
 
 pytestmark = [
     pytest.mark.parametrize("stores", SQLITE_KINDS, indirect=True),

@@ -13,14 +13,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.store_processes import OtherProcess, let_go, lock_file, lock_rows
-from support.stores import NAMESPACE, SQLITE_KINDS, Connections, Stores, ids, rows
-from support.values import make_id, make_owner, make_session, make_start
 
 from nbsessions.errors import StartLost, StoreError, StoreUnavailable, StoreUncertain
 from nbsessions.models import Changes, Session, Verb
 from nbsessions.stores.base import SessionStore
 from nbsessions.stores.sqlite import SQLiteSessionStore
+from support.store_processes import OtherProcess, let_go, lock_file, lock_rows
+from support.stores import NAMESPACE, SQLITE_KINDS, Connections, Stores, ids, rows
+from support.values import make_id, make_owner, make_session, make_start
 
 pytestmark = pytest.mark.parametrize("stores", SQLITE_KINDS, indirect=True)
 

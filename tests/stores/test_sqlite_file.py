@@ -8,6 +8,10 @@ import shutil
 from pathlib import Path
 
 import pytest
+
+from nbsessions.errors import StoreUnavailable
+from nbsessions.models import Changes
+from nbsessions.stores.sqlite import database
 from support.store_processes import OtherProcess, close_store, insert, list_sessions, open_store
 from support.stores import (
     SQLITE_KINDS,
@@ -18,10 +22,6 @@ from support.stores import (
     rows,
 )
 from support.values import make_id, make_owner, make_session, make_start
-
-from nbsessions.errors import StoreUnavailable
-from nbsessions.models import Changes
-from nbsessions.stores.sqlite import database
 
 both = pytest.mark.parametrize("stores", SQLITE_KINDS, indirect=True)
 rollback = pytest.mark.parametrize("stores", ["sqlite-rollback"], indirect=True)

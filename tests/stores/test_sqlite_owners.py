@@ -6,13 +6,13 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from support.store_processes import OtherProcess, close_store, insert, open_store
-from support.stores import SQLITE_KINDS, Stores, ids, rows
-from support.values import make_id, make_owner, make_session, make_start
 
 from nbsessions.errors import InvalidRequest, KernelConflict, StoreUnavailable
 from nbsessions.models import Owner, Session, utcnow
 from nbsessions.stores.base import SILENT_KEPT_FOR, SessionStore
+from support.store_processes import OtherProcess, close_store, insert, open_store
+from support.stores import SQLITE_KINDS, Stores, ids, rows
+from support.values import make_id, make_owner, make_session, make_start
 
 pytestmark = pytest.mark.parametrize("stores", SQLITE_KINDS, indirect=True)
 

@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+
 from support.store_processes import (
     OtherProcess,
     close_store,

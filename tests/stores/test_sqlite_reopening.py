@@ -7,11 +7,11 @@ import sqlite3
 import threading
 
 import pytest
+
+from nbsessions.stores.sqlite.database import Database
 from support.store_processes import OtherProcess, lose_the_file_again_and_again
 from support.stores import SQLITE_KINDS, Stores, ids, rows
 from support.values import make_session
-
-from nbsessions.stores.sqlite.database import Database
 
 DELETED = 60
 

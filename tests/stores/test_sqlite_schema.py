@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from support.stores import SQLITE_KINDS, Stores, ids, rows
-from support.values import make_owner, make_session
 
 from nbsessions.errors import StoreTooNew
 from nbsessions.stores.sqlite.schema import MIGRATIONS, OLDEST_COMPATIBLE
+from support.stores import SQLITE_KINDS, Stores, ids, rows
+from support.values import make_owner, make_session
 
 pytestmark = pytest.mark.parametrize("stores", SQLITE_KINDS, indirect=True)
 

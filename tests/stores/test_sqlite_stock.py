@@ -11,10 +11,10 @@ import pytest
 from jupyter_server.services.contents.manager import ContentsManager
 from jupyter_server.services.kernels.kernelmanager import MappingKernelManager
 from jupyter_server.services.sessions.sessionmanager import SessionManager
-from support.stores import Stores, ids, rows
-from support.values import make_owner, make_session
 
 from nbsessions.models import UNSET, Changes
+from support.stores import Stores, ids, rows
+from support.values import make_owner, make_session
 
 
 class AnyKernel(MappingKernelManager):

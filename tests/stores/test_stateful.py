@@ -14,8 +14,6 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
-from support.stores import NAMESPACE, OTHER_NAMESPACE, Stores, revision_of, rows
-from support.values import LAPSED, make_id, make_owner, make_session, make_start, to_kernel
 
 from nbsessions.errors import (
     KernelConflict,
@@ -26,6 +24,8 @@ from nbsessions.errors import (
 from nbsessions.models import Changes, Session, Verb
 from nbsessions.stores.base import START_LEASE, SessionStore
 from nbsessions.stores.sqlite import database
+from support.stores import NAMESPACE, OTHER_NAMESPACE, Stores, revision_of, rows
+from support.values import LAPSED, make_id, make_owner, make_session, make_start, to_kernel
 
 T = TypeVar("T")
 
