@@ -263,7 +263,7 @@ async def test_a_kernels_environment_names_its_file_as_the_servers_own_does(
 ) -> None:
     async with running_manager(tmp_path) as manager:
         (tmp_path / "root" / "d").mkdir()
-        stock = StockSessionManager(
+        stock: Any = StockSessionManager(  # type: ignore[no-untyped-call]
             kernel_manager=manager.kernel_manager, contents_manager=manager.contents_manager
         )
         for path in ("d/a.ipynb", "a.ipynb", "missing/a.ipynb"):

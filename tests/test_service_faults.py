@@ -52,7 +52,8 @@ async def share(bench: Bench, session: Session) -> object:
 
 
 async def delete(bench: Bench, session: Session) -> object:
-    return await bench.service.delete(session.session_id)
+    await bench.service.delete(session.session_id)
+    return None
 
 
 BEFORE: list[tuple[UseCase, str]] = [

@@ -58,7 +58,11 @@ async def test_the_session_of_a_dead_kernel_is_left_out_and_ended_behind_the_rea
         with pytest.raises(SessionNotFound):
             await bench.get(dead)
         await wait_until_ended(bench, 1)
-        assert any(dead.session_id in each for each in bench.messages(logging.INFO))
+
+        async def told() -> bool:
+            return any(dead.session_id in each for each in bench.messages(logging.INFO))
+
+        await eventually(told, "the log tells of the session")
 
 
 @pytest.mark.gen_test

@@ -1,11 +1,10 @@
-"""The provider over a jupyter_server's own kernel manager, well-behaved or not."""
+"""The provider over a jupyter_server's own kernel manager: starts, in vain or not, and stops."""
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,105 +38,6 @@ def request(
         name=None,
         type="notebook",
     )
-
-
-# Models
-
-
-class OddKernelManager(AsyncMappingKernelManager):
-    """Answers oddly when it is asked about the kernel ``odd_id``."""
-
-    odd_id = ""
-    answer: Any = None
-
-    def kernel_model(self, kernel_id: str) -> Any:
-        model = super().kernel_model(kernel_id)
-        return type(self).answer(model) if kernel_id == self.odd_id else model
-
-
-def raise_at_once(model: object) -> object:
-    raise RuntimeError("odd")
-
-
-async def raise_later(model: object) -> object:
-    raise RuntimeError("odd")
-
-
-async def wait_for_ever(model: object) -> object:
-    return await asyncio.Event().wait()
-
-
-async def be_cancelled(model: object) -> object:
-    raise asyncio.CancelledError
-
-
-def say_nothing(model: object) -> object:
-    return None
-
-
-async def say_nothing_later(model: object) -> object:
-    return None
-
-
-@pytest.fixture
-def _no_patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nbsessions.kernels.host._MODEL_TIMEOUT", 0.05)
-
-
-@pytest.mark.usefixtures("_no_patience")
-@pytest.mark.parametrize(
-    "answer",
-    [raise_at_once, raise_later, wait_for_ever, be_cancelled, say_nothing, say_nothing_later],
-)
-@pytest.mark.gen_test(timeout=20)
-async def test_one_odd_kernel_is_unknown_and_does_not_break_the_others(
-    tmp_path: Path, answer: Callable[[object], object], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(OddKernelManager, "answer", staticmethod(answer))
-    async with running_kernel_manager(tmp_path, OddKernelManager) as kernel_manager:
-        provider = make_provider(kernel_manager, tmp_path)
-        odd, good = await provider.start(request()), await provider.start(request("other"))
-        kernel_manager.odd_id = odd.kernel_id
-        models = await provider.models([odd.kernel_id, good.kernel_id, "missing"])
-        assert set(models.alive) == {good.kernel_id}
-        assert models.is_dead("missing")
-        last_known = models.unknown[odd.kernel_id]
-        assert last_known is not None
-        assert last_known["id"] == odd.kernel_id
-
-
-async def answer_later(model: object) -> object:
-    await asyncio.sleep(0)
-    return model
-
-
-@pytest.mark.gen_test(timeout=20)
-async def test_a_kernel_manager_may_answer_asynchronously(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(OddKernelManager, "answer", staticmethod(answer_later))
-    async with running_kernel_manager(tmp_path, OddKernelManager) as kernel_manager:
-        provider = make_provider(kernel_manager, tmp_path)
-        odd, good = await provider.start(request()), await provider.start(request())
-        kernel_manager.odd_id = odd.kernel_id
-        models = await provider.models([odd.kernel_id, good.kernel_id])
-        assert set(models.alive) == {odd.kernel_id, good.kernel_id}
-
-
-@pytest.mark.gen_test(timeout=20)
-async def test_a_pending_kernel_that_failed_is_listed_dead_with_its_reason(tmp_path: Path) -> None:
-    async with running_kernel_manager(tmp_path, use_pending_kernels=True) as kernel_manager:
-        provider = make_provider(kernel_manager, tmp_path)
-        good, bad = await provider.start(request()), await provider.start(request("broken"))
-        with pytest.raises(FileNotFoundError):
-            await kernel_manager.get_kernel(bad.kernel_id).ready
-        models = await provider.models([good.kernel_id, bad.kernel_id])
-        assert models.alive[good.kernel_id]["execution_state"] == "starting"
-        assert models.alive[bad.kernel_id]["execution_state"] == "dead"
-        assert "FileNotFoundError" in models.alive[bad.kernel_id]["reason"]
-        await provider.shutdown(bad.kernel_id)
-        assert (await provider.models([bad.kernel_id])).is_dead(bad.kernel_id)
-        await kernel_manager.get_kernel(good.kernel_id).ready
 
 
 # Starting
@@ -388,7 +288,7 @@ class StubbornKernelManager(AsyncMappingKernelManager):
 
     async def shutdown_kernel(self, kernel_id: str, **kwargs: object) -> None:  # type: ignore[override]
         if self.gone:
-            await super()._async_shutdown_kernel(kernel_id, now=True)
+            await super()._async_shutdown_kernel(kernel_id, now=True)  # type: ignore[no-untyped-call]
         raise self.shutdown_error
 
 

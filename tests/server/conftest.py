@@ -1,21 +1,20 @@
-"""Servers that the tests of a module share."""
+"""Servers that several modules share."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 
-from support.server import Server, StartServer
+from support.server import Server, servers_in
 
 HOSTS = ["newest", "oldest", "notebook6"]
 
 
-@pytest.fixture(scope="module")
-def shared_server(start_shared_server: StartServer) -> Server:
-    """A server of the newest kind, for tests that leave nothing behind."""
-    return start_shared_server()
-
-
-@pytest.fixture(scope="module", params=HOSTS)
-def each_host(request: pytest.FixtureRequest, start_shared_server: StartServer) -> Server:
+@pytest.fixture(scope="session", params=HOSTS)
+def each_host(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Server]:
     """A server of each kind at a base URL, for tests that leave nothing behind."""
-    return start_shared_server(request.param, base_url="/user/x/")
+    with servers_in(tmp_path_factory.mktemp(request.param)) as start:
+        yield start(request.param, base_url="/user/x/")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from support.rest import SESSIONS, cookie_header
-from support.server import Server
+from support.server import Server, StartServer
 
 SOME_ID = "00000000-0000-4000-8000-000000000000"
 REQUESTS = [
@@ -98,3 +98,15 @@ def test_a_wrong_method_is_a_405_that_says_what_is_allowed(
     assert reply.status == 405
     assert allowed == set(reply.headers["allow"].split(", "))
     assert reply.message
+
+
+def test_a_user_who_may_only_read_gets_a_403_for_writes(start_server: StartServer) -> None:
+    name = "support.managers.ReadOnlyAuthorizer"
+    server = start_server(config={"ServerApp": {"authorizer_class": name}})
+
+    assert server.list_sessions() == []
+    assert server.get(SOME_ID).status == 404
+    for reply in (server.post(BODY), server.patch(SOME_ID, BODY), server.delete(SOME_ID)):
+        assert reply.status == 403
+        assert "not authorized" in reply.message
+    assert server.kernel_ids() == set()

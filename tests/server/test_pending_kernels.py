@@ -50,7 +50,8 @@ def test_a_pending_kernel_that_failed_is_listed_as_dead_with_its_reason(server: 
 
     assert server.delete(session_id).status == 204
     assert [model["id"] for model in server.list_sessions()] == [other["id"]]
-    assert server.kernel_ids() == {other["kernel"]["id"]}
+    # Stops are pending, too.
+    wait_until(lambda: server.kernel_ids() == {other["kernel"]["id"]}, "the kernel is gone")
     wait_for_rest(server.store)
     server.delete(other["id"])
 

@@ -63,3 +63,13 @@ def test_our_class_can_be_configured_by_name(start_server: StartServer) -> None:
 
     assert server.store.exists()
     assert server.log_lines("W", "nbsessions") == []
+
+
+def test_the_extension_is_listed_as_enabled_and_ok(start_server: StartServer) -> None:
+    server = start_server(start=False)
+
+    listed = server.run("-m", "jupyter_server.extension.serverextension", "list")
+
+    lines = [line for line in listed.splitlines() if "nbsessions" in line]
+    assert any("enabled" in line for line in lines)
+    assert any("OK" in line for line in lines)

@@ -1,9 +1,10 @@
-"""A session manager as a user may have one, in place of the server's own and of ours."""
+"""Classes as a user may have them, in place of the server's own and of ours."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from jupyter_server.auth.authorizer import Authorizer
 from jupyter_server.services.sessions.sessionmanager import SessionManager
 
 
@@ -14,3 +15,11 @@ class OwnSessionManager(SessionManager):
         """Return the model with a mark."""
         model = await super().row_to_model(row, tolerate_culled)
         return model and {**model, "made_by": "own"}
+
+
+class ReadOnlyAuthorizer(Authorizer):
+    """Lets everybody read sessions, and nobody change them."""
+
+    def is_authorized(self, handler: Any, user: Any, action: str, resource: str) -> bool:
+        """Return whether the action is no write of sessions."""
+        return (action, resource) != ("write", "sessions")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 from collections.abc import Mapping
+from contextlib import closing
 from http.cookies import SimpleCookie
 from typing import Any, NamedTuple
 from urllib.parse import urlencode
@@ -51,27 +52,43 @@ class RestClient:
         *,
         headers: Mapping[str, str] | None = None,
         with_token: bool = True,
+        connection: http.client.HTTPConnection | None = None,
     ) -> Reply:
-        """Send a request to a path below the base URL; ``body``: bytes as they are, else JSON."""
+        """Send a request to a path below the base URL.
+
+        ``body``: bytes as they are, else JSON. ``connection``: one that was used before.
+        """
+        if connection is not None:
+            return self._exchange(connection, method, path, body, headers or {}, with_token)
+        with self.connect() as own:
+            return self._exchange(own, method, path, body, headers or {}, with_token)
+
+    def _exchange(
+        self,
+        connection: http.client.HTTPConnection,
+        method: str,
+        path: str,
+        body: object,
+        headers: Mapping[str, str],
+        with_token: bool,
+    ) -> Reply:
         sent = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
-        all_headers = {**(headers or {})}
-        if with_token:
-            all_headers["Authorization"] = f"token {self.token}"
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=_TIMEOUT)
-        try:
-            connection.request(method, self.url_path(path), sent, all_headers)
-            answer = connection.getresponse()
-            cookies: SimpleCookie = SimpleCookie()
-            for value in answer.headers.get_all("Set-Cookie", []):
-                cookies.load(value)
-            return Reply(
-                answer.status,
-                {name.lower(): value for name, value in answer.getheaders()},
-                answer.read(),
-                {name: morsel.value for name, morsel in cookies.items()},
-            )
-        finally:
-            connection.close()
+        token = {"Authorization": f"token {self.token}"} if with_token else {}
+        connection.request(method, self.url_path(path), sent, {**headers, **token})
+        answer = connection.getresponse()
+        cookies: SimpleCookie = SimpleCookie()
+        for value in answer.headers.get_all("Set-Cookie", []):
+            cookies.load(value)
+        return Reply(
+            answer.status,
+            {name.lower(): value for name, value in answer.getheaders()},
+            answer.read(),
+            {name: morsel.value for name, morsel in cookies.items()},
+        )
+
+    def connect(self) -> closing[http.client.HTTPConnection]:
+        """Return a connection that is closed at the end of a ``with``."""
+        return closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=_TIMEOUT))
 
     def url_path(self, path: str) -> str:
         """Return the path below the base URL."""

@@ -97,9 +97,13 @@ class Server(RestClient):
 
     def stop(self) -> int:
         """End the server with SIGTERM and return its exit code."""
+        self.terminate()
+        return self._ended()
+
+    def terminate(self) -> None:
+        """Send SIGTERM and do not wait."""
         assert self._process is not None
         self._process.terminate()
-        return self._ended()
 
     def kill(self) -> None:
         """End the server with SIGKILL."""
@@ -136,6 +140,20 @@ class Server(RestClient):
             return self.request("GET", "/api/status").status == 200
         except OSError:
             return False
+
+    def run(self, *arguments: str) -> str:
+        """Run the server's Python in the server's environment; returns all that it prints."""
+        ran = subprocess.run(
+            [self.host.python, *arguments],
+            cwd=self.folder,
+            env=self._full_environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=_START_TIMEOUT,
+            check=True,
+            text=True,
+        )
+        return ran.stdout
 
     # What it leaves behind
 

@@ -38,9 +38,11 @@ def notebook(path: str | None = "a.ipynb", **more: str) -> NewSession:
     return NewSession(path=path, type="notebook", **more)
 
 
-async def eventually(condition: Callable[[], Awaitable[bool]], what: str) -> None:
-    """Wait until the condition holds; AssertionError after a few seconds."""
-    deadline = asyncio.get_running_loop().time() + 5
+async def eventually(
+    condition: Callable[[], Awaitable[bool]], what: str, *, timeout: float = 4.0
+) -> None:
+    """Wait until the condition holds; AssertionError after ``timeout`` seconds."""
+    deadline = asyncio.get_running_loop().time() + timeout
     while not await condition():
         assert asyncio.get_running_loop().time() < deadline, f"still not so: {what}"
         await asyncio.sleep(0.005)
@@ -58,7 +60,7 @@ class Bench:
         self.records: list[logging.LogRecord] = []
         log = logging.Logger("service under test")  # with no handler but ours
         handler = logging.Handler()
-        handler.emit = self.records.append  # type: ignore[method-assign]
+        handler.emit = self.records.append  # type: ignore[assignment]
         log.addHandler(handler)
         self.service = SessionService(self.faults.store, provider, owner=self.owner, log=log)
 
@@ -94,9 +96,10 @@ class Bench:
         held = {session.kernel_id for session in await self.store.list_sessions()}
         return not await self.open_intents() and self.provider.held == held
 
-    async def rest(self) -> None:
+    async def rest(self, *, timeout: float = 4.0) -> None:
         """Wait until nothing is under way; fails when a kernel is left over or missing."""
-        await eventually(self.is_at_rest, "no open intent; the kernels are those of sessions")
+        what = "no open intent; the kernels are those of sessions"
+        await eventually(self.is_at_rest, what, timeout=timeout)
 
 
 @asynccontextmanager
