@@ -114,7 +114,7 @@ def _wrap_questions(failpoints: Failpoints) -> None:
             raise StoreUnavailable("no answer")
         return await find_intent(self, token)
 
-    SQLiteSessionStore.find_intent = wrapped  # type: ignore[method-assign]
+    SQLiteSessionStore.find_intent = wrapped
 
 
 def _wrap_transaction(failpoints: Failpoints) -> None:
@@ -129,4 +129,4 @@ def _wrap_transaction(failpoints: Failpoints) -> None:
         with transaction(self, connection, **options):
             yield
 
-    Database.transaction = wrapped  # type: ignore[method-assign]
+    Database.transaction = wrapped
