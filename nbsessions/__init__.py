@@ -1,4 +1,4 @@
-"""Notebook sessions that survive: a durable, shared-nothing-lost ``/api/sessions`` for Jupyter."""
+"""Keeps the sessions of a Jupyter server in a durable store: takes over ``/api/sessions``."""
 
 from __future__ import annotations
 
