@@ -93,18 +93,36 @@ class HostKernelProvider(KernelProvider):
 
     async def models(self, kernel_ids: Sequence[str]) -> KernelModels:
         unknown: dict[str, KernelModel | None] = {}
-        alive: dict[str, Any] = {}
-        for kernel_id in dict.fromkeys(kernel_ids):
-            try:
-                alive[kernel_id] = self._kernel_manager.kernel_model(kernel_id)
-            except Exception as error:
-                self._note_failure(kernel_id, error, unknown)
+        alive = self._ask(kernel_ids, unknown)
         if set(map(type, alive.values())) - {dict}:
             await self._gather(alive, unknown)
         if getattr(self._kernel_manager, "use_pending_kernels", False):
             alive = {each: self._explain_start(each, model) for each, model in alive.items()}
         self._last_known.update(alive)
         return KernelModels(alive=alive, unknown=unknown)
+
+    def _ask(
+        self, kernel_ids: Sequence[str], unknown: dict[str, KernelModel | None]
+    ) -> dict[str, Any]:
+        """Return what the kernel manager answers for each, awaitables among it as they are."""
+        ids = list(dict.fromkeys(kernel_ids))
+        asked = iter(ids)
+        answers: list[Any] = []
+        failed: list[str] = []
+        while True:
+            try:
+                # A thousand kernels at a time: what came before an error stays in the list.
+                answers.extend(map(self._kernel_manager.kernel_model, asked))
+            except Exception as error:
+                failed.append(ids[len(answers)])
+                answers.append(None)
+                self._note_failure(failed[-1], error, unknown)
+            else:
+                break
+        alive = dict(zip(ids, answers, strict=True))
+        for kernel_id in failed:
+            del alive[kernel_id]
+        return alive
 
     async def _gather(self, alive: dict[str, Any], unknown: dict[str, KernelModel | None]) -> None:
         """Replace what is still to be awaited by what comes of it."""
