@@ -85,6 +85,19 @@ async def test_a_disk_may_be_full_at_the_commit(stores: Stores) -> None:
 
 
 @pytest.mark.gen_test
+async def test_a_commit_that_finds_no_room_is_known_to_be_lost(
+    stores: Stores, connections: Connections
+) -> None:
+    store = await stores.open()
+    kept = await store.insert(make_session("a"))
+    connections.cut_commit = "full"
+    with pytest.raises(StoreUnavailable, match="full"):
+        await store.insert(make_session("b"))
+    assert list(await store.list_sessions()) == [kept]
+    await check_that_all_is_well(stores, store, [kept.session_id])
+
+
+@pytest.mark.gen_test
 async def test_in_a_read_only_file_nothing_is_written_and_reads_go_on(
     stores: Stores, connections: Connections
 ) -> None:

@@ -62,7 +62,7 @@ class Connections:
         self.readonly = False
         """Whether writes are refused: SQLite's own SQLITE_READONLY."""
         self.cut_commit: str | None = None
-        """``kept`` or ``lost``: what becomes of the next commit, which raises in both cases."""
+        """``kept``, ``lost`` or ``full``: what becomes of the next commit, which raises."""
 
     @property
     def writer(self) -> Watched:
@@ -87,7 +87,8 @@ class Watched(sqlite3.Connection):
         if sql == "COMMIT" and self.writes and control.cut_commit is not None:
             outcome, control.cut_commit = control.cut_commit, None
             super().execute("COMMIT" if outcome == "kept" else "ROLLBACK")
-            raise sqlite3.OperationalError("disk I/O error")
+            full = "database or disk is full"
+            raise sqlite3.OperationalError(full if outcome == "full" else "disk I/O error")
         return super().execute(sql, *parameters)
 
 

@@ -26,6 +26,7 @@ _CHECKPOINT_AFTER = 100
 _SYNC_FULL = "PRAGMA synchronous = FULL"
 _SYNC_NORMAL = "PRAGMA synchronous = NORMAL"
 _SIDE_FILES = ("", "-wal", "-shm", "-journal")
+_FULL_MESSAGE = "disk is full"
 _DAMAGE_MESSAGES = ("malformed", "not a database")
 
 
@@ -236,6 +237,8 @@ class Database:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
                 raise
+            if _FULL_MESSAGE in str(error):
+                raise  # SQLite has rolled it back by itself.
             raise StoreUncertain(
                 f"the session store {self.path} may or may not have kept a change: {error}"
             ) from error
