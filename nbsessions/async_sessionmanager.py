@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 from jupyter_core.paths import jupyter_data_dir
@@ -138,7 +138,7 @@ class AsyncSessionManager(LoggingConfigurable):
 
     async def open(self) -> None:
         """Open the store and settle what earlier servers left. Called by the first use, too."""
-        with _http_errors():
+        with _http_errors:
             await self._opened()
 
     async def stop(self) -> None:
@@ -226,7 +226,7 @@ class AsyncSessionManager(LoggingConfigurable):
         request = NewSession(
             path=path, name=name, type=type, kernel_name=kernel_name, kernel_id=kernel_id
         )
-        with _http_errors():
+        with _http_errors:
             return _model(await (await self._opened()).create(request))
 
     async def save_session(
@@ -239,7 +239,7 @@ class AsyncSessionManager(LoggingConfigurable):
     ) -> dict[str, Any]:
         """Create a session with this id for a kernel that runs, and return its model."""
         request = NewSession(path=path, name=name, type=type, kernel_id=kernel_id)
-        with _http_errors():
+        with _http_errors:
             return _model(await (await self._opened()).save(session_id, request))
 
     async def get_session(self, **kwargs: str | None) -> dict[str, Any]:
@@ -250,7 +250,7 @@ class AsyncSessionManager(LoggingConfigurable):
         if not kwargs:
             raise TypeError("must specify a column to query")
         _check_columns(kwargs)
-        with _http_errors():
+        with _http_errors:
             return _model(await (await self._opened()).get(**kwargs))
 
     async def update_session(
@@ -265,13 +265,13 @@ class AsyncSessionManager(LoggingConfigurable):
         _check_columns(kwargs, also="kernel_name")
         given = {column: value for column, value in kwargs.items() if value is not None}
         patch = SessionPatch(**{column: given.get(column, UNSET) for column in kwargs})
-        with _http_errors():
+        with _http_errors:
             service = await self._opened()
             await service.update(session_id, patch, force=force_kernel_shutdown)
 
     async def list_sessions(self) -> list[dict[str, Any]]:
         """Return the models of all sessions, oldest first."""
-        with _http_errors():
+        with _http_errors:
             return list(map(_model, await (await self._opened()).list_sessions()))
 
     async def delete_session(
@@ -281,7 +281,7 @@ class AsyncSessionManager(LoggingConfigurable):
 
         With ``force_kernel_shutdown`` the kernel is shut down in any case.
         """
-        with _http_errors():
+        with _http_errors:
             await (await self._opened()).delete(session_id, force=force_kernel_shutdown)
 
     # Kernels
@@ -309,13 +309,13 @@ class AsyncSessionManager(LoggingConfigurable):
         request = NewSession(
             path=path, name=name, type=type, kernel_name=kernel_name, kernel_id=kernel_id
         )
-        with _http_errors():
+        with _http_errors:
             kernel = await (await self._opened()).start_kernel(request, session_id)
         return kernel.kernel_id
 
     async def kernel_culled(self, kernel_id: str) -> bool:
         """Return whether the kernel is gone for good."""
-        with _http_errors():
+        with _http_errors:
             return not await (await self._opened()).has_kernel(kernel_id)
 
     async def row_to_model(
@@ -361,13 +361,23 @@ def _check_columns(columns: Mapping[str, object], also: str | None = None) -> No
             raise TypeError(f"No such column: {column!r}")
 
 
-@contextlib.contextmanager
-def _http_errors() -> Iterator[None]:
-    """Turn our errors into the HTTPErrors that callers of a session manager expect."""
-    try:
-        yield
-    except SessionError as error:
-        raise http_error(error) from error  # type: ignore[misc]  # there is one for each
+class _HTTPErrors:
+    """Turns our errors into the HTTPErrors that callers of a session manager expect."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if isinstance(error, SessionError):
+            raise http_error(error) from error  # type: ignore[misc]  # there is one for each
+
+
+_http_errors = _HTTPErrors()
 
 
 def _private_folder() -> Path:

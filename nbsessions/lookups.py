@@ -77,7 +77,7 @@ class Lookups:
         kernel_ids = [session.kernel_id for session in sessions]
         models = await self._provider.models(kernel_ids)
         answers = list(map(models.alive.get, kernel_ids))
-        if None not in answers:
+        if all(answers):
             return list(zip(sessions, answers, strict=True))  # type: ignore[arg-type]
         living, dead = [], set()
         for session, model in self._judge(sessions, models):

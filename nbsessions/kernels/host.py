@@ -42,6 +42,7 @@ class HostKernelProvider(KernelProvider):
         self._kernel_env = host.kernel_env
         self._log = host.log
         self._last_known: dict[str, KernelModel] = {}
+        self._last_listed: dict[str, KernelModel] = {}
         self._release = _jupyter_server_release(host.kernel_manager)
 
     def judges(self, name: str) -> bool:
@@ -98,14 +99,18 @@ class HostKernelProvider(KernelProvider):
             await self._gather(alive, unknown)
         if getattr(self._kernel_manager, "use_pending_kernels", False):
             alive = {each: self._explain_start(each, model) for each, model in alive.items()}
-        self._last_known.update(alive)
+        if len(alive) == 1:
+            self._last_known.update(alive)
+        else:
+            self._last_listed = alive
         return KernelModels(alive=alive, unknown=unknown)
 
     def _ask(
         self, kernel_ids: Sequence[str], unknown: dict[str, KernelModel | None]
     ) -> dict[str, Any]:
         """Return what the kernel manager answers for each, awaitables among it as they are."""
-        ids = list(dict.fromkeys(kernel_ids))
+        distinct = len(set(kernel_ids)) == len(kernel_ids)
+        ids = kernel_ids if distinct else list(dict.fromkeys(kernel_ids))
         asked = iter(ids)
         answers: list[Any] = []
         failed: list[str] = []
@@ -150,7 +155,8 @@ class HostKernelProvider(KernelProvider):
     ) -> None:
         if kernel_id in self._kernel_manager:
             self._log.warning("The state of kernel %s is unknown: %r", kernel_id, error)
-            unknown[kernel_id] = self._last_known.get(kernel_id)
+            listed = self._last_listed.get(kernel_id)
+            unknown[kernel_id] = listed or self._last_known.get(kernel_id)
         else:
             self._last_known.pop(kernel_id, None)
 
