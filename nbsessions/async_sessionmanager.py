@@ -6,6 +6,7 @@ import asyncio
 import os
 import uuid
 from collections.abc import Mapping
+from itertools import starmap
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -20,7 +21,7 @@ from nbsessions.errors import ServiceClosed, SessionError, StoreError
 from nbsessions.httperrors import http_error
 from nbsessions.identity import new_owner
 from nbsessions.kernels.base import KernelHost, KernelProvider
-from nbsessions.models import UNSET, LiveSession, NewSession, Owner, SessionPatch
+from nbsessions.models import UNSET, KernelModel, NewSession, Owner, Session, SessionPatch
 from nbsessions.plugins import (
     KERNEL_PROVIDERS,
     STORES,
@@ -111,7 +112,9 @@ class AsyncSessionManager(LoggingConfigurable):
 
     @default("namespace")
     def _default_namespace(self) -> str:
-        return os.path.realpath(getattr(self.kernel_manager, "root_dir", "") or os.getcwd())
+        path = os.path.realpath(getattr(self.kernel_manager, "root_dir", "") or os.getcwd())
+        # A name that is not UTF-8 cannot be kept as text.
+        return os.fsencode(path).decode(errors="backslashreplace")
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -155,7 +158,8 @@ class AsyncSessionManager(LoggingConfigurable):
 
     async def _opened(self) -> SessionService:
         if self._service is None and not self._closed:
-            if self._opening is None:
+            # One that failed is tried again.
+            if self._opening is None or self._opening.done():
                 self._opening = asyncio.ensure_future(self._open())
             await asyncio.shield(self._opening)
         if self._service is None or self._closed:
@@ -222,12 +226,14 @@ class AsyncSessionManager(LoggingConfigurable):
         However many ask at once, one kernel is started and all get the same session. Without
         a path, a session of its own is made. A kernel of ``kernel_id`` is attached when it
         runs, and started under that id when it does not.
+
+        Raises HTTPError: 400, 409, 500, 501 and 503, as the class says.
         """
         request = NewSession(
             path=path, name=name, type=type, kernel_name=kernel_name, kernel_id=kernel_id
         )
         with _http_errors:
-            return _model(await (await self._opened()).create(request))
+            return _model(*await (await self._opened()).create(request))
 
     async def save_session(
         self,
@@ -237,21 +243,25 @@ class AsyncSessionManager(LoggingConfigurable):
         type: str | None = None,
         kernel_id: str | None = None,
     ) -> dict[str, Any]:
-        """Create a session with this id for a kernel that runs, and return its model."""
+        """Create a session with this id for a kernel that runs, and return its model.
+
+        Raises HTTPError: 400 for an id that is taken or a kernel that does not run, 409, 503.
+        """
         request = NewSession(path=path, name=name, type=type, kernel_id=kernel_id)
         with _http_errors:
-            return _model(await (await self._opened()).save(session_id, request))
+            return _model(*await (await self._opened()).save(session_id, request))
 
     async def get_session(self, **kwargs: str | None) -> dict[str, Any]:
         """Return the model of the oldest session with these values.
 
-        Takes the columns session_id, path, name, type and kernel_id; at least one.
+        Takes the columns session_id, path, name, type and kernel_id; at least one. Raises
+        HTTPError 404 and 503.
         """
         if not kwargs:
             raise TypeError("must specify a column to query")
         _check_columns(kwargs)
         with _http_errors:
-            return _model(await (await self._opened()).get(**kwargs))
+            return _model(*await (await self._opened()).get(**kwargs))
 
     async def update_session(
         self, session_id: str, *, force_kernel_shutdown: bool = False, **kwargs: str | None
@@ -261,6 +271,8 @@ class AsyncSessionManager(LoggingConfigurable):
         ``kernel_name`` starts a new kernel for it. The kernel that it had is shut down when no
         other session holds it; with ``force_kernel_shutdown`` in any case. A value of None
         leaves a column as it is.
+
+        Raises HTTPError: 400 for a kernel id that nobody knows, 404, 409, 500, 501, 503.
         """
         _check_columns(kwargs, also="kernel_name")
         given = {column: value for column, value in kwargs.items() if value is not None}
@@ -272,17 +284,27 @@ class AsyncSessionManager(LoggingConfigurable):
     async def list_sessions(self) -> list[dict[str, Any]]:
         """Return the models of all sessions, oldest first."""
         with _http_errors:
-            return list(map(_model, await (await self._opened()).list_sessions()))
+            return list(starmap(_model, await (await self._opened()).list_sessions()))
 
     async def delete_session(
         self, session_id: str, *, force_kernel_shutdown: bool = False
     ) -> None:
         """Remove a session, and shut its kernel down when no other session holds it.
 
-        With ``force_kernel_shutdown`` the kernel is shut down in any case.
+        With ``force_kernel_shutdown`` the kernel is shut down in any case. Raises HTTPError
+        404 and 503.
         """
         with _http_errors:
             await (await self._opened()).delete(session_id, force=force_kernel_shutdown)
+
+    async def rename_document(self, old_path: str, new_path: str) -> None:
+        """Have the sessions of a file or folder that was renamed follow it to its new path.
+
+        Servers that load the extension do this by themselves. After ``close`` it is ignored.
+        """
+        if not self._closed:
+            with _http_errors:
+                await (await self._opened()).rename(old_path, new_path)
 
     # Kernels
 
@@ -321,9 +343,10 @@ class AsyncSessionManager(LoggingConfigurable):
     async def row_to_model(
         self, row: Mapping[str, Any], tolerate_culled: bool = False
     ) -> dict[str, Any] | None:
-        """Return the model of a row: a mapping of session_id, path, name, type, kernel_id.
+        """Return the model of the session that a row is of, by its session_id and kernel_id.
 
-        When the kernel is gone: None if that is tolerated, else KeyError.
+        When the kernel is gone: None if that is tolerated, else KeyError. HTTPError 404 when
+        the session is not in the store.
         """
         if await self.kernel_culled(row["kernel_id"]):
             if tolerate_culled:
@@ -332,27 +355,19 @@ class AsyncSessionManager(LoggingConfigurable):
         return await self.get_session(session_id=row["session_id"])
 
 
-def _model(live: LiveSession) -> dict[str, Any]:
-    session, kernel = live
+def _model(session: Session, kernel: KernelModel) -> dict[str, Any]:
     path, name = session.path, session.name
-    # Whole literals: this is most of what a long list costs.
-    if session.type != "notebook":
-        return {
-            "id": session.session_id,
-            "path": path,
-            "name": name,
-            "type": session.type,
-            "kernel": kernel,
-        }
-    return {
+    model = {
         "id": session.session_id,
         "path": path,
         "name": name,
         "type": session.type,
         "kernel": kernel,
-        # Deprecated since IPython 4; the classic tree page still reads it.
-        "notebook": {"path": path, "name": name},
     }
+    if session.type == "notebook":
+        # Deprecated since IPython 4; the classic tree page still reads it.
+        model["notebook"] = {"path": path, "name": name}
+    return model
 
 
 def _check_columns(columns: Mapping[str, object], also: str | None = None) -> None:
@@ -362,7 +377,10 @@ def _check_columns(columns: Mapping[str, object], also: str | None = None) -> No
 
 
 class _HTTPErrors:
-    """Turns our errors into the HTTPErrors that callers of a session manager expect."""
+    """Turns our errors into the HTTPErrors that callers of a session manager expect.
+
+    A class, since each look-up passes through here: a generator takes three times as long.
+    """
 
     def __enter__(self) -> None:
         pass

@@ -8,6 +8,8 @@ from jupyter_server.extension.application import ExtensionApp
 
 from nbsessions.async_sessionmanager import AsyncSessionManager
 from nbsessions.hosts import jupyter_server
+from nbsessions.hosts.renames import follow_renames
+from nbsessions.kernels.surviving.manager import SurvivingKernels
 
 
 class SessionsExtension(ExtensionApp):
@@ -15,20 +17,36 @@ class SessionsExtension(ExtensionApp):
 
     name = "nbsessions"
     _session_manager: AsyncSessionManager | None = None
+    _kernels: SurvivingKernels | None = None
 
     def _link_jupyter_server_extension(self, serverapp: Any) -> None:
         super()._link_jupyter_server_extension(serverapp)
-        jupyter_server.offer_session_manager(serverapp)
+        jupyter_server.offer_managers(serverapp)
 
     def initialize_handlers(self) -> None:
         """Mount our handlers, which are matched before the server's own."""
         self._session_manager = jupyter_server.accepted_session_manager(self.serverapp)
-        if self._session_manager is not None:
-            self.handlers.extend(jupyter_server.handlers())
-            assert self.serverapp is not None
-            self.serverapp.io_loop.add_callback(self._session_manager.open)
+        if self._session_manager is None:
+            return
+        self.handlers.extend(jupyter_server.handlers())
+        assert self.serverapp is not None
+        io_loop = self.serverapp.io_loop
+        io_loop.add_callback(self._session_manager.open)
+        # Once all extensions are loaded: some put a contents manager of theirs in its place.
+        io_loop.add_callback(self._follow_renames)
+        self._kernels = jupyter_server.surviving_kernels(self.serverapp)
+        if self._kernels is not None:
+            # Once the server has set up its own.
+            io_loop.add_callback(jupyter_server.handle_signals, self.serverapp, self._kernels)
+
+    def _follow_renames(self) -> None:
+        assert self.serverapp is not None
+        assert self._session_manager is not None
+        follow_renames(self.serverapp.contents_manager, self._session_manager)
 
     async def stop_extension(self) -> None:
         """Let running requests finish, while their kernels still run."""
+        if self._kernels is not None:
+            self._kernels.begin_stop()
         if self._session_manager is not None:
             await self._session_manager.stop()

@@ -50,7 +50,9 @@ def http_error(error: BaseException) -> HTTPError | None:
         if status is not None:
             short = None
             if status == 501:
-                short = f"{getattr(error, 'kernel_name', None) or error} not found"
+                # Ours, and jupyter_client's NoSuchKernel.
+                name = getattr(error, "kernel_name", None) or getattr(error, "name", None)
+                short = f"{name or error} not found"
             return SessionHTTPError(status, str(error), short)
     return None
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import socket
+import subprocess
+import sys
 import uuid
 from pathlib import Path
 
@@ -21,7 +24,19 @@ def new_owner() -> Owner:
 
 def boot_id() -> str:
     """Return what identifies the host's current boot; empty where the platform does not tell."""
+    if sys.platform == "darwin":
+        return _boot_session()
     try:
         return _BOOT_ID.read_text().strip()
+    except OSError:
+        return ""
+
+
+@functools.cache
+def _boot_session() -> str:
+    """Return what macOS calls its current boot."""
+    command = ["sysctl", "-n", "kern.bootsessionuuid"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True).stdout.strip()
     except OSError:
         return ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
@@ -32,6 +33,37 @@ def document_of(path: str | None) -> str | None:
     return None if path is None else path.strip("/")
 
 
+def is_within(document: str, top: str) -> bool:
+    """Return whether the document is ``top``, or in the folder ``top``."""
+    return document == top or document.startswith(f"{top}/")
+
+
+_PLACEHOLDER = re.compile(
+    "[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}", re.IGNORECASE
+)
+
+
+def named_document(path: str | None, name: str | None, type_: str | None) -> str | None:
+    """Return the document that a session is about, also behind a placeholder.
+
+    JupyterLab and Notebook 7 ask for a session under a path that they make up, a uuid4 in the
+    notebook's folder, and give the notebook's name beside it.
+    """
+    document = document_of(path)
+    if document is None or not is_placeholder(path, name, type_):
+        return document
+    folder, slash, _ = document.rpartition("/")
+    return f"{folder}{slash}{name}"
+
+
+def is_placeholder(path: str | None, name: str | None, type_: str | None) -> bool:
+    """Return whether the path is made up, to be replaced by the real one."""
+    last = (document_of(path) or "").rpartition("/")[2]
+    return (
+        bool(name) and name != last and type_ != "console" and bool(_PLACEHOLDER.fullmatch(last))
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class Session:
     """One session: a document, console or file, and the kernel that it is attached to."""
@@ -57,6 +89,33 @@ class Session:
     def document(self) -> str | None:
         """The normalised path, by which sessions are found."""
         return document_of(self.path)
+
+    @property
+    def named_document(self) -> str | None:
+        """What the session is about, also while its path is a placeholder."""
+        return named_document(self.path, self.name, self.type)
+
+    @property
+    def is_placeholder(self) -> bool:
+        """Whether the path is made up, to be replaced by the real one."""
+        return is_placeholder(self.path, self.name, self.type)
+
+    def renamed(self, old: str, new: str) -> Session | None:
+        """Return the session as it is once the document ``old``, or a folder, is ``new``.
+
+        None when it is not concerned. The slashes around its path stay as they were sent; a
+        name that was the last part of its path goes with it.
+        """
+        path, document = self.path, self.document
+        if path is None or document is None or old == new or not is_within(document, old):
+            return None
+        after = new + document[len(old) :]
+        last, last_after = document.rpartition("/")[2], after.rpartition("/")[2]
+        return replace(
+            self,
+            path=path.replace(document, after, 1),
+            name=last_after if self.name == last else self.name,
+        )
 
 
 KernelModel: TypeAlias = Mapping[str, Any]
@@ -187,8 +246,13 @@ class NewSession:
 
     @property
     def document(self) -> str | None:
-        """What the session is about: requests of one document are answered with one kernel."""
+        """The normalised path: requests of one path are answered with one session."""
         return document_of(self.path)
+
+    @property
+    def named_document(self) -> str | None:
+        """What the session will be about: those who open it at once get one kernel."""
+        return named_document(self.path, self.name, self.type)
 
 
 @dataclass(frozen=True, kw_only=True)

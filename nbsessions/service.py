@@ -10,14 +10,16 @@ import asyncio
 import contextlib
 import logging
 import uuid
-from collections.abc import Awaitable, Coroutine, Sequence
+from collections.abc import Awaitable, Coroutine, Iterable
 from dataclasses import replace
 from typing import Any, TypeVar
 
 from nbsessions.errors import (
+    KernelConflict,
     KernelNotFound,
     ServiceClosed,
     SessionError,
+    SessionNotFound,
     StartInProgress,
     StartLost,
     StoreError,
@@ -28,18 +30,25 @@ from nbsessions.lookups import Lookups
 from nbsessions.models import (
     UNSET,
     Changes,
+    Intent,
     Kernel,
     LiveSession,
     NewSession,
+    Orphans,
     Owner,
     Release,
     Session,
     SessionPatch,
     Unset,
     Verb,
+    document_of,
+    is_within,
     utcnow,
 )
+from nbsessions.placeholders import Placeholders
+from nbsessions.renaming import Renames
 from nbsessions.settling import Settler, is_certain
+from nbsessions.sharing import RecentStarts, sharing_key
 from nbsessions.starting import KernelStarts
 from nbsessions.stores.base import SessionStore
 from nbsessions.tasks import Tasks
@@ -71,7 +80,11 @@ class SessionService:
         self._starts = KernelStarts(store, provider, self._settler, scope=owner.owner_id)
         self._mutations = Tasks()
         self._beats = Tasks()
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._next_beat: asyncio.TimerHandle | None = None
+        self._recent = RecentStarts(self._mutate)
+        self._placeholders = Placeholders(store, provider, self.delete, log=log)
+        self._renames = Renames(store, provider, self._mutate, log=log)
         self._creating: dict[str, tuple[NewSession, asyncio.Task[Session]]] = {}
         self._closing = False
 
@@ -84,6 +97,9 @@ class SessionService:
             await self._recover()
         except StoreError as error:
             self._log.warning("What earlier servers left is settled at the next start: %s", error)
+        self._placeholders.watch_again(await self._store.list_sessions())
+        self._loop = asyncio.get_running_loop()
+        self._provider.watch(self._kernel_ended)
         self._beat_later()
 
     async def stop(self) -> None:
@@ -94,6 +110,7 @@ class SessionService:
         """
         self._closing = True
         await self._mutations.wait(_STOP_TIMEOUT)
+        await self._lookups.finish(_STOP_TIMEOUT)
         self._starts.closing = True
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(self._settler.finish(), _STOP_TIMEOUT)
@@ -103,18 +120,17 @@ class SessionService:
         self._closing = self._starts.closing = True
         if self._next_beat is not None:
             self._next_beat.cancel()
+        self._placeholders.close()
         self._settler.close()
         self._lookups.close()
         self._store.close(held=self._provider.list_held())
 
     async def _recover(self) -> None:
         """End or take over the sessions of dead owners, and undo what they left half done."""
-        orphans = await self._store.find_orphans()
+        orphans = self._followed_by_us(await self._store.find_orphans())
         if not orphans.owner_ids:
             return
-        for intent in orphans.intents:
-            if intent.kernel_id is not None and intent.verb is not Verb.ENDED:
-                await self._settler.stop_kernel(intent.token, intent.kernel_id)
+        await asyncio.gather(*map(self._undo, orphans.intents))
         adopted = [
             session.session_id
             for session, model in await self._lookups.resolve(orphans.sessions)
@@ -122,6 +138,25 @@ class SessionService:
         ]
         for session in await self._store.settle_orphans(orphans, adopted):
             self._lookups.log_ended(session)
+
+    def _followed_by_us(self, orphans: Orphans) -> Orphans:
+        """Leave out the owners whose kernels another server has adopted."""
+        others = {
+            session.scope
+            for session in orphans.sessions
+            if self._provider.is_elsewhere(session.kernel_id)
+        }
+        return Orphans(
+            owner_ids=tuple(each for each in orphans.owner_ids if each not in others),
+            sessions=tuple(each for each in orphans.sessions if each.scope not in others),
+            intents=tuple(each for each in orphans.intents if each.scope not in others),
+        )
+
+    async def _undo(self, intent: Intent) -> None:
+        # Not every host starts a kernel under the id that was asked for.
+        kernel_id = self._provider.find_started(intent.token) or intent.kernel_id
+        if kernel_id is not None and intent.verb is not Verb.ENDED:
+            await self._settler.stop_kernel(intent.token, kernel_id)
 
     def _beat_later(self) -> None:
         # A timer rather than a task that sleeps: nothing is left pending when the loop ends.
@@ -140,8 +175,8 @@ class SessionService:
 
     # Reads
 
-    async def list_sessions(self) -> Sequence[LiveSession]:
-        """Return all sessions, oldest first, with their kernels."""
+    async def list_sessions(self) -> Iterable[LiveSession]:
+        """Return all sessions, oldest first, with their kernels; to be gone through once."""
         return await self._lookups.list_sessions()
 
     async def get(self, **columns: str | None) -> LiveSession:
@@ -159,13 +194,14 @@ class SessionService:
         Raises what starting a kernel raises (see KernelProvider.start), KernelConflict,
         StartInProgress, StoreError, ServiceClosed.
         """
+        await self._renames.settled()
         if request.document is None:
             session = await self._run(self._create(request))
         else:
             session = await self._create_joined(request, request.document)
         if request.kernel_id not in (None, session.kernel_id):
             self._log.warning(
-                "Kernel id %s, asked for by a request for %r, is not used: session %s has "
+                "Kernel id %r, asked for by a request for %r, is not used: session %s has "
                 "kernel %s",
                 request.kernel_id,
                 request.path,
@@ -196,6 +232,7 @@ class SessionService:
             # Found, but its kernel is gone: what comes now is new.
             await self._lookups.end_kernels([session.kernel_id])
             session = await self._find_or_create(request)
+        self._placeholders.watch(session)
         return session
 
     async def _find_or_create(self, request: NewSession) -> Session:
@@ -203,9 +240,7 @@ class SessionService:
             existing = await self._store.find_by_document(request.document)
             if existing is not None:
                 return existing
-        kernel_id = request.kernel_id
-        if kernel_id is not None and not self._provider.can_address(kernel_id):
-            kernel_id = None
+        kernel_id = self._addressable(request.kernel_id)
         if kernel_id is not None:
             kernel = await self._find_kernel(kernel_id)
             if kernel is not None:
@@ -213,7 +248,38 @@ class SessionService:
                 return await self._kept(session, self._store.attach(session))
             # A session that still names the dead kernel would bar its id.
             await self._lookups.end_kernels([kernel_id])
-        return await self._create_with_kernel(request, kernel_id)
+        key = sharing_key(request, kernel_id, self._provider.default_kernel_name)
+        if key is None:
+            return await self._create_with_kernel(request, kernel_id)
+        while (start := self._recent.find(key)) is not None:
+            shared = await self._share(request, await asyncio.shield(start.task))
+            if shared is not None:
+                return shared
+            self._recent.forget(key, start)
+        return await asyncio.shield(
+            self._recent.begin(key, self._create_with_kernel(request, None))
+        )
+
+    async def _share(self, request: NewSession, first: Session) -> Session | None:
+        """Attach to the kernel that was started for another session of the document.
+
+        None when that was let go meanwhile, or went to another document.
+        """
+        holders = [
+            each
+            for each in await self._store.list_sessions()
+            if each.kernel_id == first.kernel_id and each.named_document == request.named_document
+        ]
+        if not holders or await self._lookups.is_dead(holders[0]):
+            return None
+        kernel = Kernel(
+            kernel_id=first.kernel_id, kernel_name=first.kernel_name, provider=first.provider
+        )
+        session = self._new_session(request, kernel)
+        try:
+            return await self._kept(session, self._store.attach(session))
+        except KernelConflict:
+            return None
 
     async def _create_with_kernel(self, request: NewSession, kernel_id: str | None) -> Session:
         session_id = str(uuid.uuid4())
@@ -222,15 +288,7 @@ class SessionService:
         if existing is not None:
             return existing
         kernel = await self._starts.start(
-            StartRequest(
-                token=token,
-                session_id=session_id,
-                kernel_name=request.kernel_name,
-                kernel_id=kernel_id,
-                path=request.path,
-                name=request.name,
-                type=request.type,
-            )
+            start_request(token, session_id, request, request.kernel_name, kernel_id)
         )
         session = self._new_session(request, kernel, session_id)
         try:
@@ -257,10 +315,7 @@ class SessionService:
         return await self._lookups.present(session)
 
     async def _save(self, session_id: str, request: NewSession) -> Session:
-        kernel_id = request.kernel_id or ""
-        kernel = await self._find_kernel(kernel_id)
-        if kernel is None:
-            raise KernelNotFound(kernel_id)
+        kernel = await self._require_kernel(request.kernel_id or "")
         session = self._new_session(request, kernel, session_id)
         return await self._kept(session, self._store.insert(session))
 
@@ -330,15 +385,7 @@ class SessionService:
         # Without a document: this start is for one session and shared with nobody.
         await self._starts.acquire(token, None, None)
         return await self._starts.start(
-            StartRequest(
-                token=token,
-                session_id=session.session_id,
-                kernel_name=kernel_name,
-                kernel_id=None,
-                path=session.path,
-                name=session.name,
-                type=session.type,
-            )
+            start_request(token, session.session_id, session, kernel_name)
         )
 
     async def _apply(
@@ -347,9 +394,19 @@ class SessionService:
         started = changes.kernel.kernel_id if start_token and changes.kernel is not UNSET else None
         stop_token = str(uuid.uuid4())
         try:
-            release = await self._store.update(
-                session_id, changes, start_token=start_token, stop_token=stop_token, force=force
-            )
+            if changes.kernel is not UNSET:
+                before = await self._store.find_session(session_id)
+                if before is None or await self._lookups.is_dead(before):
+                    # Reads may have called it gone, so it does not come back.
+                    raise SessionNotFound(session_id=session_id)
+            with self._lookups.changing(session_id):
+                release = await self._store.update(
+                    session_id,
+                    changes,
+                    start_token=start_token,
+                    stop_token=stop_token,
+                    force=force,
+                )
         except StartLost as lost:
             assert start_token is not None
             assert started is not None
@@ -374,6 +431,17 @@ class SessionService:
         self._provider.update_env(session.kernel_id, path=session.path, name=session.name)
         return session
 
+    async def rename(self, old_path: str, new_path: str) -> None:
+        """Have the sessions of a file, or of all files in a folder, follow it to its new path.
+
+        Whatever else holds a new path stays. When the service is closing: nothing. Raises
+        StoreError.
+        """
+        old, new = document_of(old_path), document_of(new_path)
+        if old and new and not self._closing:
+            creating = [task for path, (_, task) in self._creating.items() if is_within(path, old)]
+            await self._run(self._renames.rename(old, new, creating))
+
     # Delete
 
     async def delete(self, session_id: str, *, force: bool = False) -> None:
@@ -388,6 +456,10 @@ class SessionService:
         token = str(uuid.uuid4())
         try:
             release = await self._store.delete(session_id, stop_token=token, force=force)
+        except SessionNotFound:
+            # Who asks to end what has ended with its kernel a moment ago has what they want.
+            if not self._lookups.has_ended(session_id):
+                raise
         except StoreUncertain as error:
             await self._settler.after_failure(error, token)
             if await self._store.find_session(session_id) is not None:
@@ -400,19 +472,24 @@ class SessionService:
 
     async def start_kernel(self, request: NewSession, session_id: str) -> Kernel:
         """Start a kernel that the caller looks after; no session is made for it."""
+        kernel_id = self._addressable(request.kernel_id)
         return await self._run(
-            self._provider.start(
-                StartRequest(
-                    token=str(uuid.uuid4()),
-                    session_id=session_id,
-                    kernel_name=request.kernel_name,
-                    kernel_id=request.kernel_id,
-                    path=request.path,
-                    name=request.name,
-                    type=request.type,
+            self._starts.start(
+                start_request(
+                    str(uuid.uuid4()), session_id, request, request.kernel_name, kernel_id
                 )
             )
         )
+
+    def _addressable(self, kernel_id: str | None) -> str | None:
+        """Return the id that a client asks for, if a kernel of it could be reached."""
+        return kernel_id if kernel_id and self._provider.can_address(kernel_id) else None
+
+    def _kernel_ended(self, kernel_id: str) -> None:
+        # Servers may end their kernels when their event loop has stopped.
+        loop = self._loop
+        if loop is not None and loop.is_running():
+            loop.call_soon_threadsafe(self._lookups.end_later, [kernel_id])
 
     async def has_kernel(self, kernel_id: str) -> bool:
         """Return whether the kernel is not known to be gone."""
@@ -447,6 +524,25 @@ class SessionService:
         # Its error is for those who await it; when they were all cancelled, it is nobody's.
         task.add_done_callback(lambda done: done.cancelled() or done.exception())
         return task
+
+
+def start_request(
+    token: str,
+    session_id: str,
+    about: NewSession | Session,
+    kernel_name: str | None,
+    kernel_id: str | None = None,
+) -> StartRequest:
+    """Return what a kernel for this session is started with."""
+    return StartRequest(
+        token=token,
+        session_id=session_id,
+        kernel_name=kernel_name,
+        kernel_id=kernel_id,
+        path=about.path,
+        name=about.name,
+        type=about.type,
+    )
 
 
 def _changed(new: str | Unset, old: str | None) -> str | Unset:

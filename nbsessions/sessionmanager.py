@@ -18,7 +18,8 @@ from nbsessions.stores.sqlite.validation import validate_database_path
 
 _COLUMNS = ("session_id", "name", "path", "kernel_id")
 _SELECT = "SELECT session_id, name, path, kernel_id FROM session"
-# UNSET is bound as a NULL flag, so that one constant statement serves every set of columns.
+# A column that is UNSET has its "any" flag bound as true: one constant statement serves every
+# set of columns.
 _SELECT_WHERE = f"""{_SELECT}
     WHERE (:any_session_id OR session_id = :session_id)
     AND (:any_name OR name = :name)
@@ -26,7 +27,6 @@ _SELECT_WHERE = f"""{_SELECT}
     AND (:any_kernel_id OR kernel_id = :kernel_id)
     ORDER BY rowid LIMIT 1"""
 _UPDATE = """UPDATE session SET
-    session_id = CASE WHEN :any_session_id THEN session_id ELSE :session_id END,
     name = CASE WHEN :any_name THEN name ELSE :name END,
     path = CASE WHEN :any_path THEN path ELSE :path END,
     kernel_id = CASE WHEN :any_kernel_id THEN kernel_id ELSE :kernel_id END

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
 from tornado.ioloop import IOLoop
 
 from support.server import StartServer, servers_in
+from support.services import STORES, Bench, running_service
+from support.store_processes import OtherProcess, other_process
 
 
 @pytest.fixture
@@ -20,6 +23,15 @@ def io_loop() -> Iterator[IOLoop]:
     yield loop
     asyncio.set_event_loop(None)
     loop.close(all_fds=True)
+
+
+@pytest.fixture(params=STORES)
+def bench(request: pytest.FixtureRequest, tmp_path: Path, io_loop: IOLoop) -> Iterator[Bench]:
+    """A service over each kind of store; in the end, it has to come to rest without an ERROR."""
+    stack = AsyncExitStack()
+    running = running_service(request.param, tmp_path)
+    yield io_loop.run_sync(lambda: stack.enter_async_context(running))
+    io_loop.run_sync(stack.aclose)
 
 
 @pytest.fixture
@@ -34,3 +46,10 @@ def start_shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[St
     """Start real servers for all tests of a module."""
     with servers_in(tmp_path_factory.mktemp("shared")) as start:
         yield start
+
+
+@pytest.fixture
+def other() -> Iterator[OtherProcess]:
+    """Another process."""
+    with other_process() as process:
+        yield process

@@ -33,6 +33,11 @@ ENVIRONMENTS = {
 }
 """What is installed where. They have coverage because servers of all of them are measured."""
 
+STORES = "tests/stores"
+
+PROGRAMS = ("strace", "chromium", "openssl")
+"""What tests run on Linux: the names of the programs, and of Debian's packages."""
+
 PACKAGED = ("nbsessions", "etc", "setup.cfg", "pyproject.toml", "README.md", "LICENSE")
 """What the package is built from."""
 
@@ -81,17 +86,23 @@ def check_python() -> None:
         )
 
 
-def ensure_strace() -> None:
-    """Install strace, with which a test looks at the system calls of a server (Linux)."""
-    if not sys.platform.startswith("linux") or shutil.which("strace"):
+def ensure_programs() -> None:
+    """Install what tests run beside Python (Linux)."""
+    if not sys.platform.startswith("linux"):
         return
+    missing = [name for name in PROGRAMS if shutil.which(name) is None]
+    if not missing:
+        return
+    names = " ".join(missing)
     if shutil.which("apt-get") is None or os.geteuid() != 0:
-        raise StepFailed("strace is needed; on Debian and Ubuntu: apt-get install strace")
+        raise StepFailed(f"missing; on Debian and Ubuntu: apt-get install {names}")
+    say(f"- installing {names}")
     environment = {**clean_environment(), "DEBIAN_FRONTEND": "noninteractive"}
-    for command in (["apt-get", "update"], ["apt-get", "install", "--yes", "strace"]):
+    for command in (["apt-get", "update"], ["apt-get", "install", "--yes", *missing]):
         subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, check=False)
-    if shutil.which("strace") is None:
-        raise StepFailed("strace is needed, and apt-get could not install it")
+    missing = [name for name in missing if shutil.which(name) is None]
+    if missing:
+        raise StepFailed(f"apt-get could not install {' '.join(missing)}")
 
 
 def make_environments() -> None:
@@ -206,7 +217,15 @@ def run_tests(arguments: Sequence[str]) -> None:
     """Run the tests and measure what they reach, in servers that they start as well."""
     check("coverage", "erase")
     # As a script, not with -m: that would import the package from the tree.
-    check("coverage", "run", program(TEST, "pytest"), *arguments)
+    pytest = ["run", program(TEST, "pytest")]
+    if arguments:
+        check("coverage", *pytest, *arguments)
+    else:
+        # These race with other processes as it is. Elsewhere, a file's tests stay together: they
+        # may share a server. The files with the longest tests, those of browsers, are first.
+        check("coverage", *pytest, STORES)
+        parallel = ["--numprocesses=3", "--dist=loadfile", "--no-loadscope-reorder"]
+        check("coverage", *pytest, *parallel, f"--ignore={STORES}")
 
 
 def report_coverage(arguments: Sequence[str]) -> None:
@@ -218,7 +237,7 @@ def main(arguments: list[str]) -> int:
     only_environments = "--environments" in arguments
     if only_environments:
         arguments.remove("--environments")
-    steps = [("environments", make_environments), ("strace", ensure_strace)]
+    steps = [("environments", make_environments), ("programs", ensure_programs)]
     if not only_environments:
         steps += [
             ("ruff check", lambda: check("ruff", "check", ".")),

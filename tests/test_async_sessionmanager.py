@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import AsyncMock
 
 import pytest
 from jupyter_server.services.sessions.sessionmanager import SessionManager as StockSessionManager
 from tornado.web import HTTPError
 
 from nbsessions import AsyncSessionManager
+from nbsessions.service import SessionService
 from support.hosts import make_contents_manager, running_kernel_manager
 
 pytestmark = pytest.mark.gen_test(timeout=20)
@@ -334,6 +337,27 @@ async def test_closing_while_the_store_is_being_opened_is_a_503(tmp_path: Path) 
         await asyncio.sleep(0)
         manager.close()
         assert await status_of(opening) == 503
+
+
+async def test_a_root_directory_may_have_a_name_that_is_not_utf8(tmp_path: Path) -> None:
+    root = tmp_path / os.fsdecode(b"\xff")
+    file = tmp_path / "sessions.db"
+    root.mkdir()
+    for _ in range(2):
+        async with running_manager(root, database_filepath=str(file)) as manager:
+            await create(manager)
+            assert manager.namespace.endswith("/\\xff/root")
+
+
+async def test_an_opening_that_fails_is_tried_again_by_the_next_call(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running_manager(tmp_path) as manager:
+        with monkeypatch.context() as fault:
+            fault.setattr(SessionService, "open", AsyncMock(side_effect=RuntimeError("not now")))
+            with pytest.raises(RuntimeError, match="not now"):
+                await manager.list_sessions()
+        assert await manager.list_sessions() == []
 
 
 async def test_a_manager_that_stops_takes_no_new_work(tmp_path: Path) -> None:

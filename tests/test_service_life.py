@@ -4,66 +4,63 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tornado.ioloop import IOLoop
 
 from nbsessions.errors import KernelspecNotFound, ServiceClosed, SessionError, StoreUnavailable
-from nbsessions.models import Intent, Session, SessionPatch, Verb, utcnow
-from nbsessions.stores.base import START_LEASE
+from nbsessions.models import Session
 from support.provider import FakeKernelProvider, Gate
-from support.services import STORES, Bench, make_owner, make_store, notebook, running_service
+from support.services import (
+    FREE_ID,
+    STORES,
+    Bench,
+    make_owner,
+    make_store,
+    notebook,
+    running_service,
+)
 
-KERNEL_ID = "11111111-2222-4333-8444-555555555555"
 
-
-async def crashed(folder: Path, provider: FakeKernelProvider) -> Bench:
-    """Return a service that an earlier boot of this host left behind in mid-air."""
-    bench = Bench(make_store("sqlite", folder), provider, make_owner("an earlier boot"))
-    await bench.service.open()
-    return bench
-
-
-def start_intent(bench: Bench, kernel_id: str | None = None) -> Intent:
-    """Return the intent of a start of half.ipynb."""
-    return Intent(
-        token=str(uuid.uuid4()),
-        verb=Verb.START,
-        scope=bench.owner.owner_id,
-        document="half.ipynb",
-        kernel_id=kernel_id,
-        lease_until=utcnow() + START_LEASE,
-    )
+@pytest.fixture
+def crashed(tmp_path: Path, io_loop: IOLoop) -> Iterator[Bench]:
+    """A service that an earlier boot of this host left behind in mid-air."""
+    owner = make_owner("an earlier boot")
+    bench = Bench(make_store("sqlite", tmp_path), FakeKernelProvider(), owner)
+    io_loop.run_sync(bench.service.open)
+    bench.release_lock()
+    yield bench
+    bench.service.close()
 
 
 # After a crash
 
 
 @pytest.mark.gen_test
-async def test_sessions_whose_kernels_survived_a_crash_are_taken_over(tmp_path: Path) -> None:
-    provider = FakeKernelProvider()
-    first = await crashed(tmp_path, provider)
-    session = await first.create()
-    async with running_service("sqlite", tmp_path, provider=provider) as second:
+async def test_sessions_whose_kernels_survived_a_crash_are_taken_over(
+    crashed: Bench, tmp_path: Path
+) -> None:
+    session = await crashed.create()
+    async with running_service("sqlite", tmp_path, provider=crashed.provider) as second:
         ((found, kernel),) = await second.service.list_sessions()
         assert (found.session_id, found.kernel_id) == (session.session_id, session.kernel_id)
         assert kernel["execution_state"] == "idle"
         assert (await second.create()).session_id == session.session_id
-    first.service.close()
 
 
 @pytest.mark.gen_test
-async def test_sessions_whose_kernels_died_in_a_crash_are_ended(tmp_path: Path) -> None:
-    first = await crashed(tmp_path, FakeKernelProvider())
-    session = await first.create()
+async def test_sessions_whose_kernels_died_in_a_crash_are_ended(
+    crashed: Bench, tmp_path: Path
+) -> None:
+    session = await crashed.create()
     async with running_service("sqlite", tmp_path) as second:
         assert await second.sessions() == []
         assert any(session.session_id in each for each in second.messages(logging.INFO))
         assert (await second.create()).session_id != session.session_id
-    first.service.close()
 
 
 @pytest.mark.gen_test
@@ -78,85 +75,125 @@ async def test_sessions_of_a_live_server_are_left_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.gen_test
-async def test_a_start_that_a_crash_cut_short_bars_nothing(tmp_path: Path) -> None:
-    first = await crashed(tmp_path, FakeKernelProvider())
-    await first.store.acquire(start_intent(first, KERNEL_ID))
+async def test_a_start_that_a_crash_cut_short_bars_nothing(crashed: Bench, tmp_path: Path) -> None:
+    await crashed.acquire("half.ipynb", kernel_id=FREE_ID)
     async with running_service("sqlite", tmp_path) as second:
-        session = await second.create("half.ipynb", kernel_id=KERNEL_ID)
-        assert session.kernel_id == KERNEL_ID
-    first.service.close()
+        session = await second.create("half.ipynb", kernel_id=FREE_ID)
+        assert session.kernel_id == FREE_ID
 
 
 @pytest.mark.gen_test
-async def test_a_kernel_of_a_start_that_a_crash_cut_short_is_shut_down(tmp_path: Path) -> None:
-    provider = FakeKernelProvider()
-    first = await crashed(tmp_path, provider)
-    await first.store.acquire(start_intent(first, KERNEL_ID))
-    await first.service.start_kernel(notebook(kernel_id=KERNEL_ID), "an id")
-    async with running_service("sqlite", tmp_path, provider=provider):
-        assert provider.held == set()
-    first.service.close()
+async def test_a_kernel_of_a_start_that_a_crash_cut_short_is_shut_down(
+    crashed: Bench, tmp_path: Path
+) -> None:
+    await crashed.acquire("half.ipynb", kernel_id=FREE_ID)
+    await crashed.service.start_kernel(notebook(kernel_id=FREE_ID), "an id")
+    async with running_service("sqlite", tmp_path, provider=crashed.provider):
+        assert crashed.provider.held == set()
 
 
 @pytest.mark.gen_test
-async def test_a_stop_that_a_crash_cut_short_is_carried_out(tmp_path: Path) -> None:
-    provider = FakeKernelProvider()
-    first = await crashed(tmp_path, provider)
-    session = await first.create()
-    gate = provider.shutdown_gate = Gate()
-    deletion = asyncio.create_task(first.service.delete(session.session_id))
+async def test_a_kernel_that_did_not_get_the_id_that_was_asked_for_is_shut_down_after_a_crash(
+    crashed: Bench, tmp_path: Path
+) -> None:
+    gate = crashed.faults.hold("commit")
+    start = crashed.provider.start
+    crashed.provider.start = lambda request: start(replace(request, kernel_id=None))  # type: ignore[method-assign]
+    creation = asyncio.create_task(crashed.create(kernel_id=FREE_ID))
     await gate.reached()
-    provider.shutdown_gate = None
+    assert crashed.provider.held - {FREE_ID}
+    async with running_service("sqlite", tmp_path, provider=crashed.provider):
+        assert crashed.provider.held == set()
+    gate.open()
+    with pytest.raises(SessionError):
+        await creation
+
+
+@pytest.mark.gen_test
+async def test_a_kernel_that_nobody_was_told_of_is_shut_down_after_a_crash(
+    crashed: Bench, tmp_path: Path
+) -> None:
+    gate = crashed.faults.hold("commit")
+    creation = asyncio.create_task(crashed.create())
+    await gate.reached()
+    assert len(crashed.provider.held) == 1
+    async with running_service("sqlite", tmp_path, provider=crashed.provider) as second:
+        assert crashed.provider.held == set()
+        assert await second.sessions() == []
+    gate.open()
+    with pytest.raises(SessionError):
+        await creation
+
+
+@pytest.mark.gen_test
+async def test_what_a_dead_owner_left_is_left_to_the_server_that_has_its_kernels(
+    crashed: Bench, tmp_path: Path
+) -> None:
+    adopted = await crashed.create("a.ipynb")
+    ended = await crashed.create("b.ipynb")
+    provider = FakeKernelProvider()
+    provider.elsewhere = {adopted.kernel_id}
     async with running_service("sqlite", tmp_path, provider=provider) as second:
-        assert provider.events[-1] == ("stop", session.kernel_id)
+        assert await second.sessions() == []
+    crashed.provider._watchers.clear()  # the crashed service notices nothing
+    crashed.provider.die(ended.kernel_id)
+    async with running_service("sqlite", tmp_path, provider=crashed.provider) as third:
+        (found,) = await third.sessions()
+        assert found.session_id == adopted.session_id
+        assert any(ended.session_id in each for each in third.messages(logging.INFO))
+
+
+@pytest.mark.gen_test
+async def test_a_stop_that_a_crash_cut_short_is_carried_out(
+    crashed: Bench, tmp_path: Path
+) -> None:
+    session = await crashed.create()
+    gate = crashed.provider.shutdown_gate = Gate()
+    deletion = asyncio.create_task(crashed.service.delete(session.session_id))
+    await gate.reached()
+    crashed.provider.shutdown_gate = None
+    async with running_service("sqlite", tmp_path, provider=crashed.provider) as second:
+        assert crashed.provider.events[-1] == ("stop", session.kernel_id)
         assert await second.sessions() == []
     gate.open()
     await deletion
-    first.service.close()
 
 
 @pytest.mark.gen_test
-async def test_a_stop_that_fails_at_open_is_tried_again(tmp_path: Path) -> None:
-    provider = FakeKernelProvider()
-    first = await crashed(tmp_path, provider)
-    await first.store.acquire(start_intent(first, KERNEL_ID))
-    await first.service.start_kernel(notebook(kernel_id=KERNEL_ID), "an id")
-    provider.shutdown_errors.append(OSError("not now"))
-    async with running_service("sqlite", tmp_path, provider=provider) as second:
+async def test_a_stop_that_fails_at_open_is_tried_again(crashed: Bench, tmp_path: Path) -> None:
+    await crashed.acquire("half.ipynb", kernel_id=FREE_ID)
+    await crashed.service.start_kernel(notebook(kernel_id=FREE_ID), "an id")
+    crashed.provider.shutdown_errors.append(OSError("not now"))
+    async with running_service("sqlite", tmp_path, provider=crashed.provider) as second:
         await second.rest()
-        assert provider.held == set()
-    first.service.close()
+        assert crashed.provider.held == set()
 
 
 @pytest.mark.gen_test
 async def test_a_kernel_that_runs_under_the_id_of_one_that_had_ended_is_left_alone(
-    tmp_path: Path,
+    crashed: Bench, tmp_path: Path
 ) -> None:
-    first = await crashed(tmp_path, FakeKernelProvider())
-    session = await first.create(kernel_id=KERNEL_ID)
-    await first.service.delete(session.session_id)
+    session = await crashed.create(kernel_id=FREE_ID)
+    await crashed.service.delete(session.session_id)
     provider = FakeKernelProvider()
     second = Bench(make_store("sqlite", tmp_path), provider)
-    await second.service.start_kernel(notebook(kernel_id=KERNEL_ID), "an id")
+    await second.service.start_kernel(notebook(kernel_id=FREE_ID), "an id")
     await second.service.open()
-    assert provider.held == {KERNEL_ID}
-    first.service.close()
+    assert provider.held == {FREE_ID}
     second.service.close()
 
 
 @pytest.mark.gen_test
 async def test_what_cannot_be_settled_at_open_does_not_keep_the_service_from_working(
-    tmp_path: Path,
+    crashed: Bench, tmp_path: Path
 ) -> None:
-    first = await crashed(tmp_path, FakeKernelProvider())
-    await first.create()
+    await crashed.create()
     second = Bench(make_store("sqlite", tmp_path), FakeKernelProvider())
     second.faults.fail("settle_orphans")
     await second.service.open()
     assert second.messages(logging.WARNING) != []
     session = await second.create()
     assert await second.sessions() == [session]
-    first.service.close()
     second.service.close()
 
 
@@ -187,10 +224,12 @@ async def test_the_owner_gives_signs_of_life_through_a_failure(
 
 # At the end
 
-MUTATIONS: list[Callable[[Bench, Session], Awaitable[Any]]] = [
+Mutate = Callable[[Bench, Session], Awaitable[Any]]
+
+MUTATIONS: list[Mutate] = [
     lambda bench, _: bench.create("new.ipynb"),
     lambda bench, _: bench.create(None),
-    lambda bench, session: bench.service.update(session.session_id, SessionPatch(name="B")),
+    lambda bench, session: bench.update(session, name="B"),
     lambda bench, session: bench.service.delete(session.session_id),
     lambda bench, session: bench.service.save("id", notebook(kernel_id=session.kernel_id)),
     lambda bench, _: bench.service.start_kernel(notebook(), "id"),
@@ -198,55 +237,43 @@ MUTATIONS: list[Callable[[Bench, Session], Awaitable[Any]]] = [
 
 
 @pytest.mark.parametrize("mutate", MUTATIONS)
-@pytest.mark.parametrize("kind", STORES)
 @pytest.mark.gen_test
-async def test_a_service_that_stops_takes_no_new_work(
-    kind: str, tmp_path: Path, mutate: Callable[[Bench, Session], Awaitable[Any]]
-) -> None:
-    async with running_service(kind, tmp_path) as bench:
-        session = await bench.create()
-        await bench.service.stop()
-        with pytest.raises(ServiceClosed):
-            await mutate(bench, session)
-        assert await bench.sessions() == [session]
-        assert len(bench.provider.requests) == 1
+async def test_a_service_that_stops_takes_no_new_work(bench: Bench, mutate: Mutate) -> None:
+    session = await bench.create()
+    await bench.service.stop()
+    with pytest.raises(ServiceClosed):
+        await mutate(bench, session)
+    assert await bench.sessions() == [session]
+    assert len(bench.provider.requests) == 1
 
 
-@pytest.mark.parametrize("kind", STORES)
 @pytest.mark.gen_test
-async def test_stopping_lets_running_work_finish(kind: str, tmp_path: Path) -> None:
-    async with running_service(kind, tmp_path) as bench:
-        other = await bench.create("other.ipynb")
-        gate = bench.provider.start_gate = Gate()
-        create = asyncio.create_task(bench.create("a.ipynb"))
-        switch = asyncio.create_task(
-            bench.service.update(other.session_id, SessionPatch(kernel_name="other"))
-        )
-        await gate.reached()
-        stop = asyncio.create_task(bench.service.stop())
-        await asyncio.sleep(0)
-        gate.open()
-        await stop
-        assert create.done()
-        assert switch.done()
-        assert bench.provider.held == {(await create).kernel_id, (await switch)[0].kernel_id}
+async def test_stopping_lets_running_work_finish(bench: Bench) -> None:
+    other = await bench.create("other.ipynb")
+    gate = bench.provider.start_gate = Gate()
+    create = asyncio.create_task(bench.create("a.ipynb"))
+    switch = asyncio.create_task(bench.update(other, kernel_name="other"))
+    await gate.reached()
+    stop = asyncio.create_task(bench.service.stop())
+    await asyncio.sleep(0)
+    gate.open()
+    await stop
+    assert create.done()
+    assert switch.done()
+    assert bench.provider.held == {(await create).kernel_id, (await switch).kernel_id}
 
 
-@pytest.mark.parametrize("kind", STORES)
 @pytest.mark.gen_test
 async def test_a_start_that_outlasts_the_patience_of_stopping_is_undone(
-    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("nbsessions.service._STOP_TIMEOUT", 0.01)
-    async with running_service(kind, tmp_path) as bench:
-        gate = bench.provider.start_gate = Gate()
-        create = asyncio.create_task(bench.create())
-        await gate.reached()
-        await bench.service.stop()
-        gate.open()
-        with pytest.raises(ServiceClosed):
-            await create
-        assert bench.provider.held == set()
+    gate, create = await bench.hold_up(bench.create())
+    await bench.service.stop()
+    gate.open()
+    with pytest.raises(ServiceClosed):
+        await create
+    assert bench.provider.held == set()
 
 
 @pytest.mark.parametrize("kind", STORES)
@@ -254,9 +281,7 @@ async def test_a_start_that_outlasts_the_patience_of_stopping_is_undone(
 async def test_a_start_that_closing_overtakes_leaves_no_kernel(kind: str, tmp_path: Path) -> None:
     bench = Bench(make_store(kind, tmp_path), FakeKernelProvider())
     await bench.service.open()
-    gate = bench.provider.start_gate = Gate()
-    create = asyncio.create_task(bench.create())
-    await gate.reached()
+    gate, create = await bench.hold_up(bench.create())
     bench.service.close()
     gate.open()
     with pytest.raises(SessionError):
@@ -264,25 +289,19 @@ async def test_a_start_that_closing_overtakes_leaves_no_kernel(kind: str, tmp_pa
     assert bench.provider.held == set()
 
 
-@pytest.mark.parametrize("kind", STORES)
 @pytest.mark.gen_test
-async def test_a_joined_caller_does_not_begin_anew_while_the_service_stops(
-    kind: str, tmp_path: Path
-) -> None:
-    async with running_service(kind, tmp_path) as bench:
-        gate = bench.provider.start_gate = Gate()
-        leader = asyncio.create_task(bench.create(kernel_name="missing"))
-        await gate.reached()
-        joined = asyncio.create_task(bench.create(kernel_name="light"))
-        await asyncio.sleep(0)
-        stop = asyncio.create_task(bench.service.stop())
-        await asyncio.sleep(0)
-        gate.open()
-        with pytest.raises(KernelspecNotFound):
-            await leader
-        with pytest.raises(ServiceClosed):
-            await joined
-        await stop
+async def test_a_joined_caller_does_not_begin_anew_while_the_service_stops(bench: Bench) -> None:
+    gate, leader = await bench.hold_up(bench.create(kernel_name="missing"))
+    joined = asyncio.create_task(bench.create(kernel_name="light"))
+    await asyncio.sleep(0)
+    stop = asyncio.create_task(bench.service.stop())
+    await asyncio.sleep(0)
+    gate.open()
+    with pytest.raises(KernelspecNotFound):
+        await leader
+    with pytest.raises(ServiceClosed):
+        await joined
+    await stop
 
 
 @pytest.mark.parametrize("kind", STORES)

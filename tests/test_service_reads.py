@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from nbsessions.errors import SessionNotFound, StoreUnavailable
+from nbsessions.errors import KernelConflict, SessionNotFound, StoreUnavailable
 from nbsessions.models import SessionPatch
 from support.faults import WRITES, Fault
-from support.services import STORES, Bench, eventually, running_service
+from support.services import FREE_ID, STORES, Bench, eventually, running_service
 
 pytestmark = pytest.mark.parametrize("kind", STORES)
 
@@ -82,14 +82,14 @@ async def test_a_session_that_could_not_be_ended_is_ended_at_a_later_read(
     async with running_service(kind, tmp_path) as bench:
         dead, alive = await bench.create("a.ipynb"), await bench.create("b.ipynb")
         bench.provider.die(dead.kernel_id)
-        bench.faults.fail("end_kernels")
+        bench.faults.fail("end_sessions")
 
         async def read_again() -> bool:
             assert await bench.sessions() == [alive]
             return len(await bench.store.list_sessions()) == 1
 
         await eventually(read_again, "the session is ended")
-        assert bench.faults.calls["end_kernels"] == 2
+        assert bench.faults.calls["end_sessions"] == 2
 
 
 @pytest.mark.gen_test
@@ -111,13 +111,17 @@ async def test_only_the_provider_that_a_session_names_can_say_that_its_kernel_is
     async with running_service(kind, tmp_path) as bench:
         session = await bench.create()
         foreign = replace(
-            session, session_id="foreign", path="b", kernel_id="far", provider="gateway:x"
+            session, session_id="foreign", path="b", kernel_id=FREE_ID, provider="gateway:x"
         )
         await bench.store.insert(foreign)
         _, (found, kernel) = await bench.service.list_sessions()
         assert found.session_id == "foreign"
         assert kernel["execution_state"] == "unknown"
-        await bench.store.end_kernels(["far"])
+        # Nor does who wants a kernel of this id.
+        with pytest.raises(KernelConflict):
+            await bench.create("c.ipynb", kernel_id=FREE_ID)
+        assert await bench.store.find_session("foreign")
+        await bench.store.end_sessions([found])
 
 
 @pytest.mark.gen_test

@@ -9,7 +9,7 @@ import msgspec
 from nbsessions.errors import InvalidRequest
 
 LONGEST_TEXT = 4096
-"""Characters that a path, a name or a type may have."""
+"""Characters that each text of a body may have."""
 
 T = TypeVar("T")
 
@@ -76,11 +76,12 @@ def _decode(body: bytes) -> SessionBody:
         sent = msgspec.json.decode(body, type=SessionBody)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidRequest("body", str(error)) from error
+    _check_texts(sent, "path", "name", "type")
+    _check_texts(sent.kernel, "id", "name", prefix="kernel.")
+    _check_texts(sent.notebook, "path", "name", prefix="notebook.")
     if sent.notebook is not None and sent.notebook.path is not None:
         sent.path, sent.type = sent.notebook.path, "notebook"
         sent.name = sent.name if sent.notebook.name is None else sent.notebook.name
-    for field in ("path", "name", "type"):
-        _check_text(field, getattr(sent, field))
     return sent
 
 
@@ -90,9 +91,12 @@ def _required(field: str, value: T | msgspec.UnsetType) -> T:
     return value
 
 
-def _check_text(field: str, value: object) -> None:
-    if isinstance(value, str):
+def _check_texts(sent: msgspec.Struct | None, *fields: str, prefix: str = "") -> None:
+    for field in fields:
+        value = getattr(sent, field, None)
+        if not isinstance(value, str):
+            continue
         if len(value) > LONGEST_TEXT:
-            raise InvalidRequest(field, f"is longer than {LONGEST_TEXT} characters")
+            raise InvalidRequest(prefix + field, f"is longer than {LONGEST_TEXT} characters")
         if "\0" in value:
-            raise InvalidRequest(field, "contains a NUL character")
+            raise InvalidRequest(prefix + field, "contains a NUL character")

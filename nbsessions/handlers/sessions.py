@@ -6,6 +6,7 @@ import functools
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from http.client import responses
+from importlib.resources import files
 from typing import Any, cast
 
 import msgspec
@@ -20,15 +21,15 @@ from nbsessions.models import document_of
 
 SESSION_ID = r"(?P<session_id>\w+-\w+-\w+-\w+-\w+)"
 
-Verb = Callable[..., Awaitable[None]]
+Method = Callable[..., Awaitable[None]]
 
 
-def operation(action: str) -> Callable[[Verb], Verb]:
+def operation(action: str) -> Callable[[Method], Method]:
     """Decorate a verb: authenticated, authorised for ``action`` (read or write), its errors
     translated.
     """
 
-    def decorate(method: Verb) -> Verb:
+    def decorate(method: Method) -> Method:
         @authenticated
         @functools.wraps(method)
         async def verb(self: SessionsHandlerMixin, *args: Any, **kwargs: Any) -> None:
@@ -41,7 +42,7 @@ def operation(action: str) -> Callable[[Verb], Verb]:
                     raise
                 raise known from error
 
-        return cast(Verb, verb)
+        return cast(Method, verb)
 
     return decorate
 
@@ -72,9 +73,15 @@ class SessionsHandlerMixin(RequestHandler):
         self.set_header("Content-Type", "application/json")
         self.finish(msgspec.json.encode(content))
 
+    def argument(self, name: str) -> str | None:
+        """Return the last query argument of this name as it was sent; None without one."""
+        # Tornado's own method strips blanks and control characters, which paths may have.
+        values = self.request.query_arguments.get(name)
+        return self.decode_argument(values[-1], name) if values else None
+
     def flag(self, name: str) -> bool:
         """Return a query argument that is ``true`` or ``false``; absent means false."""
-        value = self.get_query_argument(name, "false").lower()
+        value = "false" if (sent := self.argument(name)) is None else sent.lower()
         if value not in ("true", "false"):
             raise InvalidRequest(name, "is neither true nor false")
         return value == "true"
@@ -101,9 +108,9 @@ class SessionRootHandlerMixin(SessionsHandlerMixin):
     async def get(self) -> None:
         """List the sessions; ``path``, ``type`` and ``kernel_id`` in the query filter."""
         models = await ensure_async(self.session_manager.list_sessions())
-        path = self.get_query_argument("path", None)
-        type_ = self.get_query_argument("type", None)
-        kernel_id = self.get_query_argument("kernel_id", None)
+        path = self.argument("path")
+        type_ = self.argument("type")
+        kernel_id = self.argument("kernel_id")
         self.reply(
             200,
             [
@@ -120,7 +127,7 @@ class SessionRootHandlerMixin(SessionsHandlerMixin):
         """Find the session of a path or create it: 201 and its model, also when it was there."""
         arguments = create_arguments(self.request.body)
         model = await ensure_async(self.session_manager.create_session(**arguments))
-        self.set_header("Location", f"{self.request.path.rstrip('/')}/{model['id']}")
+        self.set_header("Location", f"{self.request.path}/{model['id']}")
         self.reply(201, reply_model(model))
 
 
@@ -156,6 +163,19 @@ class SessionHandlerMixin(SessionsHandlerMixin):
         self.reply(200, reply_model(model))
 
 
+class DescriptionHandlerMixin(SessionsHandlerMixin):
+    """``/api/sessions/openapi.json``: what these routes take and answer, as OpenAPI."""
+
+    allowed_methods = ("GET", "OPTIONS")
+    description = b""
+
+    @operation("read")
+    async def get(self) -> None:
+        """Get the description."""
+        self.set_header("Content-Type", "application/json")
+        self.finish(self.description)
+
+
 def session_handlers(
     base_handler: type[RequestHandler], base_url: str = "/"
 ) -> list[tuple[str, type[RequestHandler]]]:
@@ -166,8 +186,17 @@ def session_handlers(
     ``authorize(action)``, that is asked too, with "read" or "write".
     """
     root = f"{base_url.rstrip('/')}/api/sessions"
+    description = files(__package__).joinpath("openapi.json").read_bytes()
     return [
         (root, type("SessionRootHandler", (SessionRootHandlerMixin, base_handler), {})),
+        (
+            rf"{root}/openapi\.json",
+            type(
+                "DescriptionHandler",
+                (DescriptionHandlerMixin, base_handler),
+                {"description": description},
+            ),
+        ),
         (
             f"{root}/{SESSION_ID}",
             type("SessionHandler", (SessionHandlerMixin, base_handler), {}),

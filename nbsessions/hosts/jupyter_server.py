@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 from typing import Any
 
 from jupyter_core.utils import ensure_async
@@ -10,6 +12,11 @@ from tornado.web import HTTPError, RequestHandler
 
 from nbsessions.async_sessionmanager import AsyncSessionManager
 from nbsessions.handlers import session_handlers
+from nbsessions.kernels import internals
+from nbsessions.kernels.surviving.manager import (
+    SurvivingKernels,
+    SurvivingMappingKernelManager,
+)
 
 
 class AuthorizedAPIHandler(APIHandler):
@@ -27,21 +34,29 @@ class AuthorizedAPIHandler(APIHandler):
             raise HTTPError(403, f"User is not authorized to {action} on resource: {resource}.")
 
 
-def offer_session_manager(serverapp: Any) -> None:
-    """Make our session manager the server's default; whatever is configured anywhere wins.
+def offer_managers(serverapp: Any) -> None:
+    """Make our managers the server's default; whatever is configured anywhere wins.
 
     Called while extensions are linked, before the server makes its managers.
     """
-    stock_default = type(serverapp)._all_trait_default_generators["session_manager_class"]
+    stock = type(serverapp)._all_trait_default_generators
 
     def session_manager_class(app: Any) -> Any:
         # Kernels behind a gateway outlive us in ways that only its own manager knows.
         if app.gateway_config.gateway_enabled:
-            return stock_default(app)
+            return stock["session_manager_class"](app)
         return AsyncSessionManager
+
+    def kernel_manager_class(app: Any) -> Any:
+        # Kernels that survive are of use to those whose sessions do.
+        ours = issubclass(app.session_manager_class, AsyncSessionManager)
+        if app.gateway_config.gateway_enabled or not ours:
+            return stock["kernel_manager_class"](app)
+        return SurvivingMappingKernelManager
 
     # A method of this name is traitlets' default of lowest precedence.
     serverapp._session_manager_class_default = session_manager_class
+    serverapp._kernel_manager_class_default = kernel_manager_class
 
 
 def accepted_session_manager(serverapp: Any) -> AsyncSessionManager | None:
@@ -58,6 +73,35 @@ def accepted_session_manager(serverapp: Any) -> AsyncSessionManager | None:
             type(manager).__qualname__,
         )
     return None
+
+
+def surviving_kernels(serverapp: Any) -> SurvivingKernels | None:
+    """Return the server's kernel manager if its kernels survive; else say so in the log."""
+    manager = serverapp.kernel_manager
+    if isinstance(manager, SurvivingKernels):
+        return manager
+    serverapp.log.warning(
+        "Kernels end with this server: another kernel manager is configured (%s.%s)",
+        type(manager).__module__,
+        type(manager).__qualname__,
+    )
+    return None
+
+
+def handle_signals(serverapp: Any, kernels: SurvivingKernels) -> None:
+    """Have signals stop the server that would end it without a word to its kernels.
+
+    SIGINT does so in a server without a terminal, and SIGHUP in any. What somebody has set
+    up for a signal stays.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return
+    stop = internals.stop_handler(serverapp)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, stop)
+    hangup = getattr(signal, "SIGHUP", None)
+    if kernels.hangup == "stop" and hangup and signal.getsignal(hangup) is signal.SIG_DFL:
+        signal.signal(hangup, stop)
 
 
 def handlers() -> list[tuple[str, type[RequestHandler]]]:

@@ -11,6 +11,7 @@ from tornado.ioloop import IOLoop
 
 from nbsessions.async_sessionmanager import AsyncSessionManager
 from nbsessions.handlers import session_handlers
+from nbsessions.hosts.renames import follow_renames
 
 
 def load(notebook_app: Any) -> None:
@@ -38,5 +39,8 @@ def load(notebook_app: Any) -> None:
     notebook_app.web_app.add_handlers(".*$", session_handlers(APIHandler, notebook_app.base_url))
     # Nothing tells extensions there that the server stops.
     atexit.register(manager.close)
-    IOLoop.current().add_callback(manager.open)
+    io_loop = IOLoop.current()
+    io_loop.add_callback(manager.open)
+    # Once all extensions are loaded: some put a contents manager of theirs in its place.
+    io_loop.add_callback(lambda: follow_renames(notebook_app.contents_manager, manager))
     notebook_app.log.info("nbsessions keeps the sessions of this server")

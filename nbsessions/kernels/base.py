@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,10 +21,13 @@ class KernelHost:
     kernel_manager: Any
     """The host's kernel manager."""
     contents_manager: Any
+    """The host's contents manager, which knows in which folder a kernel runs."""
     kernel_env: Callable[[str | None, str | None], dict[str, str]]
     """Returns a kernel's environment for a session's path and name."""
     boot_id: str
+    """Identifies the current boot of the machine; empty where that cannot be known."""
     log: logging.Logger
+    """Where a provider says what went wrong."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +46,10 @@ class StartRequest:
     type: str | None
 
 
+current_start: ContextVar[StartRequest | None] = ContextVar("current_start", default=None)
+"""What the kernel is for that a provider starts, for those below who keep records of kernels."""
+
+
 class KernelProvider(ABC):
     """Starts, resolves, adopts and shuts down kernels of one kind.
 
@@ -50,6 +58,11 @@ class KernelProvider(ABC):
 
     name: str
     """Names the provider in every session whose kernel it started: ``local:<boot id>``."""
+
+    @property
+    @abstractmethod
+    def default_kernel_name(self) -> str | None:
+        """The kernelspec of those who ask for none; None where that is not known."""
 
     @abstractmethod
     def judges(self, name: str) -> bool:
@@ -83,6 +96,25 @@ class KernelProvider(ABC):
     @abstractmethod
     def update_env(self, kernel_id: str, *, path: str | None, name: str | None) -> None:
         """Let the kernel's next restart know the session's new path and name. Never raises."""
+
+    @abstractmethod
+    def find_started(self, token: str) -> str | None:
+        """Return the id of the kernel that was started under this intent, if it still runs.
+
+        For starts that a server did not live to see the end of.
+        """
+
+    @abstractmethod
+    def is_elsewhere(self, kernel_id: str) -> bool:
+        """Return whether the kernel is with another server that lives."""
+
+    @abstractmethod
+    def watch(self, ended: Callable[[str], None]) -> None:
+        """Call ``ended`` with the id of each kernel that ends from now on, whatever ends it."""
+
+    @abstractmethod
+    def was_connected(self, kernel_id: str) -> bool:
+        """Return whether a client has ever been connected to the kernel, or may have been."""
 
     @abstractmethod
     def list_held(self) -> Collection[str]:

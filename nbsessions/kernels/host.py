@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import functools
 import os
 import re
 from collections.abc import Callable, Collection, Sequence
@@ -23,7 +23,8 @@ from nbsessions.errors import (
     KernelStartFailed,
     SessionError,
 )
-from nbsessions.kernels.base import KernelHost, KernelProvider, StartRequest
+from nbsessions.kernels import internals
+from nbsessions.kernels.base import KernelHost, KernelProvider, StartRequest, current_start
 from nbsessions.models import Kernel, KernelModel, KernelModels
 
 _ADDRESSABLE = re.compile(r"\w+-\w+-\w+-\w+-\w+")
@@ -33,7 +34,7 @@ _MODEL_TIMEOUT = 2.0
 
 
 class HostKernelProvider(KernelProvider):
-    """Starts kernels as children of the server; they live and die with it."""
+    """Has the host's kernel manager start kernels; how long they live is up to that."""
 
     def __init__(self, host: KernelHost) -> None:
         self.name = f"local:{host.boot_id}"
@@ -42,8 +43,15 @@ class HostKernelProvider(KernelProvider):
         self._kernel_env = host.kernel_env
         self._log = host.log
         self._last_known: dict[str, KernelModel] = {}
-        self._last_listed: dict[str, KernelModel] = {}
-        self._release = _jupyter_server_release(host.kernel_manager)
+        self._connected: set[str] = set()
+        self._known_specs: set[str] = set()
+        """Names that have been looked up: to read the same files each time would take longer."""
+        self._server_version = _jupyter_server_version(host.kernel_manager)
+
+    @property
+    def default_kernel_name(self) -> str | None:
+        name: str | None = getattr(self._kernel_manager, "default_kernel_name", None)
+        return name
 
     def judges(self, name: str) -> bool:
         return name.startswith("local:")
@@ -53,8 +61,10 @@ class HostKernelProvider(KernelProvider):
         if request.kernel_id is not None and self._takes_kernel_id:
             self._refuse_foreign(request.kernel_id)
             options["kernel_id"] = request.kernel_id
+        started = current_start.set(request)
         try:
-            if self._release is not None:
+            await self._check_kernelspec(request.kernel_name)
+            if self._server_version is not None:
                 options["env"] = self._kernel_env(request.path, request.name)
             kernel_id: str = await ensure_async(
                 self._kernel_manager.start_kernel(
@@ -70,9 +80,13 @@ class HostKernelProvider(KernelProvider):
         except DuplicateKernelError as error:
             raise KernelConflict(str(request.kernel_id), "exists already") from error
         except Exception as error:
+            ended = self._was_ended(error)
+            if ended is not None:
+                raise KernelConflict(ended, "was shut down while it was starting") from error
             self._log.error("Kernel %r did not start", request.kernel_name, exc_info=True)
             raise KernelStartFailed(request.kernel_name, error) from error
         finally:
+            current_start.reset(started)
             self._forget_failed_starts()
         model = (await self.models([kernel_id])).alive.get(kernel_id, {})
         return Kernel(
@@ -81,16 +95,23 @@ class HostKernelProvider(KernelProvider):
             provider=self.name,
         )
 
+    async def _check_kernelspec(self, name: str | None) -> None:
+        """Raise NoSuchKernel before jupyter_client does, which logs a traceback for it."""
+        specs = getattr(self._kernel_manager, "kernel_spec_manager", None)
+        if specs is not None and name is not None and name not in self._known_specs:
+            await ensure_async(specs.get_kernel_spec(name))
+            self._known_specs.add(name)
+
+    def _was_ended(self, error: Exception) -> str | None:
+        """Return the id of a kernel that somebody else has shut down in the midst of its start."""
+        if not isinstance(error, KeyError):
+            return None
+        kernel_id = str(error.args[0] if error.args else "")
+        gone = self.can_address(kernel_id) and kernel_id not in self._kernel_manager
+        return kernel_id if gone else None
+
     def _forget_failed_starts(self) -> None:
-        # jupyter_client keeps the task of a start that failed, and shutdown_all of
-        # jupyter_server raises a 404 over it: the server would never stop. It also keeps the
-        # connection file, which would bar the kernel id.
-        pending = getattr(self._kernel_manager, "_pending_kernels", {})
-        for kernel_id, task in list(pending.items()):
-            if task.done() and kernel_id not in self._kernel_manager:
-                del pending[kernel_id]
-                with contextlib.suppress(OSError):
-                    os.unlink(self._connection_file(kernel_id))
+        internals.forget_failed_starts(self._kernel_manager, self._connection_file)
 
     async def models(self, kernel_ids: Sequence[str]) -> KernelModels:
         unknown: dict[str, KernelModel | None] = {}
@@ -99,10 +120,7 @@ class HostKernelProvider(KernelProvider):
             await self._gather(alive, unknown)
         if getattr(self._kernel_manager, "use_pending_kernels", False):
             alive = {each: self._explain_start(each, model) for each, model in alive.items()}
-        if len(alive) == 1:
-            self._last_known.update(alive)
-        else:
-            self._last_listed = alive
+        self._last_known.update(alive)
         return KernelModels(alive=alive, unknown=unknown)
 
     def _ask(
@@ -155,8 +173,7 @@ class HostKernelProvider(KernelProvider):
     ) -> None:
         if kernel_id in self._kernel_manager:
             self._log.warning("The state of kernel %s is unknown: %r", kernel_id, error)
-            listed = self._last_listed.get(kernel_id)
-            unknown[kernel_id] = listed or self._last_known.get(kernel_id)
+            unknown[kernel_id] = self._last_known.get(kernel_id)
         else:
             self._last_known.pop(kernel_id, None)
 
@@ -199,6 +216,39 @@ class HostKernelProvider(KernelProvider):
         except Exception as error:
             self._log.warning("Kernel %s keeps its environment: %r", kernel_id, error)
 
+    def find_started(self, token: str) -> str | None:
+        # Those of a manager without records have died with their server.
+        find: Callable[[str], str | None] = getattr(self._kernel_manager, "find_started", _nobody)
+        return find(token)
+
+    def is_elsewhere(self, kernel_id: str) -> bool:
+        ask: Callable[[str], object] = getattr(self._kernel_manager, "is_elsewhere", _nobody)
+        return bool(ask(kernel_id))
+
+    def watch(self, ended: Callable[[str], None]) -> None:
+        # All ways lead through these: the culler, /api/kernels, a restart that failed; websockets.
+        remove_kernel = self._kernel_manager.remove_kernel
+        notify_connect = self._kernel_manager.notify_connect
+
+        @functools.wraps(remove_kernel)
+        def remove(kernel_id: str) -> Any:
+            kernel = remove_kernel(kernel_id)
+            self._connected.discard(kernel_id)
+            ended(kernel_id)
+            return kernel
+
+        @functools.wraps(notify_connect)
+        def connect(kernel_id: str) -> Any:
+            self._connected.add(kernel_id)
+            return notify_connect(kernel_id)
+
+        self._kernel_manager.remove_kernel = remove
+        self._kernel_manager.notify_connect = connect
+
+    def was_connected(self, kernel_id: str) -> bool:
+        ask: Callable[[str], object] = getattr(self._kernel_manager, "had_clients", _nobody)
+        return kernel_id in self._connected or bool(ask(kernel_id))
+
     def list_held(self) -> Collection[str]:
         ids: list[str] = self._kernel_manager.list_kernel_ids()
         return ids
@@ -206,7 +256,7 @@ class HostKernelProvider(KernelProvider):
     @property
     def _takes_kernel_id(self) -> bool:
         # Stock honours a client's kernel id since 2.21.
-        return self._release is not None and self._release >= (2, 21)
+        return self._server_version is not None and self._server_version >= (2, 21)
 
     async def _kernel_path(self, path: str | None) -> str:
         try:
@@ -228,6 +278,10 @@ class HostKernelProvider(KernelProvider):
         return os.path.join(self._kernel_manager.connection_dir, f"kernel-{kernel_id}.json")
 
 
+def _nobody(key: str) -> None:
+    return None
+
+
 def _outcome(task: asyncio.Future[Any] | None, model: Any) -> tuple[Any, BaseException | None]:
     """Return a kernel's model and None, or what went wrong with it."""
     if task is not None:
@@ -241,7 +295,7 @@ def _outcome(task: asyncio.Future[Any] | None, model: Any) -> tuple[Any, BaseExc
     return model, None
 
 
-def _jupyter_server_release(kernel_manager: object) -> tuple[int, int] | None:
+def _jupyter_server_version(kernel_manager: object) -> tuple[int, int] | None:
     """Return (major, minor) of the jupyter_server whose kernel manager this is, else None."""
     names = {base.__module__.partition(".")[0] for base in type(kernel_manager).__mro__}
     if "jupyter_server" not in names:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
 from datetime import timedelta
-from typing import ClassVar
 
 from nbsessions.models import Changes, Intent, Orphans, Owner, Release, Session
 
@@ -31,9 +30,6 @@ class SessionStore(ABC):
     commit was cut short. Cancelling the caller does not cancel the write.
     """
 
-    label: ClassVar[str]
-    """What the store is called in messages."""
-
     @abstractmethod
     async def open(self, owner: Owner) -> None:
         """Open the store and register ``owner``, whose id is the scope of all that follows.
@@ -43,8 +39,8 @@ class SessionStore(ABC):
 
     @abstractmethod
     def close(self, held: Collection[str] = ()) -> None:
-        """Finish what is queued, remove the sessions of all kernels but the ``held`` ones (by
-        id), sign off, let go.
+        """Finish what is queued, remove the sessions and intents of all kernels but the
+        ``held`` ones (by id), sign off, let go.
 
         Synchronous and idempotent; never raises. Mutations after it raise StoreUnavailable.
         """
@@ -73,7 +69,7 @@ class SessionStore(ABC):
 
     @abstractmethod
     async def list_intents(self) -> Sequence[Intent]:
-        """Return all intents of the scope, read afresh."""
+        """Return all intents of the scope, read afresh. Asked by tests only."""
 
     @abstractmethod
     async def count_holders(self, kernel_id: str) -> int:
@@ -112,7 +108,8 @@ class SessionStore(ABC):
     async def attach(self, session: Session) -> Session:
         """Return the oldest session of the same document; if there is none, insert this one.
 
-        Raises KernelConflict when the kernel is being stopped, or was stopped just now.
+        Raises KernelConflict when the kernel is being started under its id or stopped, or was
+        stopped less than ENDED_KEPT_FOR ago.
         """
 
     @abstractmethod
@@ -139,7 +136,15 @@ class SessionStore(ABC):
         With ``force`` the other sessions of the old kernel are removed, so that it is stopped
         in any case.
 
-        Raises SessionNotFound; KernelConflict when the new kernel is on its way out.
+        Raises SessionNotFound, KernelConflict as ``attach`` does.
+        """
+
+    @abstractmethod
+    async def rename_document(self, old: str, new: str) -> Sequence[Session]:
+        """Change the sessions of the document ``old``, and of all documents in the folder
+        ``old``, as Session.renamed does; return them as they are now, oldest first.
+
+        Both are normalised paths, and not empty. Whatever else holds the new paths stays.
         """
 
     @abstractmethod
@@ -154,8 +159,11 @@ class SessionStore(ABC):
         """Mark a 'stop' intent as 'ended', if it is there, and forget those long ended."""
 
     @abstractmethod
-    async def end_kernels(self, kernel_ids: Collection[str]) -> Sequence[Session]:
-        """Remove and return the sessions of kernels that are gone."""
+    async def end_sessions(self, sessions: Collection[Session]) -> Sequence[Session]:
+        """Remove sessions whose kernels are gone, and return them.
+
+        One that is there no more, or has another kernel by now, is left out.
+        """
 
     # What others left behind
 
@@ -163,9 +171,9 @@ class SessionStore(ABC):
     async def find_orphans(self) -> Orphans:
         """Return what dead owners left in the namespace.
 
-        An owner is dead when it signed off, was of an earlier boot of this host, or when its
-        lock could be taken; otherwise it is live or silent, and left alone. One that was
-        silent for a day counts as dead here.
+        An owner is dead when it signed off, or when its lock could be taken; where its lock
+        cannot be asked, when it was of an earlier boot of this host. Otherwise it is live or
+        silent, and left alone. One that was silent for a day counts as dead here.
         """
 
     @abstractmethod

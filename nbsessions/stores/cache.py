@@ -11,7 +11,7 @@ Version = tuple[int, int]
 
 
 class SessionCache:
-    """Sessions by id, oldest first, and by document. Used on the event loop only.
+    """Sessions by id, oldest first, and by document. Changed on the event loop only.
 
     The contents outlive their version: a store that cannot be read is answered from here.
     """
@@ -21,14 +21,13 @@ class SessionCache:
         self._by_document: dict[str, dict[str, Session]] = {}
         self._version: Version | None = None
         self._written: Version = (0, 0)
-        self._complete = False
 
     def is_at(self, version: Version) -> bool:
         """Return whether the contents are those of this version."""
         return self._version == version
 
     def list_sessions(self) -> list[Session]:
-        """Return all sessions, oldest first."""
+        """Return all sessions, oldest first. From any thread."""
         return list(self._sessions.values())
 
     def find(self, session_id: str) -> Session | None:
@@ -46,19 +45,15 @@ class SessionCache:
         They are all here; what was read before them would take them back until the next look,
         which may fail.
         """
-        if self._complete and version < self._written:
+        if version < self._written:
             return
-        self._complete = True
-        self._sessions = {}
-        self._by_document = {}
+        read = SessionCache()
         for session in sessions:
-            self.put(session)
+            read.put(session)
+        # At once: the writer's thread may be listing them, to write them to a new file.
+        self._sessions = read._sessions
+        self._by_document = read._by_document
         self._version = version
-
-    def forget_version(self) -> None:
-        """Have the contents read again before they are next relied on: they lack something."""
-        self._version = None
-        self._complete = False
 
     def apply(
         self, generation: int, before: int, after: int, changed: Mapping[str, Session | None]
@@ -71,11 +66,17 @@ class SessionCache:
         if self._version is not None and self._version >= (generation, after):
             return
         self._version = (generation, after) if self._version == (generation, before) else None
+        newest = next(reversed(self._sessions.values()), None)
+        adopted = False
         for session_id, session in changed.items():
             if session is None:
                 self.drop(session_id)
             else:
+                is_older = newest is not None and session.seq < newest.seq
+                adopted = adopted or (is_older and session_id not in self._sessions)
                 self.put(session)
+        if adopted:
+            self._sort()
 
     def put(self, session: Session) -> None:
         """Add the session, or replace the one of its id."""
@@ -91,6 +92,9 @@ class SessionCache:
         session = self._sessions.pop(session_id, None)
         if session is not None:
             self._drop_document(session)
+
+    def _sort(self) -> None:
+        self._sessions = dict(sorted(self._sessions.items(), key=lambda item: item[1].seq))
 
     def _drop_document(self, session: Session) -> None:
         if session.document is not None:

@@ -37,8 +37,6 @@ def store_from_url(url: str, *, namespace: str, log: logging.Logger) -> MemorySe
 class MemorySessionStore(SessionStore):
     """Keeps sessions in memory. No method waits, so each is a transaction by itself."""
 
-    label = "memory"
-
     def __init__(self) -> None:
         self._sessions = SessionCache()
         self._intents: dict[str, Intent] = {}
@@ -82,16 +80,16 @@ class MemorySessionStore(SessionStore):
         if existing is not None:
             return existing
         ended = [] if intent.kernel_id is None else self._claim(intent.kernel_id)
-        lapsed = [
+        starts = [
             other
             for other in self._intents.values()
             if other.verb is Verb.START and other.document == intent.document is not None
         ]
-        if any(other.lease_until >= utcnow() for other in lapsed):
+        if any(other.lease_until >= utcnow() for other in starts):
             raise StartInProgress(intent.document)
         for other in ended:
             del self._intents[other.token]
-        for other in lapsed:
+        for other in starts:
             self._intents[other.token] = replace(other, verb=Verb.LOST)
         self._intents[intent.token] = intent
         return None
@@ -118,7 +116,7 @@ class MemorySessionStore(SessionStore):
 
     async def insert(self, session: Session) -> Session:
         self._check_open()
-        self._refuse_ending(session.kernel_id)
+        self._refuse_unsettled(session.kernel_id)
         if self._sessions.find(session.session_id) is not None:
             raise InvalidRequest(
                 "session_id", f"{session.session_id!r} is the id of another session"
@@ -138,7 +136,7 @@ class MemorySessionStore(SessionStore):
         kernel = changes.kernel
         if kernel is not UNSET:
             if start_token is None:
-                self._refuse_ending(kernel.kernel_id)
+                self._refuse_unsettled(kernel.kernel_id)
             elif not self._drop(start_token, Verb.START):
                 self._note_stop(start_token, kernel.kernel_id)
                 raise StartLost(None)
@@ -148,6 +146,16 @@ class MemorySessionStore(SessionStore):
         if session.kernel_id != before.kernel_id:
             released = self._release(before.kernel_id, stop_token, force=force)
         return Release(session=session, kernel_id=released)
+
+    async def rename_document(self, old: str, new: str) -> Sequence[Session]:
+        self._check_open()
+        renamed = []
+        for before in self._sessions.list_sessions():
+            after = before.renamed(old, new)
+            if after is not None:
+                renamed.append(replace(after, last_activity=utcnow()))
+                self._sessions.put(renamed[-1])
+        return renamed
 
     async def delete(self, session_id: str, *, stop_token: str, force: bool = False) -> Release:
         session = self._get(session_id)
@@ -167,9 +175,14 @@ class MemorySessionStore(SessionStore):
             if other.verb is Verb.ENDED and other.lease_until < now:
                 del self._intents[other.token]
 
-    async def end_kernels(self, kernel_ids: Collection[str]) -> Sequence[Session]:
+    async def end_sessions(self, sessions: Collection[Session]) -> Sequence[Session]:
         self._check_open()
-        ended = [each for each in self._sessions.list_sessions() if each.kernel_id in kernel_ids]
+        kernel_ids = {each.session_id: each.kernel_id for each in sessions}
+        ended = [
+            each
+            for each in self._sessions.list_sessions()
+            if kernel_ids.get(each.session_id) == each.kernel_id
+        ]
         for session in ended:
             self._sessions.drop(session.session_id)
         return ended
@@ -242,7 +255,10 @@ class MemorySessionStore(SessionStore):
             raise KernelConflict(kernel_id, "is being started or stopped")
         return intents
 
-    def _refuse_ending(self, kernel_id: str) -> None:
+    def _refuse_unsettled(self, kernel_id: str) -> None:
+        now = utcnow()
         for intent in self._intents.values():
-            if intent.kernel_id == kernel_id and intent.verb in (Verb.STOP, Verb.ENDED):
-                raise KernelConflict(kernel_id, "is being shut down")
+            if intent.kernel_id == kernel_id and (
+                intent.verb is not Verb.ENDED or intent.lease_until >= now
+            ):
+                raise KernelConflict(kernel_id, "is being started or stopped")

@@ -102,6 +102,10 @@ def test_a_body_becomes_arguments_of_update_session(
         (b'{"path": "a", "type": "x", "name": "\\u0000"}', "NUL"),
         (encode({**NEW, "path": "x" * (LONGEST_TEXT + 1)}), "4096"),
         (encode({**NEW, "name": "x" * (LONGEST_TEXT + 1)}), "4096"),
+        (encode({**NEW, "kernel": {"name": "x" * (LONGEST_TEXT + 1)}}), "kernel.name"),
+        (encode({**NEW, "kernel": {"id": "a\0b"}}), "kernel.id"),
+        (encode({"notebook": {"path": "a\0b"}}), "notebook.path"),
+        (encode({"notebook": {"path": "a"}, "path": "a\0b"}), "path"),
         (b'{"path": "a", "type": "x", "more": ' + 100_000 * b"[" + 100_000 * b"]" + b"}", "depth"),
     ],
 )

@@ -185,6 +185,12 @@ async def test_a_list_can_be_filtered(api: Api) -> None:
     assert await api.models("?type=console&path=a%20b.ipynb") == []
 
 
+async def test_a_filter_is_taken_as_it_was_sent(api: Api) -> None:
+    model = await api.create(" a\x1b.ipynb ")
+    assert [each["id"] for each in await api.models("?path=%20a%1b.ipynb%20")] == [model["id"]]
+    assert await api.models("?path=a%20.ipynb") == []
+
+
 async def test_a_query_that_is_no_text_is_400(api: Api) -> None:
     assert (await api("GET", "?path=%ff")).code == 400
 
@@ -243,7 +249,7 @@ async def test_a_kernel_id_that_nobody_knows_is_400(api: Api, kernel_id: str) ->
     assert await api.models() == [model]
 
 
-@pytest.mark.parametrize(("name", "status"), [("missing", 501), ("broken", 500), ("\0", 501)])
+@pytest.mark.parametrize(("name", "status"), [("missing", 501), ("broken", 500), ("\0", 400)])
 async def test_a_kernel_that_does_not_start_leaves_the_session_as_it_was(
     api: Api, session_manager: Any, name: str, status: int
 ) -> None:

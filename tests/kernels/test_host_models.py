@@ -89,6 +89,23 @@ async def test_one_odd_kernel_is_unknown_and_does_not_break_the_others(
         assert last_known["id"] == odd.kernel_id
 
 
+@pytest.mark.gen_test(timeout=20)
+async def test_an_odd_kernel_is_known_as_it_was_last_however_often_it_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(OddKernelManager, "answer", staticmethod(raise_at_once))
+    async with running_kernel_manager(tmp_path, OddKernelManager) as kernel_manager:
+        provider = make_provider(kernel_manager, tmp_path)
+        odd, good = await provider.start(request()), await provider.start(request())
+        both = [odd.kernel_id, good.kernel_id]
+        kernel_manager.get_kernel(odd.kernel_id).execution_state = "busy"
+        last = (await provider.models(both)).alive[odd.kernel_id]
+        kernel_manager.odd_id = odd.kernel_id
+        for asked in (both, [odd.kernel_id], ["missing"], both):
+            models = await provider.models(asked)
+            assert models.unknown == ({odd.kernel_id: last} if odd.kernel_id in asked else {})
+
+
 async def answer_later(model: object) -> object:
     await asyncio.sleep(0)
     return model

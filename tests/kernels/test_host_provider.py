@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import AsyncMock
 
 import psutil
 import pytest
@@ -79,6 +80,34 @@ async def test_a_kernel_manager_of_the_synchronous_class_will_do(tmp_path: Path)
         assert set((await provider.models([kernel.kernel_id])).alive) == {kernel.kernel_id}
         await provider.shutdown(kernel.kernel_id)
         assert list(provider.list_held()) == []
+
+
+@pytest.mark.gen_test
+async def test_a_kernel_that_is_shut_down_while_it_starts_is_a_conflict(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running_kernel_manager(tmp_path) as kernel_manager:
+        # As jupyter_server's own does when the kernel is gone from it meanwhile.
+        start = AsyncMock(side_effect=KeyError(CHOSEN_ID))
+        monkeypatch.setattr(kernel_manager, "start_kernel", start)
+        with pytest.raises(KernelConflict, match="was shut down while it was starting"):
+            await make_provider(kernel_manager, tmp_path).start(request())
+
+
+@pytest.mark.gen_test(timeout=20)
+async def test_a_kernel_that_a_client_was_connected_to_is_known_while_it_runs(
+    tmp_path: Path,
+) -> None:
+    async with running_kernel_manager(tmp_path) as kernel_manager:
+        provider = make_provider(kernel_manager, tmp_path)
+        provider.watch(lambda _: None)
+        kernel_id = (await provider.start(request())).kernel_id
+        assert not provider.was_connected(kernel_id)
+        kernel_manager.notify_connect(kernel_id)
+        kernel_manager.notify_disconnect(kernel_id)
+        assert provider.was_connected(kernel_id)
+        await provider.shutdown(kernel_id)
+        assert not provider.was_connected(kernel_id)
 
 
 class ClassicKernelManager:
@@ -234,7 +263,11 @@ async def test_a_path_that_the_contents_manager_refuses_raises(
 
 
 @pytest.mark.gen_test(timeout=20)
-@pytest.mark.parametrize("path", ["../a.ipynb", "x/../../../etc/a.ipynb", "\ud800", "x" * 4096])
+@pytest.mark.parametrize(
+    "path",
+    ["../a.ipynb", "x/../../../etc/a.ipynb", "\ud800", "x" * 4096],
+    ids=["upwards", "down and upwards", "a lone surrogate", "a long one"],
+)
 async def test_no_path_is_a_way_out_of_the_root_directory(tmp_path: Path, path: str) -> None:
     async with running_kernel_manager(tmp_path) as kernel_manager:
         provider = make_provider(

@@ -1,10 +1,11 @@
-"""A server that is killed: what was acknowledged is in the file, and the next start is clean."""
+"""A server that is killed with its kernels: what was acknowledged is in the file, and the next
+start is clean.
+"""
 
 from __future__ import annotations
 
 from support.server import Server, StartServer
 from support.storefile import read_store, wait_for_rest
-from support.waiting import wait_until
 
 
 def _started_again(server: Server) -> Server:
@@ -35,7 +36,7 @@ def test_the_next_start_ends_the_sessions_whose_kernels_died(start_server: Start
     server = start_server()
     models = [server.create(path, kernel="python3") for path in ("a.ipynb", "b.ipynb")]
     server.kill()
-    server.wait_for_no_kernels()
+    server.kill_kernels()
 
     _started_again(server)
 
@@ -53,6 +54,7 @@ def test_paths_of_a_killed_server_can_be_used_again(start_server: StartServer) -
     server = start_server()
     before = server.create("a.ipynb")
     server.kill()
+    server.kill_kernels()
 
     after = _started_again(server).create("a.ipynb", kernel="python3")
 
@@ -65,21 +67,29 @@ def test_the_locks_of_killed_servers_are_cleaned_up(start_server: StartServer) -
     for _ in range(2):
         server.create("a.ipynb")
         server.kill()
+        server.kill_kernels()
         _started_again(server)
+    server.create("a.ipynb")
 
-    locks = list(server.store.parent.glob("*.owner-*"))
+    def locks() -> list[int]:
+        folders = (server.store.parent, server.runtime_dir)
+        return [
+            len(list(folder.glob(pattern)))
+            for folder, pattern in zip(folders, ("*.owner-*", "nbsessions/servers/*"), strict=True)
+        ]
 
-    assert len(locks) == 1
+    assert locks() == [1, 1]
     server.stop()
-    assert list(server.store.parent.glob("*.owner-*")) == []
+    assert locks() == [0, 0]
 
 
 def test_a_start_after_a_clean_stop_has_nothing_to_end(start_server: StartServer) -> None:
     server = start_server()
     server.create("a.ipynb")
     server.stop()
+    assert read_store(server.store).owners == []
 
     _started_again(server)
 
     assert server.log_lines("I", "ended: its kernel") == []
-    wait_until(lambda: len(read_store(server.store).owners) == 1, "the old owner is gone")
+    assert len(read_store(server.store).owners) == 1

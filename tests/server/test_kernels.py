@@ -50,7 +50,7 @@ def test_deleting_the_last_sharer_ends_the_kernel(
         each_host.delete(str(sharer["id"]))
 
     assert each_host.kernel_ids() == set()
-    each_host.wait_for_no_kernels()
+    each_host.wait_for_kernels(0)
 
 
 def test_a_forced_delete_ends_the_kernel_of_all_sharers(
@@ -62,7 +62,7 @@ def test_a_forced_delete_ends_the_kernel_of_all_sharers(
 
     assert each_host.list_sessions() == []
     assert each_host.kernel_ids() == set()
-    each_host.wait_for_no_kernels()
+    each_host.wait_for_kernels(0)
 
 
 def test_a_sharer_that_gets_another_kernel_leaves_the_old_one_to_the_other(

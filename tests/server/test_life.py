@@ -34,7 +34,7 @@ def test_a_session_lives_from_its_post_to_its_delete(server: Server) -> None:
     assert server.delete(created["id"]).status == 204
     assert server.list_sessions() == []
     assert server.kernel_ids() == set()
-    server.wait_for_no_kernels()
+    server.wait_for_kernels(0)
     wait_for_rest(server.store)
 
 
@@ -75,7 +75,7 @@ def test_another_kernel_name_brings_another_kernel_up_and_the_old_one_down(
     assert server.kernel_ids() == {after["kernel"]["id"]}
     assert server.execute(after["kernel"]["id"], "6*7") == "42"
     server.delete(before["id"])
-    server.wait_for_no_kernels()
+    server.wait_for_kernels(0)
 
 
 def test_the_kernel_of_a_session_knows_its_file(server: Server) -> None:

@@ -31,7 +31,7 @@ def test_a_pending_kernel_is_answered_at_once_and_can_be_used(server: Server) ->
     assert server.execute(model["kernel"]["id"], "6*7") == "42"
     assert [each["id"] for each in server.list_sessions()] == [model["id"]]
     assert server.delete(model["id"]).status == 204
-    server.wait_for_no_kernels()
+    server.wait_for_kernels(0)
 
 
 def test_a_pending_kernel_that_failed_is_listed_as_dead_with_its_reason(server: Server) -> None:

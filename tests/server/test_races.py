@@ -32,7 +32,7 @@ def server(shared: Server) -> Iterator[Server]:
     """A server without sessions."""
     yield shared
     at_once([lambda m=model: shared.delete(m["id"]) for model in shared.list_sessions()])
-    shared.wait_for_no_kernels()
+    shared.wait_for_kernels(0)
     wait_for_rest(shared.store)
 
 

@@ -94,6 +94,7 @@ def test_a_start_after_a_crash_ends_the_sessions_of_the_dead_only(
     first.create("a.ipynb")
     theirs = second.create("b.ipynb")
     first.kill()
+    first.kill_kernels()
 
     first.start()
     assert first.list_sessions() == []

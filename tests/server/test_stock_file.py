@@ -105,6 +105,7 @@ def test_stock_and_ours_take_turns_on_a_file_that_ours_has_made(
     start_ours(server)
     before = server.create("a.ipynb")
     server.kill()
+    server.kill_kernels()
 
     start_stock(server)
     created = server.create("b.ipynb")

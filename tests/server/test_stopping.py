@@ -22,11 +22,6 @@ def server(start_server: StartServer) -> Server:
 
 
 @pytest.fixture
-def failpoints(server: Server) -> Failpoints:
-    return Failpoints(server.folder / "failpoints")
-
-
-@pytest.fixture
 def replies(server: Server, failpoints: Failpoints) -> list[Reply]:
     """Where the reply to a POST goes, that is held when its kernel has started."""
     replies: list[Reply] = []
@@ -46,7 +41,7 @@ def replies(server: Server, failpoints: Failpoints) -> list[Reply]:
 
 def _check_nothing_is_left(server: Server) -> None:
     assert server.wait_for_end() == 0
-    server.wait_for_no_kernels()
+    server.wait_for_kernels(0)
     contents = read_store(server.store)
     assert contents.sessions == []
     assert contents.unfinished() == []
@@ -69,7 +64,7 @@ def test_a_create_that_takes_too_long_is_undone_by_the_next_start_at_the_latest(
     server.terminate()
 
     assert server.wait_for_end() == 0
-    server.wait_for_no_kernels()
+    server.wait_for_kernels(0)
     assert read_store(server.store).sessions == []
     assert [reply.status for reply in replies] in ([], [503])
     failpoints.clear("hold")

@@ -2,33 +2,20 @@
 
 from __future__ import annotations
 
-import sqlite3
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 
 import pytest
 
-from support.failpoints import EXTENSION, Failpoints
+from support.failpoints import Failpoints
 from support.rest import Reply
-from support.server import Server, StartServer
-from support.storefile import read_store, wait_for_rest
+from support.server import Server
+from support.storefile import locked, read_store, wait_for_rest
 from support.waiting import wait_until
 
 LONG = "p" * 4000
 """A path that needs a page of its own in the file."""
-
-
-@pytest.fixture(scope="module")
-def shared(start_shared_server: StartServer) -> Server:
-    server = start_shared_server(start=False, extensions=EXTENSION)
-    server.environment.update(Failpoints(server.folder / "failpoints").environment)
-    return server.start()
-
-
-@pytest.fixture
-def failpoints(shared: Server) -> Failpoints:
-    return Failpoints(shared.folder / "failpoints")
 
 
 @pytest.fixture
@@ -41,18 +28,9 @@ def server(shared: Server) -> Iterator[Server]:
     for model in shared.list_sessions():
         assert shared.delete(model["id"]).status == 204
     wait_until(lambda: not shared.kernel_ids(), "the server holds no kernel")
-    shared.wait_for_no_kernels()
+    shared.wait_for_kernels(0)
     wait_for_rest(shared.store)
     assert read_store(shared.store).sessions == []
-
-
-@contextmanager
-def locked(server: Server) -> Iterator[None]:
-    """Hold the file's write lock, as another process would."""
-    with closing(sqlite3.connect(server.store, isolation_level=None, timeout=10)) as connection:
-        connection.execute("BEGIN IMMEDIATE")
-        yield
-        connection.execute("ROLLBACK")
 
 
 @contextmanager
@@ -80,6 +58,25 @@ def body(path: str) -> dict[str, object]:
     return {"path": path, "type": "notebook", "kernel": {"name": "light"}}
 
 
+def post_into(
+    trouble: AbstractContextManager[None],
+    server: Server,
+    failpoints: Failpoints,
+    point: str,
+    path: str,
+) -> Reply:
+    """POST a path; the trouble lasts from the point, after its kernel's start, to the reply."""
+    replies: list[Reply] = []
+    failpoints.set("hold", point)
+    with in_background(lambda: replies.append(server.post(body(path)))):
+        wait_until(lambda: failpoints.is_held, "the kernel was started")
+        failpoints.clear("held")
+        with trouble:
+            failpoints.clear("hold")
+            wait_until(lambda: replies, "the request was answered")
+    return replies[0]
+
+
 def check_refused(reply: Reply, problem: str) -> None:
     """It is a 503 that says what is wrong and when to try again."""
     assert reply.status == 503
@@ -100,7 +97,7 @@ def test_writes_on_a_locked_file_are_refused_and_start_and_end_nothing(server: S
     (kept,) = server.list_sessions()
     replies: list[Reply] = []
 
-    with locked(server), in_background(lambda: replies.append(server.delete(kept["id"]))):
+    with locked(server.store), in_background(lambda: replies.append(server.delete(kept["id"]))):
         replies.append(server.post(body("new.ipynb")))
         check_reads_go_on(server)
 
@@ -112,7 +109,7 @@ def test_writes_on_a_locked_file_are_refused_and_start_and_end_nothing(server: S
 
 def test_reads_are_quick_while_a_write_waits_for_a_lock(server: Server) -> None:
     replies: list[Reply] = []
-    with ExitStack() as stack, locked(server):
+    with ExitStack() as stack, locked(server.store):
         stack.enter_context(in_background(lambda: replies.append(server.post(body("new.ipynb")))))
         check_reads_go_on(server)
         check_reads_go_on(server)
@@ -124,16 +121,9 @@ def test_reads_are_quick_while_a_write_waits_for_a_lock(server: Server) -> None:
 def test_a_file_that_is_locked_during_a_start_costs_the_kernel_and_no_more(
     server: Server, failpoints: Failpoints
 ) -> None:
-    replies: list[Reply] = []
-    failpoints.set("hold", "before commit")
-    with in_background(lambda: replies.append(server.post(body("new.ipynb")))):
-        wait_until(lambda: failpoints.is_held, "the kernel was started")
-        failpoints.clear("held")
-        with locked(server):
-            failpoints.clear("hold")
-            wait_until(lambda: replies, "the request was answered")
+    reply = post_into(locked(server.store), server, failpoints, "before commit", "new.ipynb")
 
-    check_refused(replies[0], "locked")
+    check_refused(reply, "locked")
     wait_until(lambda: len(server.kernel_ids()) == 1, "its kernel was shut down")
     wait_for_rest(server.store)
     assert server.post(body("new.ipynb")).status == 201
@@ -168,16 +158,10 @@ def test_a_file_that_cannot_be_written_is_a_503_and_reads_go_on(
 def test_what_a_full_disk_left_undone_is_settled_when_there_is_room(
     server: Server, failpoints: Failpoints
 ) -> None:
-    failpoints.set("hold", "after start")
-    replies: list[Reply] = []
-    with in_background(lambda: replies.append(server.post(body(LONG)))):
-        wait_until(lambda: failpoints.is_held, "the kernel was started")
-        failpoints.clear("held")
-        with broken(failpoints, "readonly"):
-            failpoints.clear("hold")
-            wait_until(lambda: replies, "the request was answered")
+    trouble = broken(failpoints, "readonly")
+    reply = post_into(trouble, server, failpoints, "after start", LONG)
 
-    check_refused(replies[0], "readonly")
+    check_refused(reply, "readonly")
     wait_until(lambda: len(server.kernel_ids()) == 1, "its kernel was shut down")
     wait_for_rest(server.store)
     assert server.post(body(LONG)).status == 201

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,18 +12,7 @@ from tornado.ioloop import IOLoop
 
 from nbsessions.stores.base import SessionStore
 from nbsessions.stores.sqlite import database
-from support.store_processes import OtherProcess, other_process
 from support.stores import Connections, Stores, Watched
-
-
-@pytest.fixture
-def io_loop() -> Iterator[IOLoop]:
-    """An event loop for one test: pytest-tornado's own makes it current in a deprecated way."""
-    loop = IOLoop(make_current=False)
-    asyncio.set_event_loop(loop.asyncio_loop)
-    yield loop
-    asyncio.set_event_loop(None)
-    loop.close(all_fds=True)
 
 
 @pytest.fixture
@@ -62,10 +50,3 @@ def connections(monkeypatch: pytest.MonkeyPatch) -> Connections:
 
     monkeypatch.setattr(sqlite3, "connect", connect_watched)
     return control
-
-
-@pytest.fixture
-def other() -> Iterator[OtherProcess]:
-    """Another process."""
-    with other_process() as process:
-        yield process

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
+
 import pytest
 
+from nbsessions.models import Session
 from nbsessions.stores.cache import SessionCache
-from support.stores import ids
 from support.values import make_session
 
 A, B, C = (make_session(path, session_id=path) for path in "abc")
@@ -64,11 +67,30 @@ def test_what_was_read_of_an_older_file_does_not_count(cache: SessionCache) -> N
     assert cache.list_sessions() == [A, B]
 
 
-def test_a_cache_that_lacks_something_takes_whatever_is_read(cache: SessionCache) -> None:
-    cache.forget_version()
-    cache.apply(1, 6, 7, {"b": B})
-    cache.replace((1, 6), [C, A])
-    assert ids(cache.list_sessions()) == ["c", "a"]
+def test_what_was_read_before_the_first_write_does_not_take_it_back() -> None:
+    cache = SessionCache()
+    cache.apply(1, 1, 2, {"a": A})
+    cache.replace((1, 1), [])
+    assert cache.list_sessions() == [A]
+
+
+def test_nobody_sees_a_half_of_what_is_read(cache: SessionCache) -> None:
+    seen = []
+
+    def read() -> Iterator[Session]:
+        for session in (A, B, C):
+            seen.append(cache.list_sessions())
+            yield session
+
+    cache.replace((1, 6), read())
+    assert seen == [[A]] * 3
+    assert cache.list_sessions() == [A, B, C]
+
+
+def test_sessions_that_are_older_than_what_is_there_come_first(cache: SessionCache) -> None:
+    older, newer = replace(B, seq=-1), replace(C, seq=1)
+    cache.apply(1, 5, 6, {"c": newer, "b": older})
+    assert cache.list_sessions() == [older, A, newer]
 
 
 def test_documents_follow_their_sessions(cache: SessionCache) -> None:

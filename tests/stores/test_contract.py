@@ -29,7 +29,7 @@ pytestmark = pytest.mark.parametrize("stores", KINDS, indirect=True)
 
 @pytest.mark.gen_test
 async def test_a_new_store_is_empty(store: SessionStore) -> None:
-    assert await state(store) == ([], set())
+    assert await state(store) == ([], [])
     assert await store.find_session("unknown") is None
     assert await store.find_by_document("unknown") is None
     assert await store.find_intent("unknown") is None
@@ -226,7 +226,7 @@ async def test_a_store_that_is_not_open_takes_no_writes(stores: Stores, closed: 
         store.update(session.session_id, Changes(), stop_token=make_id()),
         store.delete(session.session_id, stop_token=make_id()),
         store.finish_stop("token"),
-        store.end_kernels([session.kernel_id]),
+        store.end_sessions([session]),
     ):
         with pytest.raises(StoreUnavailable):
             await write

@@ -11,6 +11,7 @@ from nbsessions.models import Changes, Verb, utcnow
 from nbsessions.stores import memory
 from nbsessions.stores.base import ENDED_KEPT_FOR, SessionStore
 from nbsessions.stores.sqlite import transactions
+from support.contract import state
 from support.stores import KINDS, ids
 from support.values import LAPSED, make_id, make_session, make_start, to_kernel
 
@@ -118,9 +119,7 @@ async def test_an_update_whose_start_is_gone_is_lost(store: SessionStore) -> Non
         await store.update(
             before.session_id, to_kernel("new"), start_token="start", stop_token="stop"
         )
-    assert list(await store.list_sessions()) == [before]
-    [intent] = await store.list_intents()
-    assert (intent.token, intent.verb, intent.kernel_id) == ("start", Verb.STOP, "new")
+    assert await state(store) == ([before], [("start", "stop", "new")])
 
 
 @pytest.mark.gen_test
@@ -151,8 +150,7 @@ async def test_a_kernel_that_others_hold_survives_a_deletion(store: SessionStore
     first = await store.insert(make_session("a"))
     second = await store.insert(make_session("b", kernel_id=first.kernel_id))
     assert (await store.delete(first.session_id, stop_token=make_id())).kernel_id is None
-    assert list(await store.list_sessions()) == [second]
-    assert list(await store.list_intents()) == []
+    assert await state(store) == ([second], [])
 
 
 @pytest.mark.gen_test
@@ -216,6 +214,22 @@ async def test_stops_that_ended_long_ago_are_forgotten(
 
 
 @pytest.mark.gen_test
+async def test_a_kernel_that_ended_long_ago_bars_its_id_no_more(
+    store: SessionStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = await store.insert(make_session("a"))
+    other = await store.insert(make_session("b"))
+    await store.delete(session.session_id, stop_token="stop")
+    for module in (memory, transactions):
+        monkeypatch.setattr(module, "ENDED_KEPT_FOR", LAPSED)
+    await store.finish_stop("stop")
+    attached = await store.attach(make_session("c", kernel_id=session.kernel_id))
+    changes = to_kernel(session.kernel_id)
+    moved = await store.update(other.session_id, changes, stop_token=make_id())
+    assert attached.kernel_id == moved.session.kernel_id == session.kernel_id
+
+
+@pytest.mark.gen_test
 async def test_a_lost_start_is_stopped_and_then_remembered(store: SessionStore) -> None:
     lapsed, session = make_start("a", lease=LAPSED), make_session("a")
     await store.acquire(lapsed)
@@ -231,16 +245,42 @@ async def test_a_lost_start_is_stopped_and_then_remembered(store: SessionStore) 
 async def test_the_sessions_of_kernels_that_are_gone_are_removed(store: SessionStore) -> None:
     a, b, c = [await store.insert(make_session(path)) for path in "abc"]
     shared = await store.insert(make_session("d", kernel_id=a.kernel_id))
-    ended = await store.end_kernels([a.kernel_id, c.kernel_id, "unknown"])
+    ended = await store.end_sessions([a, c, shared, make_session("e")])
     assert sorted(ids(ended)) == sorted(ids([a, c, shared]))
-    assert list(await store.list_sessions()) == [b]
-    assert list(await store.list_intents()) == []
+    assert await state(store) == ([b], [])
+
+
+@pytest.mark.gen_test
+async def test_a_session_that_has_another_kernel_by_now_stays(store: SessionStore) -> None:
+    before = await store.insert(make_session("a"))
+    changes = to_kernel("new")
+    after = await store.update(before.session_id, changes, stop_token=make_id())
+    assert list(await store.end_sessions([before])) == []
+    assert list(await store.list_sessions()) == [after.session]
+
+
+@pytest.mark.gen_test
+async def test_a_kernel_that_is_being_started_under_its_id_cannot_be_attached(
+    store: SessionStore,
+) -> None:
+    start = make_start("a", kernel_id=make_id())
+    await store.acquire(start)
+    session, other = make_session("b", kernel_id=start.kernel_id), make_session("c")
+    await store.insert(other)
+    for attach in (
+        store.attach(session),
+        store.insert(session),
+        store.update(other.session_id, to_kernel(session.kernel_id), stop_token=make_id()),
+    ):
+        with pytest.raises(KernelConflict):
+            await attach
+    assert list(await store.list_sessions()) == [await store.find_session(other.session_id)]
 
 
 @pytest.mark.gen_test
 async def test_ending_no_kernel_removes_nothing(store: SessionStore) -> None:
     session = await store.insert(make_session())
-    assert list(await store.end_kernels([])) == []
+    assert list(await store.end_sessions([])) == []
     assert list(await store.list_sessions()) == [session]
 
 

@@ -111,7 +111,7 @@ async def test_a_commit_exchanges_the_intent_for_the_session(store: SessionStore
     await store.acquire(start)
     committed = await store.commit(start.token, session)
     assert replace(committed, seq=0) == session
-    assert await state(store) == ([committed], set())
+    assert await state(store) == ([committed], [])
 
 
 @pytest.mark.gen_test
@@ -119,7 +119,7 @@ async def test_a_commit_counts_after_its_lease_when_nobody_took_over(store: Sess
     start = make_start(lease=LAPSED)
     await store.acquire(start)
     committed = await store.commit(start.token, make_session())
-    assert await state(store) == ([committed], set())
+    assert await state(store) == ([committed], [])
 
 
 @pytest.mark.gen_test
@@ -146,7 +146,7 @@ async def test_a_commit_is_lost_when_a_session_holds_the_document(store: Session
     with pytest.raises(StartLost) as lost:
         await store.commit(start.token, session)
     assert lost.value.winner == winner
-    assert await state(store) == ([winner], {(start.token, "stop", session.kernel_id)})
+    assert await state(store) == ([winner], [(start.token, "stop", session.kernel_id)])
 
 
 @pytest.mark.gen_test
@@ -156,7 +156,7 @@ async def test_a_dropped_start_is_gone(store: SessionStore) -> None:
     await store.drop_start(start.token)
     await store.drop_start(start.token)
     await store.drop_start("unknown")
-    assert await state(store) == ([], set())
+    assert await state(store) == ([], [])
     assert await store.acquire(make_start()) is None
 
 
@@ -174,4 +174,4 @@ async def test_dropping_a_start_leaves_a_stop(store: SessionStore) -> None:
     session = await store.insert(make_session())
     await store.delete(session.session_id, stop_token="token")
     await store.drop_start("token")
-    assert await state(store) == ([], {("token", "stop", session.kernel_id)})
+    assert await state(store) == ([], [("token", "stop", session.kernel_id)])

@@ -131,7 +131,7 @@ async def test_only_what_ends_with_a_power_cut_anyway_is_not_synced(
         "drop": store.drop_start(start.token),
         "insert": store.insert(session),
         "update": store.update(session.session_id, Changes(name="b"), stop_token=make_id()),
-        "end": store.end_kernels([]),
+        "end": store.end_sessions([]),
         "delete": store.delete(session.session_id, stop_token="stop"),
         "finish": store.finish_stop("stop"),
         "elsewhere": store.acquire(make_start("b", scope="gateway:")),

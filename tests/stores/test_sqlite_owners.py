@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import errno
+import threading
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from nbsessions.errors import InvalidRequest, KernelConflict, StoreUnavailable
+from nbsessions.locks import FileLock
 from nbsessions.models import Owner, Session, utcnow
 from nbsessions.stores.base import SILENT_KEPT_FOR, SessionStore
 from support.store_processes import OtherProcess, close_store, insert, open_store
-from support.stores import SQLITE_KINDS, Stores, ids, rows
+from support.stores import NAMESPACE, SQLITE_KINDS, Stores, ids, rows
 from support.values import make_id, make_owner, make_session, make_start
 
 pytestmark = pytest.mark.parametrize("stores", SQLITE_KINDS, indirect=True)
@@ -21,6 +25,16 @@ JUDGE = make_owner("judge")
 
 def lock_file(stores: Stores, owner_id: str) -> Path:
     return stores.path.with_name(f"{stores.path.name}.owner-{owner_id}")
+
+
+def owners(stores: Stores) -> list[str]:
+    return [row[0] for row in rows(stores.path, "SELECT owner FROM nbsessions_owner")]
+
+
+def open_elsewhere(
+    stores: Stores, other: OtherProcess, owner: Owner, namespace: str = NAMESPACE
+) -> None:
+    other.ask(open_store, stores.path, owner, namespace, stores.kind == "sqlite-wal")
 
 
 async def leave(stores: Stores, owner: Owner) -> Session:
@@ -50,8 +64,7 @@ async def judged_dead(stores: Stores, judge: Owner = JUDGE) -> tuple[str, ...]:
 
 @pytest.mark.gen_test(timeout=30)
 async def test_an_owner_whose_process_lives_is_live(stores: Stores, other: OtherProcess) -> None:
-    wal = stores.kind == "sqlite-wal"
-    other.ask(open_store, stores.path, make_owner("theirs"), "namespace", wal)
+    open_elsewhere(stores, other, make_owner("theirs"))
     other.ask(insert, make_session(scope="theirs"))
     last_heard(stores, "theirs", SILENT_KEPT_FOR * 2)
     assert await judged_dead(stores) == ()
@@ -61,8 +74,7 @@ async def test_an_owner_whose_process_lives_is_live(stores: Stores, other: Other
 async def test_an_owner_whose_process_was_killed_is_dead(
     stores: Stores, other: OtherProcess
 ) -> None:
-    wal = stores.kind == "sqlite-wal"
-    other.ask(open_store, stores.path, make_owner("theirs"), "namespace", wal)
+    open_elsewhere(stores, other, make_owner("theirs"))
     session = other.ask(insert, make_session(scope="theirs"))
     store = await stores.open(JUDGE)
     assert (await store.find_orphans()).owner_ids == ()
@@ -74,8 +86,7 @@ async def test_an_owner_whose_process_was_killed_is_dead(
 
 @pytest.mark.gen_test(timeout=30)
 async def test_an_owner_that_stopped_is_dead(stores: Stores, other: OtherProcess) -> None:
-    wal = stores.kind == "sqlite-wal"
-    other.ask(open_store, stores.path, make_owner("theirs"), "namespace", wal)
+    open_elsewhere(stores, other, make_owner("theirs"))
     held, gone = [other.ask(insert, make_session(path, scope="theirs")) for path in "ab"]
     other.ask(close_store, [held.kernel_id])
     orphans = await (await stores.open(JUDGE)).find_orphans()
@@ -85,9 +96,95 @@ async def test_an_owner_that_stopped_is_dead(stores: Stores, other: OtherProcess
 
 
 @pytest.mark.gen_test
-async def test_an_owner_of_another_boot_of_this_host_is_dead(stores: Stores) -> None:
+async def test_an_owner_that_stopped_leaves_only_intents_about_kernels_that_live_on(
+    stores: Stores,
+) -> None:
+    owner = make_owner("theirs")
+    store = await stores.open(owner)
+    held = await store.insert(make_session("held.ipynb", scope="theirs"))
+    gone = await store.insert(make_session("gone.ipynb", scope="theirs"))
+    for session in (held, gone):
+        await store.delete(session.session_id, stop_token=f"stop {session.path}")
+    await store.acquire(make_start("cut short.ipynb", scope="theirs"))
+    store.close([held.kernel_id])
+    orphans = await (await stores.open(JUDGE)).find_orphans()
+    assert [intent.token for intent in orphans.intents] == ["stop held.ipynb"]
+
+
+@pytest.mark.gen_test
+async def test_an_owner_of_an_earlier_boot_that_has_no_lock_is_dead(stores: Stores) -> None:
     await leave(stores, make_owner("earlier", boot_id="an earlier boot"))
     assert await judged_dead(stores) == ("earlier",)
+
+
+@pytest.mark.gen_test
+async def test_an_owner_of_an_earlier_boot_whose_lock_is_free_is_dead(stores: Stores) -> None:
+    await leave(stores, make_owner("earlier", boot_id="an earlier boot"))
+    lock_file(stores, "earlier").touch()
+    assert await judged_dead(stores) == ("earlier",)
+
+
+@pytest.mark.gen_test(timeout=30)
+async def test_hosts_of_one_name_are_told_apart_by_their_locks(
+    stores: Stores, other: OtherProcess
+) -> None:
+    theirs = make_owner("theirs", boot_id="the boot of another localhost")
+    open_elsewhere(stores, other, theirs)
+    other.ask(insert, make_session(scope="theirs"))
+    last_heard(stores, "theirs", SILENT_KEPT_FOR * 2)
+    assert await judged_dead(stores) == ()
+    other.kill()
+    assert await judged_dead(stores, make_owner("judge-2")) == ("theirs",)
+
+
+@pytest.mark.gen_test(timeout=30)
+async def test_a_host_that_is_called_something_else_by_now_is_the_same(
+    stores: Stores, other: OtherProcess
+) -> None:
+    open_elsewhere(stores, other, make_owner("theirs", host="before"))
+    other.ask(insert, make_session(scope="theirs"))
+    assert await judged_dead(stores) == ()
+    other.kill()
+    assert await judged_dead(stores, make_owner("judge-2")) == ("theirs",)
+
+
+@pytest.mark.gen_test
+async def test_a_lock_that_the_file_system_does_not_know_proves_nothing(
+    stores: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await leave(stores, make_owner("theirs"))
+    await leave(stores, make_owner("earlier", boot_id="an earlier boot"))
+    for owner_id in ("theirs", "earlier"):
+        lock_file(stores, owner_id).touch()
+    acquire = FileLock.acquire
+
+    def refuse(lock: FileLock, **options: Any) -> bool:
+        if lock.path in (lock_file(stores, "theirs"), lock_file(stores, "earlier")):
+            raise OSError(errno.ENOLCK, "No locks available")
+        return acquire(lock, **options)
+
+    monkeypatch.setattr(FileLock, "acquire", refuse)
+    assert await judged_dead(stores) == ("earlier",)
+
+
+@pytest.mark.gen_test
+async def test_locks_are_tried_off_the_event_loop(
+    stores: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await leave(stores, make_owner("theirs"))
+    lock_file(stores, "theirs").touch()
+    store = await stores.open(JUDGE)
+    threads = set()
+    is_current = FileLock.is_current
+
+    def note(lock: FileLock) -> bool:
+        threads.add(threading.current_thread())
+        return is_current(lock)
+
+    monkeypatch.setattr(FileLock, "is_current", note)
+    assert (await store.find_orphans()).owner_ids == ("theirs",)
+    assert threads
+    assert threading.current_thread() not in threads
 
 
 @pytest.mark.gen_test
@@ -127,15 +224,21 @@ async def test_without_a_lock_of_its_own_nobody_becomes_an_owner(stores: Stores)
     lock_file(stores, "odd").mkdir()
     with pytest.raises(StoreUnavailable, match="lock file"):
         await stores.open(make_owner("odd"))
-    assert "odd" not in [row[0] for row in rows(stores.path, "SELECT owner FROM nbsessions_owner")]
+    assert "odd" not in owners(stores)
 
 
 @pytest.mark.gen_test
-@pytest.mark.parametrize("host", ["this-host", "another host"])
+@pytest.mark.parametrize(
+    "silent",
+    [
+        make_owner("silent"),
+        make_owner("silent", host="another host", boot_id="another boot"),
+    ],
+)
 async def test_an_owner_that_was_silent_for_a_day_counts_as_dead(
-    stores: Stores, host: str
+    stores: Stores, silent: Owner
 ) -> None:
-    await leave(stores, make_owner("silent", host=host))
+    await leave(stores, silent)
     last_heard(stores, "silent", SILENT_KEPT_FOR - timedelta(minutes=1))
     assert await judged_dead(stores) == ()
     last_heard(stores, "silent", SILENT_KEPT_FOR + timedelta(minutes=1))
@@ -144,7 +247,8 @@ async def test_an_owner_that_was_silent_for_a_day_counts_as_dead(
 
 @pytest.mark.gen_test
 async def test_a_heartbeat_ends_the_silence(stores: Stores) -> None:
-    store = await stores.open(make_owner("far", host="another host"))
+    far = make_owner("far", host="another host", boot_id="another boot")
+    store = await stores.open(far)
     last_heard(stores, "far", SILENT_KEPT_FOR * 2)
     await store.heartbeat()
     assert await judged_dead(stores) == ()
@@ -156,6 +260,56 @@ async def test_owners_of_other_namespaces_are_not_judged(stores: Stores) -> None
     session = await store.insert(make_session(scope="theirs"))
     store.close([session.kernel_id])
     assert await judged_dead(stores) == ()
+
+
+# Owners that have left nothing
+
+
+@pytest.mark.gen_test
+async def test_an_owner_that_stops_and_leaves_nothing_is_forgotten(stores: Stores) -> None:
+    store = await stores.open(make_owner("theirs"))
+    session = await store.insert(make_session(scope="theirs"))
+    await store.delete(session.session_id, stop_token="stop")
+    await store.acquire(make_start(scope="theirs"))
+    store.close()
+    assert owners(stores) == []
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize("left", ["session", "intent"])
+async def test_an_owner_that_stops_and_leaves_something_is_remembered(
+    stores: Stores, left: str
+) -> None:
+    store = await stores.open(make_owner("theirs"))
+    session = await store.insert(make_session(scope="theirs"))
+    if left == "intent":
+        await store.delete(session.session_id, stop_token="stop")
+    store.close([session.kernel_id])
+    assert owners(stores) == ["theirs"]
+
+
+@pytest.mark.gen_test(timeout=30)
+async def test_the_dead_of_other_namespaces_are_forgotten_unless_they_left_something(
+    stores: Stores, other: OtherProcess
+) -> None:
+    open_elsewhere(stores, other, make_owner("bare"), "theirs")
+    open_elsewhere(stores, other, make_owner("holding"), "theirs")
+    other.ask(insert, make_session(scope="holding"))
+    (await stores.open(make_owner("judge-1"))).close()
+    assert owners(stores) == ["bare", "holding"]
+    other.kill()
+    (await stores.open(make_owner("judge-2"))).close()
+    assert owners(stores) == ["holding"]
+    assert not lock_file(stores, "bare").exists()
+    assert lock_file(stores, "holding").exists()
+
+
+@pytest.mark.gen_test
+async def test_an_owner_that_was_forgotten_enters_itself_again(stores: Stores) -> None:
+    store = await stores.open(make_owner("theirs"))
+    rows(stores.path, "DELETE FROM nbsessions_owner")
+    await store.heartbeat()
+    assert owners(stores) == ["theirs"]
 
 
 # Two owners on one namespace
@@ -223,9 +377,10 @@ async def test_what_the_dead_leave_is_found_whole(stores: Stores) -> None:
     session = await earlier.insert(make_session("a", scope="earlier"))
     gone = await earlier.insert(make_session("b", scope="earlier"))
     await earlier.delete(gone.session_id, stop_token="stop")
-    start = make_start("c", scope="earlier", kernel_id=make_id())
+    kernel_id = make_id()
+    start = make_start("c", scope="earlier", kernel_id=kernel_id)
     await earlier.acquire(start)
-    earlier.close([session.kernel_id])
+    earlier.close([session.kernel_id, gone.kernel_id, kernel_id])
     store = await stores.open(JUDGE)
     orphans = await store.find_orphans()
     assert orphans.owner_ids == ("earlier",)
@@ -255,7 +410,7 @@ async def test_adopted_sessions_move_into_the_scope_and_the_rest_goes(stores: St
     assert await store.find_by_document("a") == listed[0]
     assert await store.find_intent(start.token) is None
     assert (await store.find_orphans()).owner_ids == ()
-    assert rows(stores.path, "SELECT owner FROM nbsessions_owner") == [("judge",)]
+    assert owners(stores) == ["judge"]
 
 
 @pytest.mark.gen_test
@@ -282,8 +437,7 @@ async def test_of_two_that_settle_one_gets_what_was_left(stores: Stores) -> None
 
 @pytest.mark.gen_test(timeout=30)
 async def test_the_lock_files_of_the_dead_are_removed(stores: Stores, other: OtherProcess) -> None:
-    wal = stores.kind == "sqlite-wal"
-    other.ask(open_store, stores.path, make_owner("theirs"), "namespace", wal)
+    open_elsewhere(stores, other, make_owner("theirs"))
     other.kill()
     assert lock_file(stores, "theirs").exists()
     store = await stores.open(JUDGE)

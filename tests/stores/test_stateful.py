@@ -50,11 +50,8 @@ class Model:
     def holders(self, kernel_id: str) -> list[str]:
         return [key for key, each in self.sessions.items() if each.kernel_id == kernel_id]
 
-    def is_ending(self, kernel_id: str) -> bool:
-        return any(
-            kernel == kernel_id and verb in (Verb.STOP, Verb.ENDED)
-            for verb, _, kernel in self.intents.values()
-        )
+    def is_unsettled(self, kernel_id: str) -> bool:
+        return any(kernel == kernel_id for _, _, kernel in self.intents.values())
 
     def claim(self, kernel_id: str) -> bool:
         """Return whether a start may ask for the id."""
@@ -188,7 +185,7 @@ class StoreMachine(RuleBasedStateMachine):
         verb = self.store.attach if attach else self.store.insert
         if attach and existing is not None:
             assert self.write(verb(session)).session_id == existing.session_id
-        elif self.model.is_ending(kernel_id):
+        elif self.model.is_unsettled(kernel_id):
             with pytest.raises(KernelConflict):
                 self.write(verb(session))
         else:
@@ -207,6 +204,22 @@ class StoreMachine(RuleBasedStateMachine):
         before = self.model.sessions[session_id]
         self.model.sessions[session_id] = replace(before, path=path)
 
+    @rule(
+        old=st.sampled_from(["a", "b", "c", "c/d", "d"]),
+        new=st.sampled_from(["a", "b/c", "c", "d", "e"]),
+    )
+    def rename(self, old: str, new: str) -> None:
+        renamed = self.write(self.store.rename_document(old, new))
+        model, top, moved = self.model, old.split("/"), []
+        for session_id, session in model.sessions.items():
+            parts = (session.document or "").split("/")
+            if parts[: len(top)] == top and old != new:
+                document = "/".join([new, *parts[len(top) :]])
+                path = session.path.replace(session.document, document)  # type: ignore[union-attr,arg-type]
+                model.sessions[session_id] = replace(session, path=path)
+                moved.append((session_id, path))
+        assert [(session.session_id, session.path) for session in renamed] == moved
+
     @rule(number=PICK, kernel_id=KERNELS, force=st.booleans())
     def change_kernel(self, number: int, kernel_id: str, force: bool) -> None:
         model, session_id, token = self.model, self.pick(number), make_id()
@@ -216,7 +229,7 @@ class StoreMachine(RuleBasedStateMachine):
         if session_id not in model.sessions:
             with pytest.raises(SessionNotFound):
                 self.write(write)
-        elif model.is_ending(kernel_id):
+        elif model.is_unsettled(kernel_id):
             with pytest.raises(KernelConflict):
                 self.write(write)
         else:
@@ -248,9 +261,9 @@ class StoreMachine(RuleBasedStateMachine):
             self.model.intents[token] = (Verb.ENDED, *intent[1:])
 
     @rule(kernel_ids=st.sets(KERNELS, max_size=2))
-    def end_kernels(self, kernel_ids: set[str]) -> None:
+    def end_sessions(self, kernel_ids: set[str]) -> None:
         gone = [key for kernel_id in kernel_ids for key in self.model.holders(kernel_id)]
-        ended = self.write(self.store.end_kernels(kernel_ids))
+        ended = self.write(self.store.end_sessions([self.model.sessions[key] for key in gone]))
         assert {session.session_id for session in ended} == set(gone)
         for session_id in gone:
             del self.model.sessions[session_id]
@@ -310,8 +323,9 @@ class SQLiteMachine(StoreMachine):
     @rule(number=PICK)
     def another_owner_takes_over(self, number: int) -> None:
         """Stop with some kernels held, start again, and adopt what is left."""
-        kernel_ids = sorted({each.kernel_id for each in self.model.sessions.values()})
-        held = kernel_ids[:number]
+        kernel_ids = {each.kernel_id for each in self.model.sessions.values()}
+        kernel_ids |= {each for _, _, each in self.model.intents.values() if each is not None}
+        held = sorted(kernel_ids)[:number]
         self.store.close(held)
         self.runs += 1
         self.store = self.write(self.stores.open(make_owner(self.scope)))
@@ -322,7 +336,10 @@ class SQLiteMachine(StoreMachine):
             if session.kernel_id in held
         }
         assert [session.session_id for session in orphans.sessions] == list(kept)
-        assert {intent.token for intent in orphans.intents} == set(self.model.intents)
+        open_intents = {
+            token for token, (_, _, kernel_id) in self.model.intents.items() if kernel_id in held
+        }
+        assert {intent.token for intent in orphans.intents} == open_intents
         assert list(self.write(self.store.settle_orphans(orphans, list(kept)))) == []
         self.model = Model()
         self.model.sessions = kept

@@ -26,10 +26,18 @@ class Address(Protocol):
 
 
 class Channel:
-    """One websocket to one kernel that is up."""
+    """One websocket to one kernel that is up.
 
-    def __init__(self, server: Address, kernel_id: str) -> None:
-        path = server.url_path(f"/api/kernels/{kernel_id}/channels?session_id={uuid.uuid4()}")
+    A client that comes back has the session id that it had before, and does not wait for the
+    kernel, which may be ``busy``.
+    """
+
+    def __init__(
+        self, server: Address, kernel_id: str, session_id: str | None = None, *, busy: bool = False
+    ) -> None:
+        self.session_id = session_id or str(uuid.uuid4())
+        self._busy = busy
+        path = server.url_path(f"/api/kernels/{kernel_id}/channels?session_id={self.session_id}")
         self._socket = websocket.create_connection(
             f"ws://127.0.0.1:{server.port}{path}",
             header=[f"Authorization: token {server.token}"],
@@ -39,6 +47,8 @@ class Channel:
         self._deadline = time.monotonic() + _TIMEOUT
 
     def __enter__(self) -> Channel:
+        if self._busy:
+            return self
         # Until the kernel is up, a server may drop what it is sent, and the results of what it
         # has sent on, which come by a socket of their own.
         try:
@@ -60,18 +70,45 @@ class Channel:
     ) -> None:
         self._socket.close()
 
+    def close(self) -> None:
+        """Hang up."""
+        self._socket.close()
+
     def execute(self, code: str) -> str:
         """Run code and return its result as plain text."""
-        content = {"code": code, "silent": False, "store_history": False, "allow_stdin": False}
-        message_id = self._send("execute_request", content)
+        message = self.wait_for("execute_result", self.start(code))
+        result: str = message["content"]["data"]["text/plain"]
+        return result
+
+    def print(self, code: str) -> str:
+        """Run code that prints one line and return it."""
+        text: str = self.wait_for("stream", self.start(code))["content"]["text"]
+        return text.strip()
+
+    def start(self, code: str) -> str:
+        """Start to run code and return the id of the request."""
+        return self._send("execute_request", {"code": code, "silent": False, "allow_stdin": True})
+
+    def answer(self, text: str, message_id: str) -> None:
+        """Answer what the code of a request asks for by ``input()``."""
+        self._send("input_reply", {"value": text}, {"msg_id": message_id}, channel="stdin")
+
+    def wait_for(self, message_type: str, message_id: str) -> dict[str, Any]:
+        """Return the next message of this type about the request; fails at an error."""
         while True:
             message = self._reply(message_id)
-            if message is not None and message["msg_type"] == "execute_result":
-                result: str = message["content"]["data"]["text/plain"]
-                return result
+            if message is not None and message["msg_type"] == message_type:
+                return message
             assert message is None or message["msg_type"] != "error", message
 
-    def _send(self, type: str, content: Mapping[str, object]) -> str:
+    def _send(
+        self,
+        type: str,
+        content: Mapping[str, object],
+        parent: Mapping[str, object] | None = None,
+        *,
+        channel: str = "shell",
+    ) -> str:
         message_id = uuid.uuid4().hex
         header = {
             "msg_id": message_id,
@@ -81,7 +118,8 @@ class Channel:
             "version": "5.3",
             "date": "2024-01-01T00:00:00Z",
         }
-        message = {"channel": "shell", "header": header, "parent_header": {}, "metadata": {}}
+        message = {"channel": channel, "header": header, "metadata": {}}
+        message["parent_header"] = parent or {}
         self._socket.send(json.dumps({**message, "content": content, "buffers": []}))
         return message_id
 

@@ -7,12 +7,12 @@ from nbsessions.stores.base import SessionStore
 from support.values import make_id, make_session
 
 
-async def state(store: SessionStore) -> tuple[list[Session], set[tuple[str, str, str | None]]]:
+async def state(store: SessionStore) -> tuple[list[Session], list[tuple[str, str, str | None]]]:
     """Return all that there is, to compare it before and after what must change nothing."""
     intents = await store.list_intents()
     return (
         list(await store.list_sessions()),
-        {(intent.token, intent.verb.value, intent.kernel_id) for intent in intents},
+        sorted((intent.token, intent.verb.value, intent.kernel_id) for intent in intents),
     )
 
 

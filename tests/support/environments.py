@@ -21,6 +21,8 @@ class Host:
     """What ``python -m`` starts."""
     application: str
     """The section of its configuration."""
+    config_file: str
+    """Where its configuration is looked for."""
     extensions: str
     """The option that turns extensions on and off."""
     root_dir: str
@@ -30,7 +32,7 @@ class Host:
 
 
 def host(name: str) -> Host:
-    """Return the host ``newest``, ``oldest`` (jupyter_server) or ``notebook6``.
+    """Return the host ``newest``, ``oldest`` (jupyter_server), ``lab`` or ``notebook6``.
 
     Fails the test, with a hint, when its environment is missing.
     """
@@ -39,17 +41,19 @@ def host(name: str) -> Host:
             python=_other_python("notebook6"),
             module="notebook",
             application="NotebookApp",
+            config_file="jupyter_notebook_config.json",
             extensions="nbserver_extensions",
             root_dir="notebook_dir",
             keeps_kernel_ids=False,
         )
     return Host(
         python=_other_python("oldest") if name == "oldest" else sys.executable,
-        module="jupyter_server",
+        module="jupyterlab" if name == "lab" else "jupyter_server",
         application="ServerApp",
+        config_file="jupyter_server_config.json",
         extensions="jpserver_extensions",
         root_dir="root_dir",
-        keeps_kernel_ids=name == "newest",
+        keeps_kernel_ids=name != "oldest",
     )
 
 

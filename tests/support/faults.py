@@ -10,6 +10,7 @@ from typing import Any, cast
 
 from nbsessions.errors import StoreError, StoreUnavailable, StoreUncertain
 from nbsessions.stores.base import SessionStore
+from support.interruptions import Interruption
 from support.provider import Gate
 
 READS = (
@@ -29,9 +30,10 @@ WRITES = (
     "attach",
     "insert",
     "update",
+    "rename_document",
     "delete",
     "finish_stop",
-    "end_kernels",
+    "end_sessions",
     "settle_orphans",
 )
 
@@ -50,8 +52,9 @@ class Fault(enum.Enum):
 class StoreFaults:
     """Stands before a store and causes the faults that a test asks for."""
 
-    def __init__(self, inner: SessionStore) -> None:
+    def __init__(self, inner: SessionStore, interruption: Interruption) -> None:
         self.inner = inner
+        self._interruption = interruption
         self.calls: Counter[str] = Counter()
         self.down = False
         """Whether nothing can be read or written."""
@@ -99,6 +102,7 @@ class StoreFaults:
         self, name: str, operation: Callable[..., Awaitable[Any]], *args: Any, **kwargs: Any
     ) -> Any:
         self.calls[name] += 1
+        await self._interruption.moment()
         await self._wait(name, done=False)
         fault = Fault.UNAVAILABLE if self.down else self._faults.pop(name, None)
         if name == self.down_after:
@@ -107,6 +111,7 @@ class StoreFaults:
             raise _error(fault, name)
         result = await operation(*args, **kwargs)
         await self._wait(name, done=True)
+        await self._interruption.moment()
         if fault is not None:
             raise _error(fault, name)
         return result

@@ -1,26 +1,36 @@
 """A kernel that runs no code: it holds its place, and ends when told to or left alone.
 
-Takes its connection file as the argument. Starts many times faster than ipykernel.
+Takes its connection file as the argument. Starts many times faster than ipykernel. With
+``--stubborn`` it does not heed a shutdown request, only a signal.
 """
 
 import json
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 
 import zmq
 
 
 def main() -> None:
-    """Bind the control channel and wait for a message, which is a shutdown request."""
+    """Wait for a message on the control channel, which is a shutdown request."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = int(os.environ["JPY_PARENT_PID"])
     connection = json.loads(Path(sys.argv[1]).read_text())
-    control = zmq.Context().socket(zmq.ROUTER)
-    control.bind(f"tcp://{connection['ip']}:{connection['control_port']}")
-    while os.getppid() == parent and not control.poll(100):
-        pass
+    context = zmq.Context()
+    sockets = {}
+    # All of them: a kernel of another server would take a port that is free.
+    for channel in ("control", "shell", "stdin", "iopub", "hb"):
+        sockets[channel] = context.socket(zmq.PUB if channel == "iopub" else zmq.ROUTER)
+        sockets[channel].bind(f"tcp://{connection['ip']}:{connection[f'{channel}_port']}")
+    control = sockets["control"]
+    stubborn = "--stubborn" in sys.argv
+    while parent in (1, os.getppid()):  # 1: as in ipykernel
+        if control.poll(100) and not stubborn:
+            break
+        time.sleep(0.1 * stubborn)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Collection, Sequence
 from nbsessions.errors import KernelConflict, KernelspecNotFound, KernelStartFailed, SessionError
 from nbsessions.kernels.base import KernelProvider, StartRequest
 from nbsessions.models import Kernel, KernelModel, KernelModels
+from support.interruptions import Interruption
 
 KERNELSPECS = ("light", "other")
 BROKEN = "broken"
@@ -58,7 +59,14 @@ class FakeKernelProvider(KernelProvider):
         self.shutdown_errors: list[Exception] = []
         self.before_stop: Callable[[str], Awaitable[None]] | None = None
         """Called with each kernel that is about to be stopped."""
+        self.interruption = Interruption()
+        self.connected: set[str] = set()
+        """Kernels that clients were connected to."""
+        self.elsewhere: set[str] = set()
+        """Kernels of other servers that live."""
         self._names: dict[str, str] = {}
+        self._tokens: dict[str, str] = {}
+        self._watchers: list[Callable[[str], None]] = []
 
     # The ledger
 
@@ -81,19 +89,27 @@ class FakeKernelProvider(KernelProvider):
         """How many kernels were stopped."""
         return self.count("stop")
 
+    def has_died(self, kernel_id: str) -> bool:
+        """Return whether a kernel of this id has ended without being told to."""
+        return ("die", kernel_id) in self.events
+
     def die(self, *kernel_ids: str) -> None:
         """Let kernels go without being told to."""
         for kernel_id in kernel_ids:
-            del self._names[kernel_id]
-            self.events.append(("die", kernel_id))
+            self._ended("die", kernel_id)
 
     # The port
+
+    @property
+    def default_kernel_name(self) -> str:
+        return KERNELSPECS[0]
 
     def judges(self, name: str) -> bool:
         return name.startswith("local:")
 
     async def start(self, request: StartRequest) -> Kernel:
         self.requests.append(request)
+        await self.interruption.moment()
         if self.start_gate is not None:
             await self.start_gate.enter()
         if self.start_errors:
@@ -107,10 +123,13 @@ class FakeKernelProvider(KernelProvider):
         if kernel_id in self._names:
             raise KernelConflict(kernel_id, "exists already")
         self._names[kernel_id] = name
+        self._tokens[request.token] = kernel_id
         self.events.append(("start", kernel_id))
+        await self.interruption.moment()
         return Kernel(kernel_id=kernel_id, kernel_name=name, provider=self.name)
 
     async def models(self, kernel_ids: Sequence[str]) -> KernelModels:
+        await self.interruption.moment()
         asked = set(kernel_ids)
         return KernelModels(
             alive={each: self.model(each) for each in asked & self.held - self.unknown},
@@ -131,18 +150,38 @@ class FakeKernelProvider(KernelProvider):
         return len(kernel_id) <= 64 and bool(re.fullmatch(r"\w+-\w+-\w+-\w+-\w+", kernel_id))
 
     async def shutdown(self, kernel_id: str) -> None:
+        await self.interruption.moment()
         if self.shutdown_gate is not None:
             await self.shutdown_gate.enter()
         if self.shutdown_errors:
             raise self.shutdown_errors.pop(0)
+        if self.before_stop is not None:
+            await self.before_stop(kernel_id)
         if kernel_id in self._names:
-            if self.before_stop is not None:
-                await self.before_stop(kernel_id)
-            del self._names[kernel_id]
-            self.events.append(("stop", kernel_id))
+            self._ended("stop", kernel_id)
+        await self.interruption.moment()
 
     def update_env(self, kernel_id: str, *, path: str | None, name: str | None) -> None:
         self.environments[kernel_id] = (path, name)
+
+    def find_started(self, token: str) -> str | None:
+        kernel_id = self._tokens.get(token)
+        return kernel_id if kernel_id in self._names else None
+
+    def is_elsewhere(self, kernel_id: str) -> bool:
+        return kernel_id in self.elsewhere
+
+    def was_connected(self, kernel_id: str) -> bool:
+        return kernel_id in self.connected
+
+    def watch(self, ended: Callable[[str], None]) -> None:
+        self._watchers.append(ended)
+
+    def _ended(self, event: str, kernel_id: str) -> None:
+        del self._names[kernel_id]
+        self.events.append((event, kernel_id))
+        for ended in self._watchers:
+            ended(kernel_id)
 
     def list_held(self) -> Collection[str]:
         return list(self._names)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import re
 import shutil
+import signal
 import socket
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,9 +28,11 @@ _QUIET = ("jupyterlab", "jupyter_lsp", "jupyter_server_terminals", "notebook", "
 _START_TIMEOUT = 60.0
 # The host logs each reply of 500 and more, after its request's headers.
 _ACCESS_LOG = re.compile(r"App\] (\{$|5\d\d [A-Z]+ /)")
-# Kernels write to the same log, and often die with tracebacks of their own.
+# Kernels write to the same log, and often die with tracebacks of their own. The host logs that
+# of a kernel that did not start, whose start passes through these two methods of ours.
 _OUR_TRACEBACK = re.compile(
     rf'\s+File "({re.escape(str(REPOSITORY))}|.*/site-packages)/nbsessions/'
+    r".*(?<!in start_kernel)(?<!in launch_kernel)$"
 )
 
 
@@ -71,11 +75,11 @@ class Server(RestClient):
 
     # Life
 
-    def start(self) -> Server:
-        """Start the server and wait until it answers."""
+    def start(self, port: int | None = None) -> Server:
+        """Start the server, on a free port unless one is given; wait until it answers."""
         assert not self.is_running, "runs already"
         self._log_start = len(self._log_file.read_bytes()) if self._log_file.exists() else 0
-        self.port = _free_port()
+        self.port = port or _free_port()
         with self._log_file.open("ab") as log:
             self._process = subprocess.Popen(
                 [
@@ -97,19 +101,25 @@ class Server(RestClient):
 
     def stop(self) -> int:
         """End the server with SIGTERM and return its exit code."""
-        self.terminate()
-        return self._ended()
+        return self.signal(signal.SIGTERM)
 
     def terminate(self) -> None:
         """Send SIGTERM and do not wait."""
+        self.send_signal(signal.SIGTERM)
+
+    def send_signal(self, signum: int) -> None:
+        """Send a signal and do not wait."""
         assert self._process is not None
-        self._process.terminate()
+        self._process.send_signal(signum)
+
+    def signal(self, signum: int) -> int:
+        """Send a signal, wait for the end, and return the exit code."""
+        self.send_signal(signum)
+        return self._ended()
 
     def kill(self) -> None:
         """End the server with SIGKILL."""
-        assert self._process is not None
-        self._process.kill()
-        self._ended()
+        self.signal(signal.SIGKILL)
 
     def wait_for_end(self) -> int:
         """Wait until the server has ended by itself, and return its exit code."""
@@ -199,8 +209,28 @@ class Server(RestClient):
                 continue
         return [each for each in found if each.pid != (self._process and self._process.pid)]
 
-    def wait_for_no_kernels(self) -> None:
-        """Wait until no kernel process is left; ipykernel looks once a second for its parent."""
+    def wait_for_kernels(self, count: int) -> None:
+        """Wait until so many kernels are left: processes, and records of them."""
+
+        def numbers() -> set[int]:
+            return {len(self.kernel_processes()), len(self.kernel_records())}
+
+        wait_until(lambda: numbers() == {count}, f"{count} kernels are left")
+
+    def kernel_records(self) -> set[str]:
+        """Return the ids of the kernels that a next server would know of."""
+        return {path.stem for path in self.runtime_dir.glob("nbsessions/kernels/*.json")}
+
+    def kernel_record(self, kernel_id: str) -> dict[str, Any]:
+        """Return what a next server would know of the kernel."""
+        file = self.runtime_dir / "nbsessions" / "kernels" / f"{kernel_id}.json"
+        record: dict[str, Any] = json.loads(file.read_text())
+        return record
+
+    def kill_kernels(self) -> None:
+        """Kill all kernels, as the end of a container does; their records stay."""
+        for process in self.kernel_processes():
+            process.kill()
         wait_until(lambda: not self.kernel_processes(), "no kernel process is left")
 
     def clean_up(self) -> None:
@@ -219,6 +249,9 @@ class Server(RestClient):
         self, config: Mapping[str, Mapping[str, Any]], extensions: Mapping[str, bool]
     ) -> None:
         """Write the user's configuration anew, for the next start."""
+        quiet = dict.fromkeys(_QUIET, False)
+        # The application that is started is an extension, too.
+        quiet.pop(self.host.module, None)
         application = {
             "base_url": self.base_url,
             "ip": "127.0.0.1",
@@ -226,19 +259,25 @@ class Server(RestClient):
             "open_browser": False,
             "allow_root": True,
             self.host.root_dir: str(self.root_dir),
-            self.host.extensions: {**dict.fromkeys(_QUIET, False), **extensions},
+            self.host.extensions: {**quiet, **extensions},
         }
         if self.host.module == "notebook":
             application["show_banner"] = False
         merged = {section: dict(options) for section, options in config.items()}
         merged[self.host.application] = {**application, **merged.get(self.host.application, {})}
-        name = f"{self.host.module.replace('notebook', 'jupyter_notebook')}_config.json"
-        (self.config_dir / name).write_text(json.dumps(merged, indent=2))
+        (self.config_dir / self.host.config_file).write_text(json.dumps(merged, indent=2))
 
     def _write_kernelspecs(self) -> None:
         specs = {
             "light": [self.host.python, str(SUPPORT / "light_kernel.py"), "{connection_file}"],
             "broken": ["/nowhere/to-be-found", "{connection_file}"],
+            "stubborn": [
+                self.host.python,
+                str(SUPPORT / "light_kernel.py"),
+                "{connection_file}",
+                "--stubborn",
+            ],
+            "bash": [self.host.python, "-m", "bash_kernel", "-f", "{connection_file}"],
         }
         for name, argv in specs.items():
             folder = self.data_dir / "kernels" / name
@@ -254,11 +293,11 @@ class Server(RestClient):
             "JUPYTER_RUNTIME_DIR": str(self.runtime_dir),
             "JUPYTER_TOKEN": self.token,
             "IPYTHONDIR": str(self.folder / "ipython"),
-            "PYTHONPATH": str(SUPPORT.parent),
+            "PYTHONPATH": os.pathsep.join([str(SUPPORT.parent), str(SUPPORT / "measuring")]),
             **self.environment,
         }
         inherited = {
-            name: value
+            (f"MEASURE_{name}" if name.startswith("COVERAGE_") else name): value
             for name, value in os.environ.items()
             if not name.startswith(("JUPYTER", "JPY_", "PYTEST", "PYTHON"))
         }
@@ -301,7 +340,12 @@ def strace_or_fail() -> str:
 
 
 def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
+    """Return a port that nobody listens on, from below those that the system hands out.
+
+    Of the others, a kernel that is started meanwhile may get the same.
+    """
+    while True:
+        port = random.randrange(10000, 32000)
+        with socket.socket() as listener, suppress(OSError):
+            listener.bind(("127.0.0.1", port))
+            return port

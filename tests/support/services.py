@@ -5,20 +5,37 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from pathlib import Path
+from typing import Any, TypeVar
 
-from nbsessions.models import Intent, LiveSession, NewSession, Owner, Session, Verb
+from nbsessions.models import (
+    Intent,
+    LiveSession,
+    NewSession,
+    Owner,
+    Session,
+    SessionPatch,
+    Verb,
+)
 from nbsessions.service import SessionService
-from nbsessions.stores.base import SessionStore
+from nbsessions.stores.base import START_LEASE, SessionStore
 from nbsessions.stores.memory import MemorySessionStore
+from nbsessions.stores.sqlite.owners import lock_path
 from nbsessions.stores.sqlite.store import SQLiteSessionStore
 from support.faults import StoreFaults
-from support.provider import FakeKernelProvider
+from support.interruptions import Interruption
+from support.provider import FakeKernelProvider, Gate
+from support.values import make_start
 
 STORES = ("memory", "sqlite")
 NAMESPACE = "/a/root"
+FREE_ID = "11111111-2222-4333-8444-555555555555"
+"""An id under which no kernel runs yet."""
+
+T = TypeVar("T")
 
 
 def make_store(kind: str, folder: Path) -> SessionStore:
@@ -29,7 +46,7 @@ def make_store(kind: str, folder: Path) -> SessionStore:
 
 
 def make_owner(boot_id: str = "this boot") -> Owner:
-    """Return an owner of its own. One of another boot of the host is known to be dead."""
+    """Return an owner of its own. Of another boot of the host, without a lock, it is dead."""
     return Owner(owner_id=str(uuid.uuid4()), host="here", boot_id=boot_id, pid=1)
 
 
@@ -54,7 +71,8 @@ class Bench:
     def __init__(
         self, store: SessionStore, provider: FakeKernelProvider, owner: Owner | None = None
     ) -> None:
-        self.faults = StoreFaults(store)
+        self.interruption = provider.interruption = Interruption()
+        self.faults = StoreFaults(store, self.interruption)
         self.provider = provider
         self.owner = owner or make_owner()
         self.records: list[logging.LogRecord] = []
@@ -69,6 +87,17 @@ class Bench:
         """The store itself, without faults."""
         return self.faults.inner
 
+    def release_lock(self) -> None:
+        """Look dead to others: the system releases an owner's lock when its process ends."""
+        if isinstance(self.store, SQLiteSessionStore):
+            lock_path(self.store.path, self.owner.owner_id).unlink()
+
+    def crash(self) -> None:
+        """End as by kill -9, with nothing finished."""
+        self.faults.abandoned = True
+        self.service.close()
+        self.release_lock()
+
     def messages(self, level: int) -> list[str]:
         """Return what the service logged at this level."""
         return [each.getMessage() for each in self.records if each.levelno == level]
@@ -77,6 +106,32 @@ class Bench:
         """Create a notebook's session."""
         session, _ = await self.service.create(notebook(path, **more))
         return session
+
+    async def update(self, session: Session, *, force: bool = False, **changes: str) -> Session:
+        """Change a session."""
+        patch = SessionPatch(**changes)
+        updated, _ = await self.service.update(session.session_id, patch, force=force)
+        return updated
+
+    async def hold_up(self, work: Coroutine[Any, Any, T]) -> tuple[Gate, asyncio.Task[T]]:
+        """Begin what starts a kernel; return when that is under way, with what lets it go on."""
+        gate = self.provider.start_gate = Gate()
+        task = asyncio.create_task(work)
+        await gate.reached()
+        return gate, task
+
+    async def acquire(
+        self,
+        document: str = "a.ipynb",
+        *,
+        kernel_id: str | None = None,
+        lease: timedelta = START_LEASE,
+    ) -> Intent:
+        """Leave the intent of a start in the store, which the service does not know of."""
+        scope = self.owner.owner_id
+        intent = make_start(document, kernel_id=kernel_id, scope=scope, lease=lease)
+        await self.store.acquire(intent)
+        return intent
 
     async def sessions(self) -> list[Session]:
         """Return the sessions that the service lists."""
@@ -116,6 +171,7 @@ async def running_service(
     try:
         yield bench
         await bench.rest()
+        await bench.service.stop()
         assert not bench.messages(logging.ERROR)
     finally:
         bench.service.close()

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from nbsessions.errors import StoreUnavailable
+from nbsessions.locks import FileLock
 from nbsessions.models import Owner, Session
-from nbsessions.stores.locks import FileLock
 from nbsessions.stores.sqlite import SQLiteSessionStore, database
 from support.values import make_id, make_owner, make_session, make_start
 

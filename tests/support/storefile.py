@@ -1,16 +1,27 @@
-"""Reads a store's file from outside, as it would be found after a crash."""
+"""Looks at a store's file from outside, as it would be found after a crash, or locks it."""
 
 from __future__ import annotations
 
 import shutil
 import sqlite3
 import tempfile
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from support.waiting import wait_until
 
 UNFINISHED = ("start", "lost", "stop")
+
+
+@contextmanager
+def locked(file: Path) -> Iterator[None]:
+    """Hold the file's write lock, as another process would."""
+    with closing(sqlite3.connect(file, isolation_level=None, timeout=10)) as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        yield
+        connection.execute("ROLLBACK")
 
 
 class StoreContents(NamedTuple):

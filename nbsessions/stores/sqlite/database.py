@@ -8,14 +8,14 @@ import os
 import sqlite3
 import sys
 from collections.abc import Iterator
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nbsessions.errors import StoreDamaged, StoreError, StoreUnavailable, StoreUncertain
-from nbsessions.stores.locks import SUPPORTED, FileLock
+from nbsessions.locks import SUPPORTED, FileLock
 from nbsessions.stores.sqlite.filesystem import is_local
-from nbsessions.stores.sqlite.schema import SALVAGE, migrate
+from nbsessions.stores.sqlite.repair import Repair, beside, make_private
+from nbsessions.stores.sqlite.schema import migrate
 from nbsessions.stores.sqlite.stock import is_stock_file
 
 if TYPE_CHECKING:
@@ -25,7 +25,6 @@ _CHECKPOINT_AFTER = 100
 """Commits between two checkpoints. Syncing a log that is used again is cheaper than growing it."""
 _SYNC_FULL = "PRAGMA synchronous = FULL"
 _SYNC_NORMAL = "PRAGMA synchronous = NORMAL"
-_SIDE_FILES = ("", "-wal", "-shm", "-journal")
 _FULL_MESSAGE = "disk is full"
 _DAMAGE_MESSAGES = ("malformed", "not a database")
 
@@ -64,7 +63,7 @@ class Database:
         self.wal = False
         self._private_folder = private_folder
         self._busy_timeout = busy_timeout
-        self._log = log
+        self._repair = Repair(path, log)
         self._presence: FileLock | None = None
         self._write: FileLock | None = None
         self._opened: os.stat_result | None = None
@@ -74,8 +73,6 @@ class Database:
         """Whether what we know is still to be written to the file: until then nobody reads it."""
         self.generation = 0
         """Counts how often the file was opened: readers follow it."""
-        self.mended = False
-        """Whether the file that was opened last had to be made from a damaged one."""
 
     def open(self) -> sqlite3.Connection:
         """Open the file for writing, make or mend it if need be. Raises StoreError."""
@@ -83,7 +80,7 @@ class Database:
             self._take_part()
             # Alone: SQLite does not wait for others when the journal mode changes.
             with self._alone():
-                connection, self.mended = self._connect_or_mend()
+                connection = self._connect_or_mend()
         except (sqlite3.Error, OSError) as error:
             raise store_error(error, self.path) from error
         self.generation += 1
@@ -98,13 +95,35 @@ class Database:
         for reader in self.readers:
             reader.close()
 
-    def _connect_or_mend(self) -> tuple[sqlite3.Connection, bool]:
+    def _connect_or_mend(self) -> sqlite3.Connection:
+        problem: object = "its repair was cut short"
         try:
-            return self._connect(), False
+            if not self._repair.is_under_way:
+                return self._connect()
         except sqlite3.Error as error:
             if not is_damage(error):
                 raise
-            return self._replace_damaged(error), True
+            problem = error
+        with self._nobody_else(problem):
+            self.shut_out_readers()
+            if not self._repair.is_under_way:
+                self._repair.start()
+            self._repair.finish(problem)
+            return self._connect()
+
+    @contextlib.contextmanager
+    def _nobody_else(self, problem: object) -> Iterator[None]:
+        """Run the body while no other server has the file open; raises StoreDamaged else."""
+        assert self._presence is not None
+        try:
+            if not self._presence.acquire():
+                raise StoreDamaged(
+                    f"the session store {self.path} is damaged ({problem}) and another server has "
+                    "it open: stop all servers that use it and start one again, which repairs it"
+                )
+            yield
+        finally:
+            self._presence.acquire(shared=True, timeout=self._busy_timeout)
 
     def connect_reader(self, busy_timeout: float) -> sqlite3.Connection:
         """Return a connection that can only read. Raises sqlite3.Error."""
@@ -168,7 +187,7 @@ class Database:
         if self._private_folder:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             folder.chmod(0o700)
-        presence = FileLock(self._beside(".lock"))
+        presence = FileLock(beside(self.path, ".lock"))
         try:
             if not presence.acquire(shared=True, timeout=self._busy_timeout):
                 raise StoreUnavailable(f"the session store {self.path} is being repaired")
@@ -176,14 +195,13 @@ class Database:
             presence.close()
             raise
         self._presence = presence
-        self._write = FileLock(self._beside(".write"))
+        self._write = FileLock(beside(self.path, ".write"))
 
     def _connect(self) -> sqlite3.Connection:
-        # Made by us rather than by SQLite, so that it is private from its first moment on. Not
-        # opened if it is there: closing it would release the locks of our other connections,
+        # Not opened if it is there: closing it would release the locks of our other connections,
         # and another process could then remove the log under them.
         with contextlib.suppress(FileExistsError):
-            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+            make_private(self.path)
         connection = sqlite3.connect(
             self.path,
             isolation_level=None,
@@ -250,55 +268,3 @@ class Database:
             # What was committed stays so when this fails; it is tried again in time.
             with contextlib.suppress(sqlite3.Error):
                 connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
-
-    def _replace_damaged(self, error: sqlite3.Error) -> sqlite3.Connection:
-        """Move the damaged file aside and start a new one with the rows that can be read."""
-        assert self._presence is not None
-        if not self._presence.acquire():
-            self._presence.acquire(shared=True, timeout=self._busy_timeout)
-            raise StoreDamaged(
-                f"the session store {self.path} is damaged ({error}) and another server has it "
-                "open: stop all servers that use it and start one again, which repairs it"
-            ) from error
-        try:
-            self.shut_out_readers()
-            salvaged = _salvage(self.path)
-            moment = datetime.now().strftime("%Y%m%d-%H%M%S-%f")
-            aside = f".damaged-{moment}"
-            for suffix in _SIDE_FILES:
-                with contextlib.suppress(FileNotFoundError):
-                    os.replace(self._beside(suffix), self._beside(aside + suffix))
-            connection = self._connect()
-            with self.transaction(connection):
-                for statement, rows in salvaged:
-                    connection.executemany(statement, rows)
-        finally:
-            self._presence.acquire(shared=True)
-        self._log.error(
-            "The session store %s was damaged (%s). A new one holds the %d rows that could be "
-            "read; the damaged file was moved to %s",
-            self.path,
-            error,
-            sum(len(rows) for _, rows in salvaged),
-            self._beside(aside),
-        )
-        return connection
-
-    def _beside(self, suffix: str) -> Path:
-        return self.path.with_name(self.path.name + suffix)
-
-
-def _salvage(path: Path) -> list[tuple[str, list[tuple[object, ...]]]]:
-    """Return what can be read of our tables, as insert statements with their rows."""
-    connection = sqlite3.connect(path, isolation_level=None)
-    try:
-        found = []
-        for forwards, backwards, insert in SALVAGE:
-            rows: list[tuple[object, ...]] = []
-            for query in (forwards, backwards):
-                with contextlib.suppress(sqlite3.Error):
-                    rows.extend(connection.execute(query))
-            found.append((insert, rows))
-        return found
-    finally:
-        connection.close()

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
+from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
 
+from nbsessions.locks import SUPPORTED, FileLock
 from nbsessions.models import Owner, utcnow
 from nbsessions.stores.base import SILENT_KEPT_FOR
-from nbsessions.stores.locks import SUPPORTED, FileLock
 
 
 def lock_path(database: Path, owner_id: str) -> Path:
@@ -17,17 +19,26 @@ def lock_path(database: Path, owner_id: str) -> Path:
     return database.with_name(f"{database.name}.owner-{owner_id}")
 
 
+def remove_locks(database: Path, owner_ids: Iterable[str]) -> None:
+    """Remove the lock files of owners that have been forgotten."""
+    for owner_id in owner_ids:
+        with contextlib.suppress(OSError):
+            lock_path(database, owner_id).unlink()
+
+
 def is_dead(row: sqlite3.Row, judge: Owner, database: Path) -> bool:
     """Return whether the owner of this row is proven dead, or was silent for a day."""
     if row["stopped"] is not None:
         return True
-    silent_for = utcnow() - datetime.fromisoformat(row["heartbeat"])
-    if row["host"] != judge.host:
-        return silent_for > SILENT_KEPT_FOR
-    if row["boot"] and judge.boot_id and row["boot"] != judge.boot_id:
+    same_boot = bool(judge.boot_id) and row["boot"] == judge.boot_id
+    # A host may be called something else by now, and two hosts may have one name.
+    is_here = same_boot or row["host"] == judge.host
+    is_free = _lock_is_free(lock_path(database, row["owner"])) if is_here else None
+    if is_free is not None:
+        return is_free
+    if is_here and not same_boot and row["boot"] and judge.boot_id:
         return True
-    verdict = _lock_is_free(lock_path(database, row["owner"]))
-    return silent_for > SILENT_KEPT_FOR if verdict is None else verdict
+    return utcnow() - datetime.fromisoformat(row["heartbeat"]) > SILENT_KEPT_FOR
 
 
 def _lock_is_free(path: Path) -> bool | None:
@@ -39,8 +50,11 @@ def _lock_is_free(path: Path) -> bool | None:
     except OSError:
         return None
     try:
-        if not lock.acquire():
+        # Shared, so that two who ask at once do not take each other for the owner.
+        if not lock.acquire(shared=True):
             return False
         return True if lock.is_current() else None
+    except OSError:
+        return None
     finally:
         lock.close()

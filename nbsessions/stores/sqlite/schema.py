@@ -112,14 +112,7 @@ def migrate(connection: sqlite3.Connection) -> None:
         connection.execute(
             "CREATE TABLE IF NOT EXISTS nbsessions_meta (key TEXT PRIMARY KEY, value INTEGER)"
         )
-        rows = connection.execute("SELECT key, value FROM nbsessions_meta")
-        meta: dict[str, int] = {row["key"]: row["value"] for row in rows}
-        if meta.get("oldest_compatible", 0) > len(MIGRATIONS):
-            raise StoreTooNew(
-                f"the session store has schema {meta['schema']}, this release of nbsessions "
-                f"reads up to {len(MIGRATIONS)}: upgrade nbsessions, or give it another file"
-            )
-        version = meta.get("schema", 0)
+        version = read_version(connection)
         if version < len(MIGRATIONS):
             for statements in MIGRATIONS[version:]:
                 for statement in statements:
@@ -133,3 +126,16 @@ def migrate(connection: sqlite3.Connection) -> None:
         if connection.in_transaction:
             connection.execute("ROLLBACK")
         raise
+
+
+def read_version(connection: sqlite3.Connection) -> int:
+    """Return the version of our tables, which has to be noted in the file. Raises StoreTooNew."""
+    rows = connection.execute("SELECT key, value FROM nbsessions_meta")
+    meta: dict[str, int] = {row["key"]: row["value"] for row in rows}
+    version = meta.get("schema", 0)
+    if meta.get("oldest_compatible", 0) > len(MIGRATIONS):
+        raise StoreTooNew(
+            f"the session store has schema {version}, this release of nbsessions reads up to "
+            f"{len(MIGRATIONS)}: upgrade nbsessions, or give it another file"
+        )
+    return version

@@ -12,17 +12,18 @@ from pathlib import Path
 from typing import TypeVar
 
 from nbsessions.errors import StartLost, StoreError, StoreUnavailable
+from nbsessions.locks import FileLock
 from nbsessions.models import Changes, Intent, Orphans, Owner, Release, Session
 from nbsessions.stores.base import SessionStore
 from nbsessions.stores.cache import SessionCache, Version
-from nbsessions.stores.locks import FileLock
 from nbsessions.stores.sqlite.database import Database
-from nbsessions.stores.sqlite.owners import is_dead, lock_path
+from nbsessions.stores.sqlite.owners import is_dead, lock_path, remove_locks
 from nbsessions.stores.sqlite.reader import Reader
 from nbsessions.stores.sqlite.transactions import (
     COUNT_HOLDERS,
     SELECT_INTENT,
     SELECT_INTENTS,
+    SELECT_OTHER_OWNERS,
     SELECT_SESSIONS,
     Transaction,
     intent_from_row,
@@ -40,8 +41,6 @@ class SQLiteSessionStore(SessionStore):
     checked against the revision in the file at each read; a file that cannot be read does not
     keep anybody from their sessions.
     """
-
-    label = "SQLite"
 
     def __init__(
         self,
@@ -70,12 +69,12 @@ class SQLiteSessionStore(SessionStore):
         self._reloading: asyncio.Task[None] | None = None
         self._closed = False
         self._owner_lock: FileLock | None = None
-        self._owner: Owner | None = None
+        self._registered: Owner | None = None
 
     # Life
 
     async def open(self, owner: Owner) -> None:
-        self._owner = owner
+        self._registered = owner
         loop = asyncio.get_running_loop()
         try:
             connection = await loop.run_in_executor(self._reader_thread, self._open, owner)
@@ -100,6 +99,10 @@ class SQLiteSessionStore(SessionStore):
                 transaction = Transaction(connection, self._namespace, owner.owner_id)
                 transaction.register(owner)
                 transaction.import_stock()
+                forgotten = transaction.forget_elsewhere(
+                    lambda row: is_dead(row, owner, self.path)
+                )
+            remove_locks(self.path, forgotten)
             self._database.lost = False
         except BaseException:
             connection.close()
@@ -117,7 +120,6 @@ class SQLiteSessionStore(SessionStore):
 
     def _restore(self, transaction: Transaction, undelivered: Sequence[Committed]) -> None:
         # In the writer's thread, which is ahead of the cache by what is undelivered.
-        assert self._owner is not None
         sessions = {session.session_id: session for session in self._cache.list_sessions()}
         for committed in undelivered:
             for session_id, session in committed.changed.items():
@@ -149,7 +151,7 @@ class SQLiteSessionStore(SessionStore):
         self._database.close()
 
     async def heartbeat(self) -> None:
-        await self._write(lambda transaction: transaction.heartbeat(), durable=False)
+        await self._write(lambda transaction: transaction.register(self._owner), durable=False)
 
     # Reads
 
@@ -182,7 +184,7 @@ class SQLiteSessionStore(SessionStore):
 
     async def acquire(self, intent: Intent) -> Session | None:
         # A power cut ends a local kernel too: its intent need not survive what it does not.
-        durable = self._owner is None or intent.scope != self._owner.owner_id
+        durable = intent.scope != self._scope
         return await self._write(lambda transaction: transaction.acquire(intent), durable=durable)
 
     async def commit(self, token: str, session: Session) -> Session:
@@ -218,6 +220,9 @@ class SQLiteSessionStore(SessionStore):
             raise outcome
         return outcome
 
+    async def rename_document(self, old: str, new: str) -> Sequence[Session]:
+        return await self._write(lambda transaction: transaction.rename_document(old, new))
+
     async def delete(self, session_id: str, *, stop_token: str, force: bool = False) -> Release:
         return await self._write(
             lambda transaction: transaction.delete(session_id, stop_token=stop_token, force=force)
@@ -226,26 +231,23 @@ class SQLiteSessionStore(SessionStore):
     async def finish_stop(self, token: str) -> None:
         await self._write(lambda transaction: transaction.finish_stop(token), durable=False)
 
-    async def end_kernels(self, kernel_ids: Collection[str]) -> Sequence[Session]:
-        return await self._write(lambda transaction: transaction.end_kernels(kernel_ids))
+    async def end_sessions(self, sessions: Collection[Session]) -> Sequence[Session]:
+        return await self._write(lambda transaction: transaction.end_sessions(sessions))
 
     # What others left behind
 
     async def find_orphans(self) -> Orphans:
-        owner = self._owner
-        assert owner is not None
-        rows = await self._read(
-            """SELECT owner, host, boot, heartbeat, stopped FROM nbsessions_owner
-            WHERE namespace = ? AND owner <> ?""",
-            (self._namespace, owner.owner_id),
-        )
-        dead = tuple(row["owner"] for row in rows if is_dead(row, owner, self.path))
+        return await self._in_reader_thread(self._find_orphans)
+
+    def _find_orphans(self) -> Orphans:
+        rows = self._reader.query(SELECT_OTHER_OWNERS, (self._namespace, self._scope))
+        dead = tuple(row["owner"] for row in rows if is_dead(row, self._owner, self.path))
         sessions: list[Session] = []
         intents: list[Intent] = []
         for owner_id in dead:
             key = (self._namespace, owner_id)
-            sessions.extend(map(session_from_row, await self._read(SELECT_SESSIONS, key)))
-            intents.extend(map(intent_from_row, await self._read(SELECT_INTENTS, key)))
+            sessions.extend(map(session_from_row, self._reader.query(SELECT_SESSIONS, key)))
+            intents.extend(map(intent_from_row, self._reader.query(SELECT_INTENTS, key)))
         return Orphans(owner_ids=dead, sessions=tuple(sessions), intents=tuple(intents))
 
     async def settle_orphans(
@@ -254,16 +256,19 @@ class SQLiteSessionStore(SessionStore):
         removed = await self._write(
             lambda transaction: transaction.settle_orphans(orphans, adopted)
         )
-        for owner_id in orphans.owner_ids:
-            with contextlib.suppress(OSError):
-                lock_path(self.path, owner_id).unlink()
+        await self._in_reader_thread(remove_locks, self.path, orphans.owner_ids)
         return removed
 
     # Pieces
 
     @property
+    def _owner(self) -> Owner:
+        if self._registered is None:
+            raise StoreUnavailable("the session store is not open")
+        return self._registered
+
+    @property
     def _scope(self) -> str:
-        assert self._owner is not None
         return self._owner.owner_id
 
     async def _write(self, operation: Operation[T], *, durable: bool = True) -> T:
@@ -275,8 +280,6 @@ class SQLiteSessionStore(SessionStore):
         self._cache.apply(
             committed.generation, committed.before, committed.after, committed.changed
         )
-        if committed.reload:
-            self._cache.forget_version()
 
     async def _refresh(self) -> None:
         """Make sure that the cache shows what was committed before this call."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime
 
@@ -38,6 +38,9 @@ _SELECT_BY_ID = f"""SELECT {_SESSION_COLUMNS} FROM nbsessions_session
     WHERE namespace = ? AND scope = ? AND session_id = ?"""
 _SELECT_BY_DOCUMENT = f"""SELECT {_SESSION_COLUMNS} FROM nbsessions_session
     WHERE namespace = ? AND scope = ? AND document = ? ORDER BY seq LIMIT 1"""
+_SELECT_WITHIN = f"""SELECT {_SESSION_COLUMNS} FROM nbsessions_session
+    WHERE namespace = ? AND scope = ?
+    AND (document = ? OR (document > ? AND document < ?)) ORDER BY seq"""
 _SELECT_BY_KERNEL = f"""SELECT {_SESSION_COLUMNS} FROM nbsessions_session
     WHERE namespace = ? AND scope = ? AND kernel_id = ?"""
 _INSERT_SESSION = """INSERT INTO nbsessions_session
@@ -55,6 +58,19 @@ _INTENT_COLUMNS = "token, verb, scope, document, kernel_id, lease_until"
 SELECT_INTENTS = f"""SELECT {_INTENT_COLUMNS} FROM nbsessions_intent
     WHERE namespace = ? AND scope = ? ORDER BY rowid"""
 SELECT_INTENT = f"SELECT {_INTENT_COLUMNS} FROM nbsessions_intent WHERE token = ?"
+_DELETE_INTENT = "DELETE FROM nbsessions_intent WHERE token = ?"
+_BARE = """NOT EXISTS (SELECT 1 FROM nbsessions_session AS session
+    WHERE session.namespace = nbsessions_owner.namespace
+    AND session.scope = nbsessions_owner.owner)
+    AND NOT EXISTS (SELECT 1 FROM nbsessions_intent AS intent
+    WHERE intent.namespace = nbsessions_owner.namespace
+    AND intent.owner = nbsessions_owner.owner)"""
+_OWNER_COLUMNS = "owner, host, boot, heartbeat, stopped"
+SELECT_OTHER_OWNERS = f"""SELECT {_OWNER_COLUMNS} FROM nbsessions_owner
+    WHERE namespace = ? AND owner <> ?"""
+_SELECT_BARE_OWNERS = f"""SELECT {_OWNER_COLUMNS} FROM nbsessions_owner
+    WHERE namespace <> ? AND {_BARE}"""
+_DELETE_BARE_OWNER = f"DELETE FROM nbsessions_owner WHERE owner = ? AND {_BARE}"
 COUNT_HOLDERS = """SELECT COUNT(*) FROM nbsessions_session
     WHERE namespace = ? AND scope = ? AND kernel_id = ?"""
 SELECT_REVISION = "SELECT revision FROM nbsessions_namespace WHERE namespace = ?"
@@ -106,15 +122,15 @@ class Transaction:
         self._namespace = namespace
         self._scope = scope
         self.changed: dict[str, Session | None] = {}
-        self.reload = False
 
     # Owners
 
     def register(self, owner: Owner) -> None:
-        """Enter the owner, live from now on."""
+        """Enter the owner, live from now on; or say again that it is alive."""
         self._connection.execute(
-            """INSERT OR REPLACE INTO nbsessions_owner
-            (owner, namespace, host, boot, pid, heartbeat) VALUES (?, ?, ?, ?, ?, ?)""",
+            """INSERT INTO nbsessions_owner
+            (owner, namespace, host, boot, pid, heartbeat) VALUES (?, ?, ?, ?, ?, ?)
+            ON CONFLICT (owner) DO UPDATE SET heartbeat = excluded.heartbeat, stopped = NULL""",
             (
                 owner.owner_id,
                 self._namespace,
@@ -125,22 +141,29 @@ class Transaction:
             ),
         )
 
-    def heartbeat(self) -> None:
-        self._connection.execute(
-            "UPDATE nbsessions_owner SET heartbeat = ? WHERE owner = ?",
-            (timestamp(utcnow()), self._scope),
-        )
-
     def sign_off(self, held: Collection[str]) -> None:
-        """Remove the sessions whose kernels ended with the server, and record a clean stop."""
-        rows = self._connection.execute(SELECT_SESSIONS, (self._namespace, self._scope))
-        self._remove(
-            [session for session in map(session_from_row, rows) if session.kernel_id not in held]
-        )
+        """Remove what is about kernels that ended with the server, and record a clean stop."""
+        key = (self._namespace, self._scope)
+        sessions = map(session_from_row, self._connection.execute(SELECT_SESSIONS, key).fetchall())
+        self._remove(session for session in sessions if session.kernel_id not in held)
+        for intent in map(
+            intent_from_row, self._connection.execute(SELECT_INTENTS, key).fetchall()
+        ):
+            if intent.kernel_id not in held:
+                self._connection.execute(_DELETE_INTENT, (intent.token,))
         self._connection.execute(
             "UPDATE nbsessions_owner SET stopped = ? WHERE owner = ?",
             (timestamp(utcnow()), self._scope),
         )
+        self._connection.execute(_DELETE_BARE_OWNER, (self._scope,))
+
+    def forget_elsewhere(self, is_dead: Callable[[sqlite3.Row], bool]) -> list[str]:
+        """Remove the dead owners of other namespaces that left nothing; return their ids."""
+        rows = self._connection.execute(_SELECT_BARE_OWNERS, (self._namespace,)).fetchall()
+        dead = [row["owner"] for row in rows if is_dead(row)]
+        for owner_id in dead:
+            self._connection.execute(_DELETE_BARE_OWNER, (owner_id,))
+        return dead
 
     def restore(self, owner: Owner, sessions: Iterable[Session]) -> None:
         """Write again what this owner alone knows, after its file was lost."""
@@ -173,10 +196,9 @@ class Transaction:
     # Starts
 
     def acquire(self, intent: Intent) -> Session | None:
-        if intent.document is not None:
-            existing = self._find_by_document(intent.document)
-            if existing is not None:
-                return existing
+        existing = self._find_by_document(intent.document)
+        if existing is not None:
+            return existing
         if intent.kernel_id is not None:
             self._claim(intent.kernel_id)
         self._connection.execute(
@@ -190,7 +212,7 @@ class Transaction:
 
     def commit(self, token: str, session: Session) -> Session | StartLost:
         started = self._drop(token, Verb.START)
-        winner = None if session.document is None else self._find_by_document(session.document)
+        winner = self._find_by_document(session.document)
         if winner is not None or not started:
             self._note_stop(token, session.kernel_id)
             return StartLost(winner)
@@ -203,14 +225,10 @@ class Transaction:
     # Sessions
 
     def attach(self, session: Session) -> Session:
-        if session.document is not None:
-            existing = self._find_by_document(session.document)
-            if existing is not None:
-                return existing
-        return self.insert(session)
+        return self._find_by_document(session.document) or self.insert(session)
 
     def insert(self, session: Session) -> Session:
-        self._refuse_ending(session.kernel_id)
+        self._refuse_unsettled(session.kernel_id)
         return self._insert(session)
 
     def update(
@@ -229,27 +247,20 @@ class Transaction:
             self._note_stop(start_token, kernel.kernel_id)
             return StartLost(None)
         if kernel is not UNSET and start_token is None:
-            self._refuse_ending(kernel.kernel_id)
-        session = replace(changes.applied_to(before), last_activity=utcnow())
-        self._connection.execute(
-            _UPDATE_SESSION,
-            (
-                session.provider,
-                session.path,
-                session.document,
-                session.name,
-                session.type,
-                session.kernel_id,
-                session.kernel_name,
-                timestamp(session.last_activity),
-                session.seq,
-            ),
-        )
-        self.changed[session_id] = session
+            self._refuse_unsettled(kernel.kernel_id)
+        session = self._change(changes.applied_to(before))
         released = None
         if session.kernel_id != before.kernel_id:
             released = self._release(before.kernel_id, stop_token, force=force)
         return Release(session=session, kernel_id=released)
+
+    def rename_document(self, old: str, new: str) -> list[Session]:
+        # All that begins with "old/" lies between it and "old0", the next character.
+        rows = self._connection.execute(
+            _SELECT_WITHIN, (self._namespace, self._scope, old, f"{old}/", f"{old}0")
+        ).fetchall()
+        renamed = [session_from_row(row).renamed(old, new) for row in rows]
+        return [self._change(session) for session in renamed if session is not None]
 
     def delete(self, session_id: str, *, stop_token: str, force: bool) -> Release:
         session = self._get(session_id)
@@ -270,8 +281,9 @@ class Transaction:
             (self._namespace, self._scope, timestamp(now)),
         )
 
-    def end_kernels(self, kernel_ids: Collection[str]) -> list[Session]:
-        ended = [session for kernel_id in kernel_ids for session in self._held_by(kernel_id)]
+    def end_sessions(self, sessions: Collection[Session]) -> list[Session]:
+        found = [(session, self._find(session.session_id)) for session in sessions]
+        ended = [now for session, now in found if now and now.kernel_id == session.kernel_id]
         self._remove(ended)
         return ended
 
@@ -287,6 +299,7 @@ class Transaction:
                         "UPDATE nbsessions_session SET scope = ? WHERE seq = ?",
                         (self._scope, session.seq),
                     )
+                    self.changed[session.session_id] = replace(session, scope=self._scope)
                 else:
                     self._connection.execute(_DELETE_SESSION, (session.seq,))
                     removed.append(session)
@@ -298,7 +311,6 @@ class Transaction:
                 "DELETE FROM nbsessions_owner WHERE namespace = ? AND owner = ?",
                 (self._namespace, owner_id),
             )
-        self.reload = True
         return removed
 
     # Pieces
@@ -315,7 +327,8 @@ class Transaction:
         ).fetchone()
         return None if row is None else session_from_row(row)
 
-    def _find_by_document(self, document: str) -> Session | None:
+    def _find_by_document(self, document: str | None) -> Session | None:
+        # NULL equals nothing: sessions without a path are never found.
         row = self._connection.execute(
             _SELECT_BY_DOCUMENT, (self._namespace, self._scope, document)
         ).fetchone()
@@ -352,6 +365,25 @@ class Transaction:
             ) from error
         assert cursor.lastrowid is not None
         session = replace(session, seq=cursor.lastrowid)
+        self.changed[session.session_id] = session
+        return session
+
+    def _change(self, session: Session) -> Session:
+        session = replace(session, last_activity=utcnow())
+        self._connection.execute(
+            _UPDATE_SESSION,
+            (
+                session.provider,
+                session.path,
+                session.document,
+                session.name,
+                session.type,
+                session.kernel_id,
+                session.kernel_name,
+                timestamp(session.last_activity),
+                session.seq,
+            ),
+        )
         self.changed[session.session_id] = session
         return session
 
@@ -421,10 +453,11 @@ class Transaction:
             "DELETE FROM nbsessions_intent WHERE kernel_id = ? AND verb = 'ended'", (kernel_id,)
         )
 
-    def _refuse_ending(self, kernel_id: str) -> None:
-        ending = self._connection.execute(
-            "SELECT 1 FROM nbsessions_intent WHERE kernel_id = ? AND verb IN ('stop', 'ended')",
-            (kernel_id,),
+    def _refuse_unsettled(self, kernel_id: str) -> None:
+        unsettled = self._connection.execute(
+            """SELECT 1 FROM nbsessions_intent
+            WHERE kernel_id = ? AND (verb <> 'ended' OR lease_until >= ?)""",
+            (kernel_id, timestamp(utcnow())),
         ).fetchone()
-        if ending is not None:
-            raise KernelConflict(kernel_id, "is being shut down")
+        if unsettled is not None:
+            raise KernelConflict(kernel_id, "is being started or stopped")

@@ -44,7 +44,6 @@ class Committed:
     after: int
     """… and the one that it left."""
     changed: dict[str, Session | None] = field(default_factory=dict)
-    reload: bool = False
 
 
 class Writer:
@@ -158,7 +157,6 @@ class Writer:
             connection.execute("ROLLBACK TO operation")
         else:
             committed.changed.update(transaction.changed)
-            committed.reload |= transaction.reload
         connection.execute("RELEASE operation")
 
     def _connect(self) -> sqlite3.Connection:
@@ -174,7 +172,7 @@ class Writer:
                     known = connection.execute(
                         "SELECT 1 FROM nbsessions_owner WHERE owner = ?", (self._scope,)
                     ).fetchone()
-                    if known is None or self._database.mended:
+                    if known is None or self._database.lost:
                         self._log.warning(
                             "The session store %s was replaced; this server writes its sessions "
                             "to the new one",

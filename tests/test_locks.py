@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from nbsessions.stores.locks import FileLock
+from nbsessions.locks import FileLock
 from support.store_processes import OtherProcess, fork_sleeper, let_go, lock_file
 from support.waiting import wait_until
 

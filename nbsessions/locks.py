@@ -32,7 +32,7 @@ class FileLock:
         Blocks the thread. A conversion that fails has lost the lock that was held before.
         """
         if not SUPPORTED or self._descriptor is None:
-            return SUPPORTED is False
+            return not SUPPORTED
         operation = (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB
         deadline = time.monotonic() + timeout
         while True:

@@ -1,0 +1,180 @@
+"""What it costs to start a server whose kernels survive, and how fast it adopts those it finds.
+
+Run it in an environment that has nbsessions and jupyter_server: python benchmarks/adoption.py
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+from jupyter_client.blocking import BlockingKernelClient
+
+TOKEN = "benchmark"
+STOCK = "jupyter_server.services.kernels.kernelmanager.AsyncMappingKernelManager"
+OURS = "nbsessions.kernels.surviving.manager.SurvivingMappingKernelManager"
+STARTUP_TARGET, STATES_TARGET = 0.010, 0.5
+_MAKE = """
+import sys, time
+from jupyter_server.serverapp import ServerApp
+import jupyter_server.services.kernels.kernelmanager
+if sys.argv[3] == "beside sessions":
+    import nbsessions
+parent = ServerApp()
+start = time.perf_counter()
+module, _, name = sys.argv[1].rpartition(".")
+manager = getattr(__import__(module, fromlist=[name]), name)(
+    parent=parent, connection_dir=sys.argv[2], root_dir=sys.argv[2]
+)
+print(time.perf_counter() - start)
+"""
+
+
+class Server:
+    """A real server in folders of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._process: subprocess.Popen[bytes] | None = None
+        with socket.socket() as listener:
+            listener.bind(("127.0.0.1", 0))
+            self._port = listener.getsockname()[1]
+
+    def start(self) -> None:
+        environment = {
+            **os.environ,
+            "JUPYTER_DATA_DIR": str(self._folder / "data"),
+            "JUPYTER_RUNTIME_DIR": str(self._folder / "runtime"),
+            "JUPYTER_CONFIG_DIR": str(self._folder / "config"),
+            "JUPYTER_TOKEN": TOKEN,
+        }
+        options = [f"--port={self._port}", "--ip=127.0.0.1", "--no-browser", "--allow-root"]
+        enable = '--ServerApp.jpserver_extensions={"nbsessions": True}'
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "jupyter_server", *options, enable],
+            cwd=self._folder,
+            env=environment,
+            stderr=subprocess.DEVNULL,
+        )
+
+    def request(self, method: str, path: str, body: object = None) -> Any:
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{self._port}{path}",
+            method=method,
+            data=None if body is None else json.dumps(body).encode(),
+            headers={"Authorization": f"token {TOKEN}"},
+        )
+        with urllib.request.urlopen(request, timeout=60) as reply:
+            content = reply.read()
+        return json.loads(content) if content else None
+
+    def first_list(self) -> list[dict[str, Any]]:
+        """Return what the first request that is answered lists."""
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            try:
+                models: list[dict[str, Any]] = self.request("GET", "/api/sessions")
+            except urllib.error.URLError:
+                time.sleep(0.005)
+            else:
+                return models
+        raise TimeoutError("the server does not answer")
+
+    def wait_for_kernels(self) -> None:
+        """Wait until all kernels have answered, and the server has written their states down."""
+        for file in (self._folder / "runtime").glob("kernel-*.json"):
+            client = BlockingKernelClient(connection_file=str(file))
+            client.load_connection_file()
+            client.start_channels()
+            client.wait_for_ready(timeout=60)
+            client.stop_channels()
+        time.sleep(2)
+
+    def end(self, signum: int) -> None:
+        assert self._process is not None
+        self._process.send_signal(signum)
+        self._process.wait()
+
+
+def startup(rounds: int, what: str) -> float:
+    """Return the seconds that our kernel manager takes longer to be imported and made.
+
+    ``beside sessions``: in a server whose sessions are ours already; ``alone``: the whole package.
+    """
+    seconds: dict[str, list[float]] = {STOCK: [], OURS: []}
+    for _ in range(rounds):
+        for name, found in seconds.items():
+            with tempfile.TemporaryDirectory() as folder:
+                ran = subprocess.run(
+                    [sys.executable, "-c", _MAKE, name, folder, what],
+                    check=True,
+                    capture_output=True,
+                    text=True,
+                )
+            found.append(float(ran.stdout))
+    return statistics.median(seconds[OURS]) - statistics.median(seconds[STOCK])
+
+
+def adoption(count: int) -> tuple[int, float, float]:
+    """Return how many sessions the first list has, the seconds from the start of the process to
+    that list, and those from there until all states are known.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        server = Server(Path(folder))
+        server.start()
+        server.first_list()
+        for number in range(count):
+            body = {"path": f"{number}.ipynb", "type": "notebook", "kernel": {"name": "python3"}}
+            server.request("POST", "/api/sessions", body)
+        server.wait_for_kernels()
+        server.end(signal.SIGKILL)
+        begin = time.perf_counter()
+        server.start()
+        models = server.first_list()
+        listed, start = len(models), time.perf_counter()
+        while not _all_idle(models) and time.perf_counter() - start < 60:
+            time.sleep(0.005)
+            models = server.first_list()
+        seconds = time.perf_counter() - start
+        server.end(signal.SIGTERM)
+    return listed, start - begin, seconds
+
+
+def _all_idle(models: list[dict[str, Any]]) -> bool:
+    return all(model["kernel"]["execution_state"] == "idle" for model in models)
+
+
+def main(rounds: int, count: int) -> int:
+    more, whole = (startup(rounds, what) for what in ("beside sessions", "alone"))
+    print(f"medians of {rounds} rounds; more than the server's own kernel manager takes:")
+    print(f"start with nothing to adopt: {more * 1000:+.1f} ms")
+    print(f"the same with the import of the whole package: {whole * 1000:+.1f} ms")
+    listed, first, seconds = adoption(count)
+    print(
+        f"adoption of {count} kernels: {listed} on the first list, {first:.2f} s after the ",
+        end="",
+    )
+    print(f"start of the process; all states known {seconds:.2f} s later")
+    reached = more < STARTUP_TARGET and listed == count and seconds < STATES_TARGET
+    print("Targets:", "all reached" if reached else "missed")
+    return not reached
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--kernels", type=int, default=20)
+    arguments = parser.parse_args()
+    sys.exit(main(arguments.rounds, arguments.kernels))

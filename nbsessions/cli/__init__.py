@@ -1,0 +1,1 @@
+"""The command line ``jupyter nbsessions``: what runs, what keeps it, and how to end it."""

@@ -1,0 +1,1 @@
+"""What ``jupyter nbsessions doctor`` looks at: one module per matter."""

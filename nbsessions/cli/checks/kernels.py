@@ -1,0 +1,59 @@
+"""Are there kernels that nobody looks after, servers that do not answer, open secrets?"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+from nbsessions.cli.checks.finding import Finding, ok, warning
+from nbsessions.cli.checks.permissions import exposed
+from nbsessions.cli.overview import Overview
+
+
+def check_records(runtime_dir: Path) -> Iterator[Finding]:
+    """Look whether others can read the keys of kernels."""
+    folder = runtime_dir / "nbsessions" / "kernels"
+    paths = [folder, *sorted(folder.glob("*.json"))]
+    found = [finding for path in paths for finding in exposed("records-permissions", path)]
+    yield from found
+    if not found:
+        yield ok("records-permissions", "nobody else can read the keys of kernels")
+
+
+def check_running_servers(overview: Overview) -> Iterator[Finding]:
+    """Look whether running servers answer, and keep their sessions where they are meant to."""
+    host = socket.gethostname()
+    owners = (each for each in overview.contents.owners if not each.dead)
+    pids = {each.owner.pid for each in owners if each.owner.host == host}
+    for answer in overview.answers:
+        server = answer.server
+        if answer.trouble is not None:
+            yield warning("server", str(answer.trouble))
+        elif server.pid in pids:
+            yield ok("server", f"{server.url} keeps its sessions in the store")
+        else:
+            yield warning(
+                "server",
+                f"{server.url} keeps its sessions elsewhere",
+                "it runs without nbsessions, is configured otherwise, or could not use the "
+                "store when it started: see its log",
+            )
+
+
+def check_orphans(overview: Overview) -> Iterator[Finding]:
+    """Look for kernels that no server has."""
+    kernels = {entry.kernel_id for entry in overview.orphans}
+    if kernels:
+        yield warning(
+            "orphans",
+            f"{_count(len(kernels))} without a server; the next one takes over those of its root "
+            "directory",
+            "jupyter nbsessions list --orphans, jupyter nbsessions stop --orphans",
+        )
+    else:
+        yield ok("orphans", "no kernel is without a server")
+
+
+def _count(kernels: int) -> str:
+    return "1 kernel runs" if kernels == 1 else f"{kernels} kernels run"

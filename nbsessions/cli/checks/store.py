@@ -1,0 +1,114 @@
+"""Is the session store there, whole, writable, and nobody else's?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from traitlets.config import Application
+
+from nbsessions.cli.checks.finding import Finding, error, ok, warning
+from nbsessions.cli.checks.permissions import exposed, is_writable, replaceable
+from nbsessions.cli.configuration import StoreLocation, store_location
+from nbsessions.cli.errors import CommandError
+from nbsessions.errors import StoreDamaged, StoreError, StoreTooNew
+from nbsessions.stores.sqlite.filesystem import is_local
+from nbsessions.stores.sqlite.inspection import StoreCondition, examine
+
+_SUFFIXES = ("", "-wal", "-shm", "-journal")
+
+
+def check_store(parent: Application) -> Iterator[Finding]:
+    """Go through what there is to say of the store that is configured."""
+    try:
+        location = store_location(parent)
+    except CommandError as problem:
+        yield error("store", f"the session store is configured wrongly: {problem}")
+        return
+    if location.file is None:
+        yield from _no_file(location)
+    elif location.file.exists():
+        yield ok("store", f"sessions are kept in {location.label}")
+        yield from _permissions(location, location.file)
+        yield from _contents(location.file)
+    else:
+        yield from _missing(location.file)
+
+
+def _no_file(location: StoreLocation) -> Iterator[Finding]:
+    if location.is_memory:
+        yield warning("store", "sessions are kept in memory, and are lost with their server")
+    else:
+        yield ok("store", f"sessions are kept in {location.label}, which is not looked into")
+
+
+def _missing(path: Path) -> Iterator[Finding]:
+    folder = path.parent
+    while not folder.exists():
+        folder = folder.parent
+    if is_writable(folder):
+        yield ok("store", f"{path} is not there yet: the first server makes it")
+    else:
+        yield error("store", f"{path} is not there, and {folder} cannot be written")
+
+
+def _permissions(location: StoreLocation, path: Path) -> Iterator[Finding]:
+    found = [
+        finding
+        for suffix in _SUFFIXES
+        for finding in exposed("store-permissions", path.with_name(path.name + suffix))
+    ]
+    look = exposed if location.private_folder else replaceable
+    found.extend(look("store-permissions", path.parent))
+    yield from found
+    if not found:
+        yield ok("store-permissions", "nobody else can read or change it")
+    unwritable = [each for each in (path, path.parent) if not is_writable(each)]
+    for each in unwritable:
+        yield error("store-writable", f"{each} cannot be written", f"chmod u+w {each}")
+    if not unwritable:
+        yield ok("store-writable", "it can be written")
+
+
+def _contents(path: Path) -> Iterator[Finding]:
+    try:
+        condition = examine(path)
+    except StoreDamaged as problem:
+        yield _damage(str(problem))
+    except StoreTooNew as problem:
+        yield error("store-schema", str(problem))
+    except StoreError as problem:
+        yield error("store-readable", str(problem))
+    else:
+        yield from _condition(condition, path)
+
+
+def _condition(condition: StoreCondition, path: Path) -> Iterator[Finding]:
+    if condition.damage is None:
+        yield ok("store-integrity", "it is not damaged")
+    else:
+        yield _damage(condition.damage)
+    if condition.schema:
+        yield ok("store-schema", f"its schema is version {condition.schema}")
+    else:
+        yield ok("store-schema", "it has no tables of ours yet: the first server makes them")
+    if condition.wal:
+        yield ok("store-journal", "it is in WAL mode")
+    else:
+        yield ok("store-journal", f"it has a rollback journal, {_why(condition, path)}")
+
+
+def _why(condition: StoreCondition, path: Path) -> str:
+    if condition.is_stock:
+        return "as jupyter_server's own session manager uses it, too"
+    if not is_local(path.parent):
+        return "since it is on a network file system, or on one that is not known"
+    return "until the next start of a server"
+
+
+def _damage(text: str) -> Finding:
+    return error(
+        "store-integrity",
+        f"it is damaged: {text}",
+        "stop all servers and start one: it saves what can be read and keeps the damaged file",
+    )

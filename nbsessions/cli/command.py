@@ -1,0 +1,111 @@
+"""What all subcommands have in common: the server's configuration, output, errors, exit codes."""
+
+from __future__ import annotations
+
+import logging
+import os
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from jupyter_core.application import JupyterApp
+from jupyter_core.paths import jupyter_runtime_dir
+from rich.console import Console
+from traitlets import Bool
+from traitlets.config import Configurable
+from traitlets.config.application import Application
+
+from nbsessions.async_sessionmanager import AsyncSessionManager
+from nbsessions.cli.configuration import CONFIG_NAMES, store_location
+from nbsessions.cli.errors import CommandError
+from nbsessions.cli.output import make_console, plain
+from nbsessions.cli.overview import Overview
+
+_INTERRUPTED = 130
+
+FLAGS: dict[str, Any] = {
+    "debug": ({"Application": {"log_level": logging.DEBUG}}, "Log all that there is to log.")
+}
+_ALIASES = {"log-level": "Application.log_level", "config": "JupyterApp.config_file"}
+_CLASSES: list[type[Configurable]] = [AsyncSessionManager]
+JSON_FLAG: dict[str, Any] = {
+    "json": ({"Command": {"json": True}}, "Write JSON, for programs, in place of a table.")
+}
+
+
+class Command(JupyterApp):
+    """A subcommand. It reads the configuration files of the server, and makes no files."""
+
+    flags = FLAGS
+    aliases = _ALIASES
+    classes = _CLASSES
+
+    json = Bool(False, help="Whether to write JSON.").tag(config=True)
+
+    @cached_property
+    def out(self) -> Console:
+        """Where results go."""
+        return make_console()
+
+    @cached_property
+    def err(self) -> Console:
+        """Where messages go."""
+        return make_console(stderr=True)
+
+    def start(self) -> None:
+        """Run the command, and exit with what it returns."""
+        try:
+            status = self.run()
+        except CommandError as error:
+            self.say(str(error))
+            status = 1
+        except KeyboardInterrupt:
+            status = _INTERRUPTED
+        self.exit(status)
+
+    def run(self) -> int:
+        """Do what the command is for, and return its exit code. May raise CommandError."""
+        raise NotImplementedError
+
+    def say(self, message: str) -> None:
+        """Tell a person, beside the results."""
+        for line in message.splitlines():
+            self.err.print(plain(line))
+
+    def overview(self) -> Overview:
+        """Return what there is, and say what could not be found out."""
+        try:
+            location = store_location(self)
+        except CommandError as error:
+            self.say(f"The session store is configured wrongly: {error}")
+            file = None
+        else:
+            file = location.file
+        overview = Overview(self.runtime_path, file, log=self.log)
+        for notice in overview.notices:
+            self.say(notice[:1].upper() + notice[1:])
+        return overview
+
+    @property
+    def runtime_path(self) -> Path:
+        """The runtime directory, which need not be there. (``runtime_dir`` would make it.)"""
+        return Path(jupyter_runtime_dir())
+
+    # Configuration
+
+    def load_config_file(self, suppress_errors: bool = True) -> None:  # type: ignore[override]
+        """Load the files that servers load, or the one that is named on the command line."""
+        if self.config_file:
+            folder, name = os.path.split(os.path.abspath(self.config_file))
+            Application.load_config_file(self, CONFIG_NAMES[0], path=self.config_file_paths)
+            Application.load_config_file(self, name, path=folder)
+            return
+        for name in CONFIG_NAMES:
+            Application.load_config_file(self, name, path=self.config_file_paths)
+
+    def migrate_config(self) -> None:
+        """Leave IPython's old files to the servers."""
+
+    def _find_subcommand(self, name: str) -> str:
+        # What follows a subcommand is a path or an id, and no program to run.
+        return ""

@@ -1,0 +1,74 @@
+"""``jupyter nbsessions doctor``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+
+from rich.text import Text
+
+from nbsessions.cli.checks.finding import Finding, Level
+from nbsessions.cli.checks.kernels import check_orphans, check_records, check_running_servers
+from nbsessions.cli.checks.servers import check_servers
+from nbsessions.cli.checks.store import check_store
+from nbsessions.cli.checks.survival import Surroundings, check_survival
+from nbsessions.cli.command import FLAGS, JSON_FLAG, Command
+from nbsessions.cli.configuration import store_location
+from nbsessions.cli.errors import CommandError
+from nbsessions.cli.output import plain, write_json
+from nbsessions.cli.overview import Overview
+
+_STYLES = {Level.OK: "green", Level.WARNING: "yellow", Level.ERROR: "bold red"}
+
+_FLAGS = {**FLAGS, **JSON_FLAG}
+
+
+class DoctorCommand(Command):
+    """Looks for what is wrong, and changes nothing."""
+
+    name = "jupyter-nbsessions-doctor"
+    description = """Look for what keeps sessions and kernels from surviving. It changes nothing.
+    The exit code is 1 when something is wrong; a limit of the place is a warning, and no error.
+
+    With --json, an object: ok (whether the exit code is 0), and checks, an array of objects
+    with the keys check, level ("ok", "warning" or "error"), message and hint (or null).
+    """
+    examples = """
+jupyter nbsessions doctor
+jupyter nbsessions doctor --json
+"""
+    flags = _FLAGS
+
+    def run(self) -> int:
+        """Write what was found."""
+        if self.extra_args:
+            raise CommandError("`doctor` takes no names")
+        findings = list(self._findings())
+        wrong = any(finding.level is Level.ERROR for finding in findings)
+        if self.json:
+            write_json({"ok": not wrong, "checks": [each.to_json() for each in findings]})
+        else:
+            self._print(findings)
+        return 1 if wrong else 0
+
+    def _findings(self) -> Iterator[Finding]:
+        try:
+            file = store_location(self).file
+        except CommandError:
+            file = None  # The check of the store says why.
+        overview = Overview(self.runtime_path, file, log=self.log)
+        yield from check_store(self)
+        servers = list(check_servers(self.config, self.config_file_paths))
+        yield from servers
+        yield from check_records(self.runtime_path)
+        yield from check_running_servers(overview)
+        yield from check_orphans(overview)
+        pids = [answer.server.pid for answer in overview.answers]
+        yield from check_survival(self.config, Surroundings(environ=os.environ), pids, servers)
+
+    def _print(self, findings: Sequence[Finding]) -> None:
+        for finding in findings:
+            line = Text(f"{finding.level.value:<8}", style=_STYLES[finding.level])
+            self.out.print(line.append(plain(f"{finding.check}: {finding.message}")))
+            if finding.hint is not None:
+                self.out.print(plain(f"        {finding.hint}"))

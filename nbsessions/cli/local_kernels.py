@@ -1,0 +1,107 @@
+"""The kernels of this machine: by their records, and by their processes."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+from nbsessions.kernels.surviving.process import (
+    KernelProcess,
+    ProcessIdentity,
+    is_running,
+    list_kernels,
+)
+from nbsessions.kernels.surviving.records import KernelRecord, KernelRecords
+from nbsessions.kernels.surviving.servers import Servers, State
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalKernel:
+    """A kernel whose process runs here."""
+
+    kernel_id: str
+    identity: ProcessIdentity
+    record: KernelRecord | None = field(repr=False)  # It holds the kernel's key.
+    server: State
+    """What is known of the server that has it; SILENT without a record."""
+    connection_file: str
+    survives: bool
+    """Whether it was launched to outlive its server."""
+
+    def has_clients(self) -> bool:
+        """Return whether anybody is connected to it; True also when that cannot be known."""
+        try:
+            connections = psutil.Process(self.identity.pid).net_connections("tcp")
+        except (psutil.Error, OSError, AttributeError):
+            return True
+        ports = {each.laddr.port for each in connections if each.status == psutil.CONN_LISTEN}
+        # Without a port, it listens where nobody can look.
+        return not ports or any(
+            each.status == psutil.CONN_ESTABLISHED and each.laddr.port in ports
+            for each in connections
+        )
+
+
+class LocalKernels:
+    """The kernels of one runtime directory, as they were when this was made."""
+
+    def __init__(self, runtime_dir: Path, *, log: logging.Logger) -> None:
+        folder = runtime_dir.absolute() / "nbsessions"
+        self.records = KernelRecords(folder / "kernels", log=log)
+        self.servers = Servers(folder / "servers")
+        processes = {each.kernel_id: each for each in list_kernels(os.path.realpath(runtime_dir))}
+        self._kernels = {each.kernel_id: each for each in self._list(processes)}
+
+    def find(self, kernel_id: str) -> LocalKernel | None:
+        """Return the kernel if its process runs here."""
+        return self._kernels.get(kernel_id)
+
+    def list_orphans(self, served: Collection[str] | None) -> list[LocalKernel]:
+        """Return the kernels whose server is dead.
+
+        ``served``: the ids of the kernels that running servers list; None when not all of
+        them could be asked, and then a kernel without a record counts as theirs.
+        """
+        return [each for each in self._kernels.values() if _is_orphan(each, served)]
+
+    def _list(self, processes: dict[str, KernelProcess]) -> Iterator[LocalKernel]:
+        for record in self.records.read_all():
+            process = processes.pop(record.kernel_id, None)
+            identity = record.process
+            if identity is None and process is not None and process.survives:
+                identity = process.identity  # Its server died while it was launched.
+            if identity is not None and is_running(identity):
+                yield LocalKernel(
+                    kernel_id=record.kernel_id,
+                    identity=identity,
+                    record=record,
+                    server=self.servers.state(record.server_id),
+                    connection_file=record.connection_file,
+                    survives=True,
+                )
+        for process in processes.values():
+            yield LocalKernel(
+                kernel_id=process.kernel_id,
+                identity=process.identity,
+                record=None,
+                server=State.SILENT,
+                connection_file=process.connection_file,
+                survives=process.survives,
+            )
+
+
+def _is_orphan(kernel: LocalKernel, served: Collection[str] | None) -> bool:
+    if kernel.record is not None:
+        return kernel.server is State.DEAD
+    # Its record was lost. A server may still have it, even one that has lost its files, too.
+    return (
+        kernel.survives
+        and served is not None
+        and kernel.kernel_id not in served
+        and not kernel.has_clients()
+    )

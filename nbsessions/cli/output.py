@@ -1,0 +1,87 @@
+"""Writes to people and to programs: tables and messages, or JSON."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from nbsessions.cli.values import Entry, ServerState
+
+_UNLIMITED = 4096
+_MINUTE, _HOUR, _DAY = 60, 3600, 86400
+
+
+def make_console(*, stderr: bool = False) -> Console:
+    """Return a console. What goes into a pipe or a file is not wrapped."""
+    stream = sys.stderr if stderr else sys.stdout
+    width = None if stream.isatty() else _UNLIMITED
+    return Console(file=stream, width=width, markup=False, highlight=False, emoji=False)
+
+
+def write_json(value: Any) -> None:
+    """Write one JSON document, in ASCII."""
+    sys.stdout.write(json.dumps(value, indent=2) + "\n")
+
+
+def plain(text: str | None) -> Text:
+    """Return text that a client has chosen, without what a terminal would obey."""
+    characters = (
+        each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in text or ""
+    )
+    return Text("".join(characters), overflow="fold")
+
+
+def session_table(entries: Sequence[Entry]) -> Table:
+    """Return the table of ``list``."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for column in ("id", "path", "type", "kernel", "state", "idle for"):
+        table.add_column(column, justify="right" if column == "idle for" else "left")
+    for column in ("pid", "memory"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("server")
+    for entry in entries:
+        table.add_row(
+            plain((entry.session_id or entry.kernel_id)[:8]),
+            plain(entry.path),
+            plain(entry.type),
+            plain(entry.kernel_name),
+            plain(entry.state),
+            format_duration(entry.idle_seconds),
+            "" if entry.pid is None else str(entry.pid),
+            format_bytes(entry.memory),
+            plain(server_label(entry)),
+        )
+    return table
+
+
+def server_label(entry: Entry) -> str:
+    """Return the server's URL, and what is wrong with it."""
+    if entry.server is ServerState.NONE:
+        return "none"
+    if entry.server is ServerState.UNREACHABLE:
+        return f"{entry.server_url} (unreachable)" if entry.server_url else "unreachable"
+    return entry.server_url or ""
+
+
+def format_duration(seconds: float | None) -> str:
+    """Return a duration in its largest unit."""
+    if seconds is None:
+        return ""
+    for size, unit in ((_DAY, "d"), (_HOUR, "h"), (_MINUTE, "min")):
+        if seconds >= size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def format_bytes(count: int | None) -> str:
+    """Return a size in MB or GB."""
+    if count is None:
+        return ""
+    megabytes = count / 1e6
+    return f"{megabytes / 1000:.1f} GB" if megabytes >= 1000 else f"{megabytes:.0f} MB"

@@ -1,0 +1,226 @@
+"""Brings together what running servers, the store and the kernels' processes say."""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from nbsessions.cli.errors import ServerUnreachable
+from nbsessions.cli.local_kernels import LocalKernel, LocalKernels
+from nbsessions.cli.memory import ProcessTree
+from nbsessions.cli.rest import ServerClient
+from nbsessions.cli.running_servers import RunningServer, list_running_servers
+from nbsessions.cli.values import Entry, ServerState
+from nbsessions.errors import StoreError
+from nbsessions.kernels.surviving.servers import State
+from nbsessions.stores.sqlite.inspection import (
+    StoreContents,
+    StoredOwner,
+    StoredSession,
+    read_contents,
+)
+
+_ASKED_AT_ONCE = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What a running server said."""
+
+    server: RunningServer
+    sessions: Sequence[Mapping[str, Any]] = ()
+    kernel_ids: frozenset[str] = frozenset()
+    trouble: ServerUnreachable | None = None
+
+
+class Overview:
+    """All sessions and orphans of a user, as they were when this was made.
+
+    What could not be found out is said in ``notices``, to a person.
+    """
+
+    def __init__(self, runtime_dir: Path, store: Path | None, *, log: logging.Logger) -> None:
+        self.notices: list[str] = []
+        self.kernels = LocalKernels(runtime_dir, log=log)
+        self.answers = _ask(list(list_running_servers(runtime_dir)))
+        self.notices += [str(answer.trouble) for answer in self.answers if answer.trouble]
+        self.contents = self._read(store)
+        self._stored = {each.session.session_id: each.session for each in self.contents.sessions}
+        self._tree = ProcessTree()
+        self.sessions: tuple[Entry, ...] = (*self._of_servers(), *self._of_store())
+        self.orphans: tuple[Entry, ...] = tuple(self._find_orphans())
+
+    def server_of(self, entry: Entry) -> RunningServer:
+        """Return the running server that has the entry's session."""
+        servers = (answer.server for answer in self.answers)
+        return next(server for server in servers if server.url == entry.server_url)
+
+    def sharing(self, kernel_id: str) -> list[Entry]:
+        """Return the sessions of a kernel."""
+        return [entry for entry in self.sessions if entry.kernel_id == kernel_id]
+
+    def _read(self, store: Path | None) -> StoreContents:
+        if store is None or not store.exists():
+            return StoreContents()
+        try:
+            return read_contents(store)
+        except StoreError as error:
+            self.notices.append(str(error))
+            return StoreContents()
+
+    # Sessions of servers that answer
+
+    def _of_servers(self) -> Iterator[Entry]:
+        for answer in self.answers:
+            for model in answer.sessions:
+                yield self._from_model(model, answer.server)
+
+    def _from_model(self, model: Mapping[str, Any], server: RunningServer) -> Entry:
+        kernel: Mapping[str, Any] = model.get("kernel") or {}
+        kernel_id = str(kernel.get("id"))
+        stored = self._stored.get(str(model.get("id")))
+        return Entry(
+            session_id=str(model.get("id")),
+            path=model.get("path"),
+            name=model.get("name"),
+            type=model.get("type"),
+            created=None if stored is None else stored.created,
+            kernel_id=kernel_id,
+            kernel_name=kernel.get("name"),
+            state=str(kernel.get("execution_state", "unknown")),
+            last_activity=_moment(kernel.get("last_activity")),
+            connections=kernel.get("connections"),
+            **self._process_of(kernel_id),
+            server=ServerState.RUNNING,
+            server_url=server.url,
+            root_dir=server.root_dir,
+        )
+
+    # Sessions of servers that do not
+
+    def _of_store(self) -> Iterator[Entry]:
+        owners = {stored.owner.owner_id: stored for stored in self.contents.owners}
+        listed = {model.get("id") for answer in self.answers for model in answer.sessions}
+        for stored in self.contents.sessions:
+            if stored.session.session_id not in listed:
+                entry = self._from_store(stored, owners.get(stored.session.scope))
+                if entry is not None:
+                    yield entry
+
+    def _from_store(self, stored: StoredSession, owner: StoredOwner | None) -> Entry | None:
+        kernel = self.kernels.find(stored.session.kernel_id)
+        if owner is not None and not owner.dead:
+            answer = self._answer_of(owner)
+            if answer is not None and answer.trouble is None:
+                return None  # It has just ended: its own server does not list it.
+            url = None if answer is None else answer.server.url
+            return self._from_row(stored, kernel, ServerState.UNREACHABLE, url)
+        if kernel is None or kernel.record is None:
+            return None
+        # A server that has adopted the kernel is about to take over the session, too.
+        dead = kernel.server is State.DEAD
+        state = ServerState.NONE if dead else ServerState.UNREACHABLE
+        return self._from_row(stored, kernel, state, None)
+
+    def _answer_of(self, stored: StoredOwner) -> Answer | None:
+        if stored.owner.host != socket.gethostname():
+            return None
+        answers = (each for each in self.answers if each.server.pid == stored.owner.pid)
+        return next(answers, None)
+
+    def _from_row(
+        self,
+        stored: StoredSession,
+        kernel: LocalKernel | None,
+        server: ServerState,
+        server_url: str | None,
+    ) -> Entry:
+        session = stored.session
+        record = None if kernel is None else kernel.record
+        return Entry(
+            session_id=session.session_id,
+            path=session.path,
+            name=session.name,
+            type=session.type,
+            created=session.created,
+            kernel_id=session.kernel_id,
+            kernel_name=session.kernel_name or (record.kernel_name if record else None),
+            state=record.execution_state if record else "unknown",
+            last_activity=record.last_activity if record else None,
+            connections=None,
+            **self._process_of(session.kernel_id),
+            server=server,
+            server_url=server_url,
+            root_dir=record.root_dir if record else stored.namespace,
+        )
+
+    # Kernels that no server has
+
+    def _find_orphans(self) -> Iterator[Entry]:
+        for kernel in self.kernels.list_orphans(self._served()):
+            entries = self.sharing(kernel.kernel_id)
+            if not entries:
+                yield self._from_kernel(kernel)
+            elif all(entry.server is ServerState.NONE for entry in entries):
+                yield from entries
+
+    def _served(self) -> frozenset[str] | None:
+        if any(answer.trouble for answer in self.answers):
+            return None
+        return frozenset().union(*(answer.kernel_ids for answer in self.answers))
+
+    def _from_kernel(self, kernel: LocalKernel) -> Entry:
+        record = kernel.record
+        return Entry(
+            session_id=None,
+            path=None,
+            name=None,
+            type=None,
+            created=None,
+            kernel_id=kernel.kernel_id,
+            kernel_name=record.kernel_name if record else None,
+            state=record.execution_state if record else "unknown",
+            last_activity=record.last_activity if record else None,
+            connections=None,
+            **self._process_of(kernel.kernel_id),
+            server=ServerState.NONE,
+            server_url=None,
+            root_dir=record.root_dir if record else None,
+        )
+
+    def _process_of(self, kernel_id: str) -> dict[str, int | None]:
+        kernel = self.kernels.find(kernel_id)
+        if kernel is None:
+            return {"pid": None, "memory": None}
+        pid = kernel.identity.pid
+        return {"pid": pid, "memory": self._tree.memory_of(pid)}
+
+
+def _ask(servers: Sequence[RunningServer]) -> list[Answer]:
+    with ThreadPoolExecutor(_ASKED_AT_ONCE, thread_name_prefix="nbsessions-asking") as pool:
+        return list(pool.map(_ask_one, servers))
+
+
+def _ask_one(server: RunningServer) -> Answer:
+    client = ServerClient(server)
+    try:
+        kernels = client.list_kernels()
+        sessions = client.list_sessions()
+    except ServerUnreachable as trouble:
+        return Answer(server=server, trouble=trouble)
+    kernel_ids = frozenset(str(model.get("id")) for model in kernels)
+    return Answer(server=server, sessions=sessions, kernel_ids=kernel_ids)
+
+
+def _moment(text: Any) -> datetime | None:
+    try:
+        moment = datetime.fromisoformat(str(text).replace("Z", "+00:00"))
+    except ValueError:
+        return None
+    return moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)

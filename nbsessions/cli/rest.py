@@ -1,0 +1,108 @@
+"""Asks a running server for its sessions, and has it end them."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import secrets
+import socket
+import ssl
+from typing import Any
+from urllib.parse import quote
+
+from nbsessions.cli.errors import ServerUnreachable
+from nbsessions.cli.running_servers import RunningServer
+
+_READ_TIMEOUT = 10.0
+_STOP_TIMEOUT = 60.0
+"""Seconds that a server may take to shut a kernel down, which may be a slow one."""
+_LOOPBACK = {"localhost", "127.0.0.1", "::1"}
+_DENIED = {301, 302, 401, 403}
+
+
+class ServerClient:
+    """One server's REST API. All methods block and raise ServerUnreachable.
+
+    Environment variables that name a proxy do not count: the server is on this machine.
+    """
+
+    def __init__(self, server: RunningServer) -> None:
+        self._server = server
+
+    def list_sessions(self) -> list[dict[str, Any]]:
+        """Return the models of all sessions."""
+        return self._get_list("/api/sessions")
+
+    def list_kernels(self) -> list[dict[str, Any]]:
+        """Return the models of all kernels."""
+        return self._get_list("/api/kernels")
+
+    def delete_session(self, session_id: str) -> None:
+        """Have a session ended. One that is gone already is fine."""
+        path = f"/api/sessions/{quote(session_id, safe='')}"
+        status, _ = self._request("DELETE", path, _STOP_TIMEOUT)
+        if status not in (204, 404):
+            raise self._error(f"answered {status} when it was asked to end {session_id}")
+
+    def _get_list(self, path: str) -> list[dict[str, Any]]:
+        status, body = self._request("GET", path, _READ_TIMEOUT)
+        if status != 200:
+            raise self._error(f"answered {status} to {path}")
+        try:
+            models = json.loads(body)
+        except ValueError:
+            models = None
+        if not isinstance(models, list):
+            raise self._error(f"answered something else than a list to {path}")
+        return [model for model in models if isinstance(model, dict)]
+
+    def _request(self, method: str, path: str, timeout: float) -> tuple[int, bytes]:
+        server = self._server
+        connection = _connect(server, timeout)
+        # What is sent twice is the proof that servers without a token want.
+        xsrf = secrets.token_hex(16)
+        headers = {"Cookie": f"_xsrf={xsrf}", "X-XSRFToken": xsrf, "Accept": "application/json"}
+        if server.token:
+            headers["Authorization"] = f"token {server.token}"
+        try:
+            with contextlib.closing(connection):
+                connection.request(method, server.base_url.rstrip("/") + path, headers=headers)
+                response = connection.getresponse()
+                status, body = response.status, response.read()
+        except (OSError, http.client.HTTPException) as error:
+            raise self._error(f"does not answer ({error or type(error).__name__})") from error
+        if status in _DENIED:
+            raise self._error(f"does not take the token of its file (it answered {status})")
+        return status, body
+
+    def _error(self, problem: str) -> ServerUnreachable:
+        return ServerUnreachable(self._server.url, problem)
+
+
+def _connect(server: RunningServer, timeout: float) -> http.client.HTTPConnection:
+    if server.socket is not None:
+        return _UnixConnection(server.socket, timeout)
+    if not server.secure:
+        return http.client.HTTPConnection(server.host, server.port, timeout=timeout)
+    context = ssl.create_default_context()
+    if server.host in _LOOPBACK:
+        # A certificate for the machine's name, or one that is signed by nobody else.
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return http.client.HTTPSConnection(server.host, server.port, timeout=timeout, context=context)
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    """Goes to a Unix socket."""
+
+    def __init__(self, path: str, timeout: float) -> None:
+        super().__init__("localhost", timeout=timeout)
+        self._path = path
+        self._patience = timeout
+
+    def connect(self) -> None:
+        """Connect to the socket in place of a port."""
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self._patience)
+        self.sock.connect(self._path)

@@ -1,0 +1,99 @@
+"""``jupyter nbsessions stop``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from rich.progress import Progress
+from rich.prompt import Confirm
+from traitlets import Bool
+
+from nbsessions.cli.command import FLAGS, Command
+from nbsessions.cli.errors import CommandError
+from nbsessions.cli.output import plain, session_table
+from nbsessions.cli.overview import Overview
+from nbsessions.cli.selection import select_one
+from nbsessions.cli.stopping import Outcome, Stopper
+from nbsessions.cli.values import Entry
+
+_MANY = 5
+
+_FLAGS = {
+    **FLAGS,
+    "all": ({"StopCommand": {"all": True}}, "End all sessions."),
+    "orphans": ({"StopCommand": {"orphans": True}}, "End all kernels that no server has."),
+    "y": ({"StopCommand": {"yes": True}}, "Do not ask."),
+    "yes": ({"StopCommand": {"yes": True}}, "Do not ask."),
+}
+
+
+class StopCommand(Command):
+    """Ends sessions, and kernels that no server has."""
+
+    name = "jupyter-nbsessions-stop"
+    description = """End sessions, given by id, by the beginning of an id, or by path. It asks
+    first. A session of a running server is ended by that server, and its kernel with it unless
+    another session uses it. Where no server runs, the kernel's process is ended.
+    """
+    examples = """
+jupyter nbsessions stop folder/notebook.ipynb
+jupyter nbsessions stop --orphans
+jupyter nbsessions stop --all -y
+"""
+    flags = _FLAGS
+
+    all = Bool(False, help="Whether to end all sessions.").tag(config=True)
+    orphans = Bool(False, help="Whether to end all kernels that no server has.").tag(config=True)
+    yes = Bool(False, help="Whether to go ahead without asking.").tag(config=True)
+
+    def run(self) -> int:
+        """Ask, and end what was chosen."""
+        if bool(self.extra_args) + self.all + self.orphans != 1:
+            raise CommandError("`stop` takes ids or paths, or --all, or --orphans")
+        overview = self.overview()
+        entries = self._select(overview)
+        if not self.yes and not self._confirmed(entries):
+            raise CommandError("Nothing was stopped")
+        return self._stop(Stopper(overview), entries)
+
+    def _select(self, overview: Overview) -> Sequence[Entry]:
+        if self.extra_args:
+            found = [select_one(overview, wanted) for wanted in self.extra_args]
+            return list(dict.fromkeys(found))
+        entries = overview.orphans if self.orphans else overview.sessions
+        if not entries:
+            raise CommandError(
+                "There is no kernel without a server" if self.orphans else "There are no sessions"
+            )
+        return entries
+
+    def _confirmed(self, entries: Sequence[Entry]) -> bool:
+        if not sys.stdin.isatty():
+            raise CommandError("There is nobody to ask: use --yes to stop without being asked")
+        self.err.print(session_table(entries))
+        try:
+            return Confirm.ask(f"Stop {_count(entries)}?", console=self.err, default=False)
+        except EOFError:
+            return False
+
+    def _stop(self, stopper: Stopper, entries: Sequence[Entry]) -> int:
+        failed = 0
+        with Progress(console=self.err, transient=True, disable=len(entries) < _MANY) as progress:
+            task = progress.add_task("Stopping", total=len(entries))
+            for outcome in stopper.stop(entries):
+                self._report(outcome)
+                failed += len(outcome.entries) if outcome.problem else 0
+                progress.advance(task, len(outcome.entries))
+        return 1 if failed else 0
+
+    def _report(self, outcome: Outcome) -> None:
+        for entry in outcome.entries:
+            if outcome.problem is None:
+                self.out.print(plain(f"Stopped {entry.label}"))
+            else:
+                self.say(f"{entry.label} goes on: {outcome.problem}")
+
+
+def _count(entries: Sequence[Entry]) -> str:
+    return "this" if len(entries) == 1 else f"these {len(entries)}"

@@ -1,0 +1,133 @@
+"""Ends sessions: through their server where one runs, else by ending the kernel's process."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from functools import partial
+
+from nbsessions.cli.errors import CommandError
+from nbsessions.cli.local_kernels import LocalKernel
+from nbsessions.cli.overview import Overview
+from nbsessions.cli.rest import ServerClient
+from nbsessions.cli.values import Entry, ServerState
+from nbsessions.kernels.surviving.ending import KernelEnder, end_process
+from nbsessions.kernels.surviving.process import attach
+from nbsessions.kernels.surviving.records import KernelRecord
+
+_STOPPED_AT_ONCE = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What became of some entries, which share a kernel or are one session."""
+
+    entries: Sequence[Entry]
+    problem: str | None = None
+    """Why they go on; None when they have ended."""
+
+
+class Stopper:
+    """Ends what is in an overview. Kernels of servers that live are left to those servers."""
+
+    def __init__(self, overview: Overview) -> None:
+        self._overview = overview
+        self._ender = KernelEnder(overview.kernels.records)
+
+    def stop(self, entries: Sequence[Entry]) -> Iterator[Outcome]:
+        """End the entries, several at once, and go through what becomes of them."""
+        with contextlib.ExitStack() as stack:
+            claims = self._claim_servers(entries, stack)
+            pool = stack.enter_context(
+                ThreadPoolExecutor(_STOPPED_AT_ONCE, thread_name_prefix="nbsessions-stopping")
+            )
+            jobs = [pool.submit(_carried_out, *job) for job in self._jobs(entries, claims)]
+            for job in as_completed(jobs):
+                yield job.result()
+            self._forget_servers(claims)
+
+    def _jobs(
+        self, entries: Sequence[Entry], claims: dict[str, bool]
+    ) -> Iterator[tuple[list[Entry], Callable[[], None]]]:
+        by_kernel: dict[str, list[Entry]] = {}
+        for entry in entries:
+            if entry.server is ServerState.NONE:
+                by_kernel.setdefault(entry.kernel_id, []).append(entry)
+            else:
+                yield [entry], partial(self._delete, entry)
+        for kernel_id, sharing in by_kernel.items():
+            yield sharing, partial(self._end, kernel_id, sharing, claims)
+
+    # Sessions of running servers
+
+    def _delete(self, entry: Entry) -> None:
+        if entry.server is ServerState.UNREACHABLE or entry.session_id is None:
+            raise CommandError("its server runs, or may run, and cannot be asked to end it")
+        ServerClient(self._overview.server_of(entry)).delete_session(entry.session_id)
+
+    # Kernels that no server has
+
+    def _claim_servers(
+        self, entries: Sequence[Entry], stack: contextlib.ExitStack
+    ) -> dict[str, bool]:
+        """Take the place of the dead servers, so that no other adopts what is being ended."""
+        kernels = (
+            self._overview.kernels.find(entry.kernel_id)
+            for entry in entries
+            if entry.server is ServerState.NONE
+        )
+        server_ids = {each.record.server_id for each in kernels if each and each.record}
+        servers = self._overview.kernels.servers
+        return {each: stack.enter_context(servers.claim(each)) for each in sorted(server_ids)}
+
+    def _end(self, kernel_id: str, entries: Sequence[Entry], claims: dict[str, bool]) -> None:
+        others = [each for each in self._overview.sharing(kernel_id) if each not in entries]
+        if others:
+            names = ", ".join(other.label for other in others)
+            raise CommandError(f"its kernel is used by {names}, too: stop both, or start a server")
+        kernel = self._overview.kernels.find(kernel_id)
+        assert kernel is not None, "an orphan is a kernel that was found"
+        if kernel.record is None:
+            _end_unrecorded(kernel)
+        else:
+            self._end_recorded(kernel, kernel.record, claims)
+
+    def _end_recorded(
+        self, kernel: LocalKernel, listed: KernelRecord, claims: dict[str, bool]
+    ) -> None:
+        # Read again now that nobody else may take it over: somebody may have been faster.
+        record = self._overview.kernels.records.read(listed.kernel_id)
+        if record is not None and (
+            record.server_id != listed.server_id or not claims[listed.server_id]
+        ):
+            raise CommandError("a server has taken its kernel over just now: try again")
+        if record is None:
+            return
+        identity = record.process or kernel.identity
+        if not self._ender.end_now(record, identity):
+            raise CommandError(f"the process {kernel.identity.pid} does not end")
+
+    def _forget_servers(self, claims: dict[str, bool]) -> None:
+        remaining = {record.server_id for record in self._overview.kernels.records.read_all()}
+        for server_id, claimed in claims.items():
+            if claimed and server_id not in remaining:
+                self._overview.kernels.servers.forget(server_id)
+
+
+def _carried_out(entries: Sequence[Entry], job: Callable[[], None]) -> Outcome:
+    try:
+        job()
+    except (CommandError, OSError) as error:
+        return Outcome(entries=entries, problem=str(error))
+    return Outcome(entries=entries)
+
+
+def _end_unrecorded(kernel: LocalKernel) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        if not end_process(attach(kernel.identity)):
+            raise CommandError(f"the process {kernel.identity.pid} does not end")
+    with contextlib.suppress(OSError):
+        os.unlink(kernel.connection_file)

@@ -1,0 +1,87 @@
+"""What the command line shows: a kernel and the session that it serves, if it serves one."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from nbsessions.models import utcnow
+
+
+class ServerState(str, enum.Enum):
+    """Who looks after a kernel."""
+
+    RUNNING = "running"
+    UNREACHABLE = "unreachable"
+    """A server that runs, or may run, and could not be asked."""
+    NONE = "none"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One session, or a kernel without one: then what is the session's is None."""
+
+    session_id: str | None
+    path: str | None
+    name: str | None
+    type: str | None
+    created: datetime | None
+    kernel_id: str
+    kernel_name: str | None
+    state: str
+    """The kernel's; the last known one where no server could be asked."""
+    last_activity: datetime | None
+    connections: int | None
+    pid: int | None
+    memory: int | None
+    """Of the kernel's process and those that it started, in bytes."""
+    server: ServerState
+    server_url: str | None
+    root_dir: str | None
+
+    @property
+    def label(self) -> str:
+        """What a person calls it."""
+        return self.path or self.session_id or f"kernel {self.kernel_id}"
+
+    @property
+    def idle_seconds(self) -> float | None:
+        """How long the kernel has been idle; None when it is not, or cannot be known."""
+        if self.state != "idle" or self.last_activity is None:
+            return None
+        return max(0.0, (utcnow() - self.last_activity).total_seconds())
+
+    def to_json(self) -> Mapping[str, Any]:
+        """Return what ``list --json`` prints: its keys are part of our interface."""
+        idle = self.idle_seconds
+        return {
+            "id": self.session_id,
+            "path": self.path,
+            "name": self.name,
+            "type": self.type,
+            "kernel_id": self.kernel_id,
+            "kernel_name": self.kernel_name,
+            "state": self.state,
+            "last_activity": _isoformat(self.last_activity),
+            "idle_seconds": None if idle is None else round(idle, 3),
+            "pid": self.pid,
+            "memory_bytes": self.memory,
+            "server": self.server.value,
+            "server_url": self.server_url,
+        }
+
+    def to_full_json(self) -> Mapping[str, Any]:
+        """Return what ``show --json`` prints: all that is known, and no secrets."""
+        return {
+            **self.to_json(),
+            "created": _isoformat(self.created),
+            "connections": self.connections,
+            "root_dir": self.root_dir,
+        }
+
+
+def _isoformat(moment: datetime | None) -> str | None:
+    return None if moment is None else moment.isoformat()

@@ -1,0 +1,159 @@
+"""Private attributes of jupyter_client and jupyter_server: all that are touched, and why.
+
+There is no public way to these. A test goes through them by name, so that a release that
+changes one is noticed before a user does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from typing import Any
+
+from jupyter_client.kernelspec import KernelSpec
+
+
+def forget_failed_starts(kernel_manager: Any, connection_file: Callable[[str], str]) -> None:
+    """Have the kernel manager forget the starts that failed.
+
+    jupyter_client keeps the task of a start that failed, and shutdown_all of jupyter_server
+    raises a 404 over it: the server would never stop. It also keeps the connection file, which
+    would bar the kernel id.
+    """
+    pending = getattr(kernel_manager, "_pending_kernels", {})
+    for kernel_id, task in list(pending.items()):
+        if task.done() and kernel_id not in kernel_manager:
+            del pending[kernel_id]
+            with contextlib.suppress(OSError):
+                os.unlink(connection_file(kernel_id))
+
+
+# A server
+
+
+def stopped_by_signal(serverapp: Any) -> bool:
+    """Return whether the server stops because of a signal, rather than of /api/shutdown."""
+    return bool(getattr(serverapp, "_stopping", False))
+
+
+def stop_handler(serverapp: Any) -> Callable[[int, Any], None]:
+    """Return what the server does on SIGTERM."""
+    handler: Callable[[int, Any], None] = serverapp._signal_stop
+    return handler
+
+
+def open_websockets() -> Iterator[tuple[str, str]]:
+    """Go through the websockets of kernels: the kernel's id and the client's session key.
+
+    Only the class that jupyter_server uses by default keeps such a list.
+    """
+    from jupyter_server.services.kernels.connection.channels import ZMQChannelsWebsocketConnection
+
+    for key in list(ZMQChannelsWebsocketConnection._open_sessions):
+        yield key.partition(":")[0], key
+
+
+# One kernel's manager
+
+
+def launch_arguments(kernel: Any) -> dict[str, Any]:
+    """Return the arguments of the last launch: a restart launches with them again."""
+    return kernel._launch_args or {}
+
+
+def protocol_version(kernel: Any) -> str | None:
+    """Return the version that the kernel told to the first websocket."""
+    future = getattr(kernel, "_kernel_info_future", None)
+    if future is None or not future.done() or future.cancelled() or future.exception():
+        return None
+    version: str | None = (future.result() or {}).get("protocol_version")
+    return version
+
+
+def set_kernel_spec(kernel: Any, spec: KernelSpec) -> None:
+    """Give the manager a kernelspec that may not be installed any more."""
+    kernel._kernel_spec = spec
+
+
+def set_started(
+    kernel: Any, *, launch_arguments: dict[str, Any], protocol_version: str | None
+) -> None:
+    """Make the manager believe that it has started its kernel."""
+    kernel._launch_args = launch_arguments
+    # The manager unlinks the connection file with its kernel when it has written it itself.
+    kernel._connection_file_written = os.path.exists(kernel.connection_file)
+    # Without these two, `ready` never resolves, and every websocket waits for it.
+    kernel._attempted_start = True
+    kernel._ready = _resolved(None)
+    # Without it the first websocket to a busy kernel waits until its cell has ended.
+    info = {} if protocol_version is None else {"protocol_version": protocol_version}
+    kernel._kernel_info_future = _resolved(info)
+
+
+def skip_initial_startup(kernel: Any) -> None:
+    """Have an autorestart keep the ports: the kernel is long past its startup."""
+    if kernel._restarter is not None:
+        kernel._restarter._initial_startup = False
+
+
+def leave_kernel(kernel: Any) -> None:
+    """Let go of a kernel that goes on: its manager must not remove its connection file."""
+    kernel._connection_file_written = False
+    kernel._close_control_socket()
+
+
+# The manager of all kernels
+
+
+def add_kernel(kernel_manager: Any, kernel_id: str, kernel: Any) -> None:
+    """Add a kernel that was started by another server, as if it had been started here."""
+    kernel_manager._kernels[kernel_id] = kernel
+    kernel_manager._kernel_connections[kernel_id] = 0
+    kernel_manager._kernel_ports[kernel_id] = kernel.ports
+    kernel_manager.start_watching_activity(kernel_id)
+    kernel.start_restarter()
+    skip_initial_startup(kernel)
+    kernel_manager.add_restart_callback(
+        kernel_id, lambda: kernel_manager._handle_kernel_died(kernel_id), "dead"
+    )
+    if not kernel_manager._initialized_culler:
+        kernel_manager.initialize_culler()
+
+
+def drop_kernel(kernel_manager: Any, kernel_id: str, kernel: Any) -> None:
+    """Let go of a kernel that could not be added, or only in part."""
+    if kernel_id in kernel_manager:
+        kernel_manager.stop_watching_activity(kernel_id)
+    for known in (
+        kernel_manager._kernels,
+        kernel_manager._kernel_connections,
+        kernel_manager._kernel_ports,
+    ):
+        known.pop(kernel_id, None)
+    kernel.stop_restarter()
+    leave_kernel(kernel)
+
+
+def pending_kernels(kernel_manager: Any) -> list[asyncio.Task[None]]:
+    """Return the tasks of kernels that are being started or shut down."""
+    return list(kernel_manager._pending_kernels.values())
+
+
+def activity_stream(kernel: Any) -> Any:
+    """Return the ZMQStream on iopub by which the server tells whether the kernel is busy."""
+    return kernel._activity_stream
+
+
+def receiver(stream: Any) -> Callable[[list[bytes]], None]:
+    """Return the callback that a ZMQStream has now."""
+    callback: Callable[[list[bytes]], None] = stream._recv_callback
+    return callback
+
+
+def _resolved(result: object) -> Future[Any]:
+    future: Future[Any] = Future()
+    future.set_result(result)
+    return future

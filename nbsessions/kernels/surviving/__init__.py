@@ -1,0 +1,1 @@
+"""Local kernels that outlive their server, and are adopted by the next one."""

@@ -1,0 +1,270 @@
+"""Keeps the records of this server's kernels up to date, off the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import contextlib
+import logging
+import os
+import socket
+from collections import defaultdict
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
+from typing import Any
+
+from msgspec.structs import replace
+from tornado.ioloop import PeriodicCallback
+
+from nbsessions.kernels import internals
+from nbsessions.kernels.base import current_start
+from nbsessions.kernels.surviving.output import KernelOutput
+from nbsessions.kernels.surviving.records import KernelRecord, KernelRecords
+from nbsessions.kernels.surviving.servers import Servers
+
+_FLUSH_INTERVAL = 1.0
+
+
+class KernelRecorder:
+    """Writes a record before a kernel is launched, after it, and when it changes."""
+
+    def __init__(
+        self,
+        records: KernelRecords,
+        servers: Servers,
+        output: KernelOutput,
+        *,
+        root_dir: str,
+        log: logging.Logger,
+    ) -> None:
+        self._records = records
+        self._servers = servers
+        self._output = output
+        self._root_dir = root_dir
+        self._log = log
+        self._current: dict[str, KernelRecord] = {}
+        self._kernels: dict[str, Any] = {}
+        """The managers of those that run; all of them have a record."""
+        self._unwritten: set[str] = set()
+        # One thread, so that what is written last is what stays.
+        self._writing = ThreadPoolExecutor(1, thread_name_prefix="nbsessions-records")
+        self._flushing = PeriodicCallback(self._flush, _FLUSH_INTERVAL * 1000)
+        self._registered = False
+        self._closed = False
+
+    def register(self) -> None:
+        """Enter this server among those that have kernels. Idempotent. Raises OSError."""
+        # Each time: somebody may have removed the folders.
+        self._records.make_folder()
+        self._servers.register()
+        if not self._registered:
+            self._registered = True
+            # A server without kernels does not shut them down.
+            atexit.register(self.close)
+
+    # A kernel's life
+
+    async def launching(self, kernel: Any, kernel_id: str) -> bool:
+        """Write down that a process will be launched for the kernel; False when that fails."""
+        try:
+            await self._write(self._new_record(kernel, kernel_id))
+        except (OSError, RuntimeError, ValueError) as error:
+            # A full disk, a server that is stopping, a value that is no JSON.
+            self.forget(kernel_id)
+            self._log.warning(
+                "Kernel %s will end with this server, no record can be kept: %s", kernel_id, error
+            )
+            return False
+        return True
+
+    def _new_record(self, kernel: Any, kernel_id: str) -> KernelRecord:
+        request = current_start.get()
+        arguments = internals.launch_arguments(kernel)
+        record = KernelRecord(
+            kernel_id=kernel_id,
+            server_id=self._servers.server_id,
+            host=socket.gethostname(),
+            root_dir=self._root_dir,
+            kernel_name=kernel.kernel_name,
+            kernel_spec=_spec_to_dict(kernel.kernel_spec),
+            # As the kernel's command line has it.
+            connection_file=os.path.realpath(kernel.connection_file),
+            connection_info=_info_to_dict(kernel.get_connection_info()),
+            cwd=arguments.get("cwd"),
+            session_id=None if request is None else request.session_id,
+            token=None if request is None else request.token,
+        )
+        before = self._current.get(kernel_id)
+        if before is not None:
+            # A restart: whatever its context, it is for whom the start was.
+            record = replace(
+                record,
+                restarting=before.restarting,
+                session_id=before.session_id,
+                token=before.token,
+            )
+        return record
+
+    async def restarting(self, kernel_id: str) -> None:
+        """Write down that the kernel will have another process, before it loses the one it has."""
+        record = self._current.get(kernel_id)
+        if record is not None:
+            with contextlib.suppress(OSError, RuntimeError):
+                await self._write(replace(record, restarting=True))
+
+    async def launched(self, kernel: Any, kernel_id: str) -> None:
+        """Write down which process was launched."""
+        record = self._current[kernel_id]
+        record = replace(record, process=kernel.provisioner.identity, restarting=False)
+        record = self._current[kernel_id] = _with_environment(record, kernel)
+        self.follow(kernel, kernel_id)
+        with contextlib.suppress(OSError, RuntimeError):
+            # What was written before finds the process, too.
+            await self._write(record)
+
+    def adopted(self, kernel: Any, record: KernelRecord) -> None:
+        """Take over the record of a kernel that another server had. Blocks."""
+        record = replace(
+            record, server_id=self._servers.server_id, restarting=record.process is None
+        )
+        self._records.write(record)
+        self._current[record.kernel_id] = record
+        self.follow(kernel, record.kernel_id, record.logged)
+
+    def follow(self, kernel: Any, kernel_id: str, logged: int | None = None) -> None:
+        """Note the kernel's changes and pass its output on from now on."""
+        self._kernels[kernel_id] = kernel
+        if logged is None:
+            logged = self._output.position(kernel_id)
+        self._output.follow(kernel_id, self._records.log_file(kernel_id), logged)
+        if not self._flushing.is_running():
+            self._flushing.start()
+
+    def renamed(self, kernel_id: str) -> None:
+        """Note the environment that the kernel's next restart gets."""
+        kernel = self._kernels.get(kernel_id)
+        if kernel is not None and not self._closed:
+            record = _with_environment(self._current[kernel_id], kernel)
+            self._current[kernel_id] = record
+            self._writing.submit(self._write_all, [record])
+
+    def forget(self, kernel_id: str) -> None:
+        """Remove the record of a kernel that ends with us, or has ended. Idempotent."""
+        self._kernels.pop(kernel_id, None)
+        if self._current.pop(kernel_id, None) is None:
+            return
+        if self._closed:
+            self._remove(kernel_id)
+        else:
+            self._writing.submit(self._remove, kernel_id)
+
+    def _remove(self, kernel_id: str) -> None:
+        self._output.forget(kernel_id)
+        self._records.remove(kernel_id)
+
+    # Questions
+
+    def has(self, kernel_id: str) -> bool:
+        """Return whether the kernel has a record of ours, so that it can be left running."""
+        record = self._current.get(kernel_id)
+        return record is not None and record.process is not None
+
+    def find_started(self, token: str) -> str | None:
+        """Return the kernel that was started under this intent."""
+        found = (each.kernel_id for each in self._current.values() if each.token == token)
+        return next(found, None)
+
+    def had_clients(self, kernel_id: str) -> bool:
+        """Return whether clients were connected to the kernel when its record was written."""
+        record = self._current.get(kernel_id)
+        return record is not None and bool(record.clients)
+
+    # Changes
+
+    def _flush(self) -> None:
+        changed = list(self._changes())
+        self._writing.submit(self._write_all, changed)
+
+    def _changes(self) -> Iterable[KernelRecord]:
+        clients: dict[str, list[str]] = defaultdict(list)
+        for kernel_id, client in internals.open_websockets():
+            clients[kernel_id].append(client)
+        for kernel_id, kernel in self._kernels.items():
+            before = self._current[kernel_id]
+            record = replace(
+                before,
+                execution_state=kernel.execution_state or before.execution_state,
+                last_activity=_last_activity(kernel) or before.last_activity,
+                protocol_version=internals.protocol_version(kernel) or before.protocol_version,
+                clients=clients.get(kernel_id, before.clients),
+                logged=self._output.position(kernel_id),
+            )
+            if record != before:
+                self._current[kernel_id] = record
+                yield record
+
+    def _write_all(self, records: Iterable[KernelRecord]) -> None:
+        self._servers.touch()
+        for record in records:
+            try:
+                self._register_and_write(record)
+            except OSError as error:
+                if record.kernel_id not in self._unwritten:
+                    self._log.warning("Kernel %s: no record written: %s", record.kernel_id, error)
+                self._unwritten.add(record.kernel_id)
+            else:
+                self._unwritten.discard(record.kernel_id)
+
+    async def _write(self, record: KernelRecord) -> None:
+        # Before it is written, so that what a flush writes meanwhile is not older.
+        self._current[record.kernel_id] = record
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self._writing, self._register_and_write, record)
+
+    def _register_and_write(self, record: KernelRecord) -> None:
+        self.register()
+        self._records.write(record)
+
+    def close(self) -> None:
+        """Write what has changed, and end: the kernels that still have a record go on.
+
+        Idempotent.
+        """
+        if self._closed:
+            return
+        self._closed = True
+        self._flushing.stop()
+        self._output.close()
+        changed = list(self._changes())
+        self._writing.shutdown(wait=True)
+        self._write_all(changed)
+        self._servers.sign_off(followed=bool(self._current))
+        atexit.unregister(self.close)
+
+
+def _last_activity(kernel: Any) -> datetime | None:
+    # It has no value before the kernel has started.
+    return kernel.last_activity if kernel.trait_has_value("last_activity") else None
+
+
+def _with_environment(record: KernelRecord, kernel: Any) -> KernelRecord:
+    """Return the record with what the kernel's next restart is launched with."""
+    env = internals.launch_arguments(kernel).get("env")
+    if env is None:
+        return record
+    return replace(
+        record,
+        env={name: value for name, value in env.items() if os.environ.get(name) != value},
+        env_removed=[name for name in os.environ if name not in env],
+    )
+
+
+def _spec_to_dict(spec: Any) -> dict[str, Any]:
+    return {**spec.to_dict(), "resource_dir": spec.resource_dir}
+
+
+def _info_to_dict(info: Any) -> dict[str, Any]:
+    return {
+        name: value.decode() if isinstance(value, bytes) else value for name, value in info.items()
+    }

@@ -1,0 +1,187 @@
+"""Looks into the file of a store without being one of its servers: nothing is written or made."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from nbsessions.errors import StoreUnavailable
+from nbsessions.identity import new_owner
+from nbsessions.locks import FileLock
+from nbsessions.models import Owner, Session
+from nbsessions.stores.sqlite.database import store_error
+from nbsessions.stores.sqlite.owners import is_dead
+from nbsessions.stores.sqlite.repair import beside
+from nbsessions.stores.sqlite.schema import read_version
+from nbsessions.stores.sqlite.stock import is_stock_file
+from nbsessions.stores.sqlite.transactions import session_from_row
+
+_BUSY_TIMEOUT = 5.0
+_READ_VERSION = 19
+"""Where the header says how the file is read: 2 stands for a write-ahead log."""
+
+# SQLite would make the log and its index, even for a connection that only reads.
+_WITH_LOG = "mode=ro&readonly_shm=1"
+
+_SELECT_TABLE = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?"
+_SELECT_SESSIONS = """SELECT seq, session_id, scope, provider, path, name, type, kernel_id,
+    kernel_name, created, last_activity, namespace FROM nbsessions_session ORDER BY seq"""
+_SELECT_OWNERS = """SELECT owner, namespace, host, boot, pid, heartbeat, stopped
+    FROM nbsessions_owner ORDER BY rowid"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredOwner:
+    """One run of one server that has written to the file."""
+
+    owner: Owner
+    namespace: str
+    heartbeat: datetime
+    dead: bool
+    """Proven dead, or silent for a day; see ``is_dead``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredSession:
+    """A session and the namespace that it is in."""
+
+    namespace: str
+    session: Session
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreContents:
+    """The sessions and owners of all namespaces, oldest first."""
+
+    sessions: tuple[StoredSession, ...] = ()
+    owners: tuple[StoredOwner, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreCondition:
+    """What a file is like."""
+
+    schema: int
+    """The version of our tables; 0 when there are none yet."""
+    is_stock: bool
+    """Whether jupyter_server's own session manager has a table in it."""
+    wal: bool
+    damage: str | None
+    """What SQLite's integrity check found first."""
+
+
+def read_contents(path: Path) -> StoreContents:
+    """Return what is kept in the file. Raises StoreError."""
+    with _opened(path) as connection:
+        if _schema(connection) == 0:
+            return StoreContents()
+        judge = new_owner()
+        return StoreContents(
+            sessions=tuple(map(_session, connection.execute(_SELECT_SESSIONS))),
+            owners=tuple(_owner(row, judge, path) for row in connection.execute(_SELECT_OWNERS)),
+        )
+
+
+def examine(path: Path) -> StoreCondition:
+    """Check the whole file. Raises StoreError when it cannot be read at all."""
+    with _opened(path) as connection:
+        verdict: str = connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
+        return StoreCondition(
+            schema=_schema(connection),
+            is_stock=is_stock_file(connection),
+            wal=_has_log(path),
+            damage=None if verdict == "ok" else verdict,
+        )
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[sqlite3.Connection]:
+    try:
+        with _parameters(path) as parameters:
+            connection = sqlite3.connect(
+                f"{path.absolute().as_uri()}?{parameters}",
+                uri=True,
+                isolation_level=None,
+                timeout=_BUSY_TIMEOUT,
+            )
+            try:
+                connection.row_factory = sqlite3.Row
+                connection.execute("BEGIN")
+                yield connection
+            finally:
+                connection.close()
+    except (sqlite3.Error, OSError) as error:
+        raise store_error(error, path) from error
+
+
+@contextlib.contextmanager
+def _parameters(path: Path) -> Iterator[str]:
+    """Yield how SQLite is to open the file so that it makes no other beside it."""
+    if not _has_log(path):
+        yield "mode=ro"
+    elif _is_open(path):
+        yield _WITH_LOG
+    else:
+        # As long as we have the lock, nobody opens the file or commits.
+        with _write_lock(path):
+            yield _undisturbed(path)
+
+
+def _undisturbed(path: Path) -> str:
+    if _is_open(path):  # in the meantime
+        return _WITH_LOG
+    if beside(path, "-wal").exists():
+        raise StoreUnavailable(
+            f"the session store {path} cannot be read without changing it: its log lacks an "
+            "index, which the next start of a server makes"
+        )
+    return "mode=ro&immutable=1"
+
+
+def _is_open(path: Path) -> bool:
+    """Return whether a server has it open, or was killed before it could close it."""
+    return beside(path, "-shm").exists()
+
+
+def _has_log(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(_READ_VERSION + 1)[_READ_VERSION:] == b"\x02"
+
+
+@contextlib.contextmanager
+def _write_lock(path: Path) -> Iterator[None]:
+    try:
+        lock = FileLock(beside(path, ".write"), flags=0)
+    except FileNotFoundError:
+        yield  # A copy, or a file that none of our servers has used.
+        return
+    try:
+        if not lock.acquire(shared=True, timeout=_BUSY_TIMEOUT):
+            raise StoreUnavailable(f"the session store {path} is locked by another process")
+        yield
+    finally:
+        lock.close()
+
+
+def _schema(connection: sqlite3.Connection) -> int:
+    """Return the version of our tables. Raises StoreTooNew."""
+    if connection.execute(_SELECT_TABLE, ("nbsessions_meta",)).fetchone() is None:
+        return 0
+    return read_version(connection)
+
+
+def _session(row: sqlite3.Row) -> StoredSession:
+    return StoredSession(namespace=row["namespace"], session=session_from_row(row))
+
+
+def _owner(row: sqlite3.Row, judge: Owner, path: Path) -> StoredOwner:
+    return StoredOwner(
+        owner=Owner(owner_id=row["owner"], host=row["host"], boot_id=row["boot"], pid=row["pid"]),
+        namespace=row["namespace"],
+        heartbeat=datetime.fromisoformat(row["heartbeat"]),
+        dead=is_dead(row, judge, path),
+    )

@@ -1,0 +1,29 @@
+"""A browser for all tests of a module, and a JupyterLab for each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext
+
+from support.browser import LAB_CONFIG, running_browser
+from support.server import Server, StartServer
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with running_browser() as browser:
+        yield browser
+
+
+@pytest.fixture
+def context(browser: Browser) -> Iterator[BrowserContext]:
+    """A browser's profile: its tabs share cookies, and nothing with those of other tests."""
+    with browser.new_context() as context:
+        yield context
+
+
+@pytest.fixture
+def server(start_server: StartServer) -> Server:
+    return start_server("lab", config=LAB_CONFIG)

@@ -1,0 +1,367 @@
+"""JupyterLab and Notebook 7 in a real browser: driven by commands, read from their models."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+from uuid import uuid4
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Page, Route, sync_playwright
+
+from support.server import Server
+
+LAB_CONFIG = {
+    "LabApp": {
+        "expose_app_in_browser": True,
+        "check_for_updates_class": "jupyterlab.NeverCheckForUpdate",
+        "news_url": None,
+    }
+}
+"""Has JupyterLab show itself to scripts, and ask nobody for news."""
+
+NOTEBOOK7_CONFIG = {"JupyterNotebookApp": {"expose_app_in_browser": True}}
+"""Has Notebook 7 show itself to scripts."""
+
+CONNECTION_LOST = "Server Connection Error"
+"""The title of what JupyterLab shows while its server is away."""
+
+_ARGUMENTS = ("--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--no-first-run")
+_SESSIONS_URL = re.compile(r"/api/sessions(\?.*)?$")
+# What jupyter_server logs of a page that goes away while its kernel sends.
+_PAGE_IS_GONE = "in (ZMQS|zmqs)tream callback|ZMQStream._update_handler"
+_TIMEOUT = 30.0
+_RECONNECT_TIMEOUT = 90.0
+"""Seconds: JupyterLab looks for a lost kernel again after 10 to 30, each time."""
+
+_NOTEBOOK = """
+path => {
+    const find = () => [...(window.jupyterapp?.shell.widgets("main") ?? [])].find(
+        widget => widget.context?.path === path && widget.content.widgets
+    );
+    const cell = index => find().content.widgets[index];
+    const kernel = () => find()?.sessionContext.session?.kernel;
+    return {
+        find,
+        kernel,
+        isUp: () => kernel()?.connectionStatus === "connected" && kernel().status === "idle",
+        run: index => {
+            const {content, id} = find();
+            jupyterapp.shell.activateById(id);
+            content.deselectAll();
+            content.activeCellIndex = index;
+            // Not awaited: it resolves when the cell has ended.
+            jupyterapp.commands.execute("notebook:run-cell");
+        },
+        append: source => {
+            const model = find().content.model.sharedModel;
+            model.insertCell(model.cells.length, {cell_type: "code", source});
+            return model.cells.length - 1;
+        },
+        text: index => cell(index).model.outputs.toJSON().map(
+            output => output.text ?? output.data?.["text/plain"] ?? output.traceback.join("\\n")
+        ).join(""),
+        count: index => cell(index).model.executionCount,
+        isRunning: index => cell(index).model.executionState === "running",
+    };
+}
+"""
+
+
+class Connection(NamedTuple):
+    """What a notebook in a page is connected to."""
+
+    session_id: str
+    kernel_id: str
+    client_id: str
+    """The id of the page's own websocket to the kernel; a page that is loaded anew has another."""
+
+
+class LabPage:
+    """A tab with JupyterLab in it."""
+
+    def __init__(self, page: Page, server: Server) -> None:
+        self.page = page
+        self._server = server
+
+    def open(self) -> LabPage:
+        """Load JupyterLab and wait until it is there."""
+        # In a workspace of its own: no other tab's notebooks are opened here.
+        self.begin_to_load(f"/lab/workspaces/{uuid4().hex}")
+        self._wait_for_lab()
+        return self
+
+    def begin_to_load(self, path: str) -> None:
+        """Load a page of the server and do not wait."""
+        self._server.allow_errors(_PAGE_IS_GONE)
+        url = f"http://127.0.0.1:{self._server.port}{path}?token={self._server.token}"
+        self.page.goto(url, wait_until="commit")
+
+    def reload(self) -> None:
+        """Load the page again, as it is in the address bar."""
+        self.page.reload()
+        self._wait_for_lab()
+
+    def _wait_for_lab(self) -> None:
+        self.wait_for(
+            "() => { window.jupyterapp?.restored.then(() => { window.labIsRestored = true; });"
+            " return window.labIsRestored; }"
+        )
+
+    def open_notebook(self, path: str) -> NotebookPage:
+        """Open a notebook of the server's root directory and wait until its kernel is idle."""
+        notebook = self.begin_to_open(path)
+        notebook.wait_for_kernel()
+        return notebook
+
+    def begin_to_open(self, path: str) -> NotebookPage:
+        """Open a notebook of the server's root directory and do not wait."""
+        self.page.evaluate(
+            "path => { jupyterapp.commands.execute('docmanager:open', {path}); }", path
+        )
+        return NotebookPage(self, path)
+
+    def open_without_kernel(self, path: str) -> NotebookPage:
+        """Choose "Open With", "Notebook (no kernel)", and wait until the notebook is there."""
+        self.page.locator(".jp-DirListing-item", has_text=path).click(button="right")
+        for label in ("Open With", "Notebook (no kernel)"):
+            self.page.locator(".lm-Menu-item", has_text=label).click()
+        notebook = NotebookPage(self, path)
+        notebook.wait_until_ready()
+        return notebook
+
+    def wait_for(
+        self, expression: str, argument: object = None, *, timeout: float = _TIMEOUT
+    ) -> None:
+        """Wait until a JavaScript function returns something true. Raises TimeoutError."""
+        self.page.wait_for_function(expression, arg=argument, timeout=timeout * 1000)
+
+    def close_dialog(self, title: str) -> None:
+        """Wait for a dialog and close it by its last button, as a user would."""
+        dialog = self.page.locator(".jp-Dialog", has_text=title)
+        dialog.locator(".jp-Dialog-button").last.click(timeout=_TIMEOUT * 1000)
+        dialog.wait_for(state="detached")
+
+    def close_dialogs(self) -> None:
+        """Close the dialogs that are there now, if there are any."""
+        for title in self.dialogs():
+            self.close_dialog(title)
+
+    def dialogs(self) -> list[str]:
+        """Return the titles of the dialogs that are there now."""
+        return self.page.locator(".jp-Dialog .jp-Dialog-header").all_inner_texts()
+
+
+class NotebookPage:
+    """A notebook that is open in a tab. Cells are counted from 0."""
+
+    def __init__(self, lab: LabPage, path: str) -> None:
+        self.lab = lab
+        self.path = path
+
+    def _call(self, call: str, argument: object = None) -> Any:
+        return self.lab.page.evaluate(*self._function(call, argument))
+
+    def _wait_for(self, call: str, argument: object = None, timeout: float = _TIMEOUT) -> None:
+        self.lab.wait_for(*self._function(call, argument), timeout=timeout)
+
+    def _function(self, call: str, argument: object) -> tuple[str, list[object]]:
+        helpers = f"const notebook = ({_NOTEBOOK})(path);"
+        return f"([path, argument]) => {{ {helpers} return {call}; }}", [self.path, argument]
+
+    # Cells
+
+    def run(self, index: int) -> None:
+        """Run a cell and do not wait."""
+        self._call("notebook.run(argument)", index)
+
+    def execute(self, code: str) -> str:
+        """Append a cell, run it, wait until it has ended, and return what it shows."""
+        index: int = self._call("notebook.append(argument)", code)
+        self.run(index)
+        self.wait_for_end(index)
+        return self.text(index)
+
+    def text(self, index: int) -> str:
+        """Return what the cell has printed, and its result."""
+        text: str = self._call("notebook.text(argument)", index)
+        return text
+
+    def execution_count(self, index: int) -> int | None:
+        """Return the number beside the cell; None while there is none, or a star."""
+        count: int | None = self._call("notebook.count(argument)", index)
+        return count
+
+    def wait_for_text(self, index: int, text: str) -> None:
+        """Wait until the cell shows the text."""
+        call = "notebook.text(argument[0]).includes(argument[1])"
+        self._wait_for(call, [index, text])
+
+    def wait_for_more(self, index: int) -> None:
+        """Wait until the cell shows more than now."""
+        call = "notebook.text(argument[0]).length > argument[1]"
+        self._wait_for(call, [index, len(self.text(index))])
+
+    def wait_for_end(self, index: int) -> None:
+        """Wait until the cell has its number, and nothing of it is under way."""
+        call = "notebook.count(argument) !== null && !notebook.isRunning(argument)"
+        self._wait_for(call, index)
+
+    def answer(self, text: str) -> None:
+        """Type the answer to ``input()``, and Enter."""
+        # A dialog would keep the focus.
+        self.lab.close_dialogs()
+        field = self._input()
+        field.fill(text)
+        field.press("Enter")
+
+    def wait_for_input(self) -> None:
+        """Wait until the notebook asks for an answer to ``input()``."""
+        self._input().wait_for(timeout=_TIMEOUT * 1000)
+
+    def _input(self) -> Any:
+        return self.lab.page.locator(".jp-Stdin-input:not([disabled])")
+
+    # The file
+
+    def rename(self, path: str) -> None:
+        """Rename the notebook, as "Rename Notebook…" does, and wait until it is done."""
+        # The context of a document takes the new name, not the path.
+        self._call("notebook.find().context.rename(argument)", path.rpartition("/")[2])
+        self.path = path
+
+    # The kernel
+
+    def connection(self) -> Connection:
+        """Return what the notebook is connected to now."""
+        ids = self._call(
+            "[notebook.find().sessionContext.session.id, notebook.kernel().id,"
+            " notebook.kernel().clientId]"
+        )
+        return Connection(*ids)
+
+    def change_kernel(self, model: Mapping[str, str]) -> None:
+        """Choose a kernel, by its ``name`` or its ``id``, and wait until it is idle."""
+        self._call("notebook.find().sessionContext.changeKernel(argument).then(() => null)", model)
+        self.wait_for_kernel()
+
+    def has_session(self) -> bool:
+        """Whether the notebook has a session, and so a kernel."""
+        has_session: bool = self._call("notebook.find().sessionContext.session !== null")
+        return has_session
+
+    def refresh(self) -> None:
+        """Ask the server for its sessions, as the page does every few seconds."""
+        self._call("jupyterapp.serviceManager.sessions.refreshRunning()")
+
+    def shut_down_kernel(self) -> None:
+        """Shut the kernel down, as "Shut Down Kernel" does."""
+        self._call("notebook.find().sessionContext.shutdown()")
+
+    def wait_until_ready(self) -> None:
+        """Wait until the page has done what it does about a kernel when it opens a notebook."""
+        self._wait_for("notebook.find()?.sessionContext.isReady")
+
+    def wait_for_kernel(self) -> None:
+        """Wait until the kernel is connected and idle."""
+        self._wait_for("notebook.isUp()")
+
+    def open_console(self) -> None:
+        """Open "New Console for Notebook", which has a connection to the kernel of its own."""
+        # Not awaited: it resolves when the kernel is idle.
+        self._call("void jupyterapp.commands.execute('notebook:create-console')")
+        self.lab.wait_for(
+            "() => [...jupyterapp.shell.widgets('main')].some(widget =>"
+            " widget.console?.sessionContext.session?.kernel?.connectionStatus === 'connected')"
+        )
+
+    def wait_for_loss(self) -> None:
+        """Wait until the page has noticed that the kernel's connection is gone."""
+        self._wait_for("notebook.kernel().connectionStatus !== 'connected'")
+
+    def wait_for_reconnect(self) -> None:
+        """Wait until the page has connected to the kernel again by itself."""
+        call = "notebook.kernel()?.connectionStatus === 'connected'"
+        self._wait_for(call, timeout=_RECONNECT_TIMEOUT)
+
+
+def write_notebook(server: Server, path: str, sources: Sequence[str]) -> None:
+    """Put a notebook of code cells into the server's root directory."""
+    cells = [
+        {
+            "cell_type": "code",
+            "id": f"cell-{index}",
+            "source": source,
+            "metadata": {},
+            "outputs": [],
+            "execution_count": None,
+        }
+        for index, source in enumerate(sources)
+    ]
+    spec = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    notebook = {
+        "cells": cells,
+        "metadata": {"kernelspec": spec},
+        "nbformat": 4,
+        "nbformat_minor": 5,
+    }
+    (server.root_dir / path).write_text(json.dumps(notebook))
+
+
+@contextmanager
+def running_browser() -> Iterator[Browser]:
+    """Yield a browser. Until it is closed, its thread cannot run an event loop of its own."""
+    path = chromium_or_fail()
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=list(_ARGUMENTS))
+        try:
+            yield browser
+        finally:
+            browser.close()
+
+
+def open_lab(context: BrowserContext, server: Server) -> LabPage:
+    """Open JupyterLab in a new tab."""
+    return LabPage(context.new_page(), server).open()
+
+
+def begin_to_open_notebook7(context: BrowserContext, server: Server, path: str) -> NotebookPage:
+    """Open a notebook in a new tab of Notebook 7, which is made of JupyterLab's parts."""
+    page = LabPage(context.new_page(), server)
+    page.begin_to_load(f"/notebooks/{path}")
+    return NotebookPage(page, path)
+
+
+def hold_starts(
+    context: BrowserContext, parties: int, action: Callable[[], object] | None = None
+) -> None:
+    """Hold back what tabs POST to the sessions until so many do; then let them go at once.
+
+    As with ``threading.Barrier``, the action is called just before.
+    """
+    held: list[Route] = []
+
+    def hold(route: Route) -> None:
+        if route.request.method != "POST" or len(held) == parties:
+            route.continue_()
+            return
+        held.append(route)
+        if len(held) == parties:
+            if action is not None:
+                action()
+            for each in held:
+                each.continue_()
+
+    context.route(_SESSIONS_URL, hold)
+
+
+def chromium_or_fail() -> str:
+    """Return the path of the browser; fails the test with a hint when it is missing."""
+    path = shutil.which("chromium")
+    if path is None:
+        pytest.fail("This test needs a browser: apt-get install chromium", pytrace=False)
+    return path

@@ -1,0 +1,27 @@
+"""Kernel managers whose kernels survive, with light kernels and no server."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+from nbsessions.kernels.surviving.manager import SurvivingMappingKernelManager
+from support.hosts import make_kernel_manager
+from support.surviving import Place
+
+
+@contextlib.asynccontextmanager
+async def surviving_kernel_manager(folder: Path, **traits: Any) -> AsyncIterator[Any]:
+    """Yield a kernel manager with light kernels, which end with the test."""
+    kernel_manager = make_kernel_manager(folder, SurvivingMappingKernelManager, **traits)
+    try:
+        yield kernel_manager
+    finally:
+        await kernel_manager.shutdown_all(now=True)
+
+
+def runtime_place(folder: Path) -> Place:
+    """Return the place of such a kernel manager's records."""
+    return Place(folder / "runtime" / "nbsessions")
