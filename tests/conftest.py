@@ -8,11 +8,22 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+from jupyter_client.connect import LocalPortCache
 from tornado.ioloop import IOLoop
 
+from support.ports import reserve_ports
 from support.server import StartServer, servers_in
 from support.services import STORES, Bench, running_service
 from support.store_processes import OtherProcess, other_process
+
+# Slow is no failure, and a run that failed fails again: --hypothesis-profile=random has others.
+_profile = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("random", _profile)
+settings.register_profile("repeatable", _profile, derandomize=True)
+settings.load_profile("repeatable")
+
+reserve_ports(LocalPortCache)
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from nbsessions import AsyncSessionManager
 from nbsessions.service import SessionService
 from support.hosts import make_contents_manager, running_kernel_manager
 
-pytestmark = pytest.mark.gen_test(timeout=20)
+pytestmark = pytest.mark.gen_test
 
 UNKNOWN_ID = "11111111-2222-4333-8444-555555555555"
 

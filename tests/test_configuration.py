@@ -17,7 +17,7 @@ from traitlets.config import Config, Configurable
 from nbsessions import AsyncSessionManager
 from support.hosts import make_contents_manager, running_kernel_manager
 
-pytestmark = pytest.mark.gen_test(timeout=20)
+pytestmark = pytest.mark.gen_test
 
 
 @asynccontextmanager

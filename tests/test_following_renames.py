@@ -35,7 +35,7 @@ from support.contents import (
 from support.hosts import running_kernel_manager
 from support.services import eventually
 
-pytestmark = pytest.mark.gen_test(timeout=20)
+pytestmark = pytest.mark.gen_test
 
 SYNC = [FileContentsManager, LargeFileManager, OwnRename, OwnRenameFile]
 ASYNC = [

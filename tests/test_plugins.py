@@ -67,6 +67,7 @@ def test_every_entry_point_of_ours_can_be_loaded() -> None:
 
 
 def test_another_package_can_provide_a_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    made.clear()
     entry = EntryPoint("foreign", f"{__name__}:make_foreign_store", STORES)
 
     def entry_points(*, group: str, name: str | None = None) -> Sequence[EntryPoint]:

@@ -70,7 +70,10 @@ async def test_cancelling_the_first_of_many_does_not_cancel_the_others(bench: Be
 
 
 @pytest.mark.gen_test
-async def test_a_request_whose_callers_have_all_gone_leaves_a_whole_session(bench: Bench) -> None:
+async def test_a_request_whose_callers_have_all_gone_leaves_a_whole_session(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "_STOP_TIMEOUT", 60.0)
     gate, tasks = await create_many(bench, 2)
     for task in tasks:
         task.cancel()

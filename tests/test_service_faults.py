@@ -15,6 +15,7 @@ from typing import TypeAlias
 import pytest
 from tornado.ioloop import IOLoop
 
+from nbsessions import service
 from nbsessions.errors import SessionError, SessionNotFound, StoreError
 from nbsessions.models import NewSession, Session
 from support.faults import Fault
@@ -298,8 +299,9 @@ async def outcomes(use_case: UseCase, kind: str, folder: Path) -> tuple[Outcome,
 @pytest.mark.parametrize("kind", STORES)
 @pytest.mark.gen_test
 async def test_a_client_that_hangs_up_at_any_moment_leaves_the_whole_or_nothing(
-    kind: str, use_case: UseCase, tmp_path: Path
+    kind: str, use_case: UseCase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(service, "_STOP_TIMEOUT", 60.0)
     before, done = await outcomes(use_case, kind, tmp_path / "undisturbed")
     for moment in itertools.count(1):
         async with running_service(kind, made(tmp_path / str(moment))) as bench:

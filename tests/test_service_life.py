@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from tornado.ioloop import IOLoop
 
+from nbsessions import service
 from nbsessions.errors import KernelspecNotFound, ServiceClosed, SessionError, StoreUnavailable
 from nbsessions.models import Session
 from support.provider import FakeKernelProvider, Gate
@@ -220,6 +221,8 @@ async def test_the_owner_gives_signs_of_life_through_a_failure(
     await gate.reached()
     assert bench.faults.calls["heartbeat"] == 2
     bench.service.close()
+    gate.open()
+    await bench.service._beats.wait(60)
 
 
 # At the end
@@ -248,7 +251,10 @@ async def test_a_service_that_stops_takes_no_new_work(bench: Bench, mutate: Muta
 
 
 @pytest.mark.gen_test
-async def test_stopping_lets_running_work_finish(bench: Bench) -> None:
+async def test_stopping_lets_running_work_finish(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "_STOP_TIMEOUT", 60.0)
     other = await bench.create("other.ipynb")
     gate = bench.provider.start_gate = Gate()
     create = asyncio.create_task(bench.create("a.ipynb"))

@@ -110,8 +110,12 @@ async def test_a_session_that_is_being_created_follows_its_file(bench: Bench) ->
         return await paths(bench) == ["b/x.ipynb"]
 
     await eventually(follows, "the session has the new path")
-    await bench.rest()
-    assert bench.provider.environments == {session.kernel_id: ("b/x.ipynb", "x.ipynb")}
+    wanted = {session.kernel_id: ("b/x.ipynb", "x.ipynb")}
+
+    async def is_told() -> bool:
+        return bench.provider.environments == wanted
+
+    await eventually(is_told, "the kernel's next restart knows it")
 
 
 @pytest.mark.gen_test

@@ -552,9 +552,7 @@ def test_the_service_agrees_with_the_model(
     case.settings = settings(
         max_examples=examples,
         stateful_step_count=40,
-        deadline=None,
         suppress_health_check=list(HealthCheck),
-        derandomize=True,
         # Shrinking would wait for every retry again, hundreds of times.
         phases=[Phase.generate],
     )

@@ -119,6 +119,9 @@ def test_a_context_closes_the_connection(tmp_path: Path) -> None:
 def test_a_forgotten_manager_goes_quietly(
     used: bool, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
+    gc.collect()  # what other tests have left may make a noise
+    caplog.clear()
+    capfd.readouterr()
     manager = SessionManager()
     if used:
         manager.list_sessions()

@@ -36,6 +36,7 @@ def open_notebook(context: BrowserContext, server: Server, *sources: str) -> Not
 def open_counting(context: BrowserContext, server: Server) -> NotebookPage:
     """Open a notebook whose first cell is counting."""
     notebook = open_notebook(context, server, COUNTING)
+    wait_until(lambda: recorded_clients(server), "its connection is recorded")
     notebook.run(0)
     notebook.wait_for_text(0, "\n3\n")
     return notebook
@@ -67,6 +68,12 @@ def recorded_clients(server: Server) -> list[str]:
     [record] = (server.runtime_dir / "nbsessions" / "kernels").glob("*.json")
     clients: list[str] = json.loads(record.read_bytes())["clients"]
     return clients
+
+
+def saved_workspaces(server: Server) -> str:
+    """Return what the next page that is loaded will know."""
+    folder = server.config_dir / "lab" / "workspaces"
+    return "".join(file.read_text() for file in folder.glob("*.jupyterlab-workspace"))
 
 
 def check_numbers(notebook: NotebookPage, before: list[int], started: float) -> None:
@@ -130,6 +137,7 @@ def test_a_page_that_is_loaded_again_shows_the_same_session(
 ) -> None:
     notebook = open_counting(context, server)
     connection = notebook.connection()
+    wait_until(lambda: PATH in saved_workspaces(server), "the page knows what it had open")
 
     server.kill()
     notebook.wait_for_loss()

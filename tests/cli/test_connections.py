@@ -39,7 +39,7 @@ def running(server: Server, *arguments: str) -> Iterator[CommandLine]:
         yield cli
     finally:
         process.terminate()
-        process.wait(30)
+        process.wait(60)
 
 
 def kinds(cli: CommandLine, level: str) -> set[str]:

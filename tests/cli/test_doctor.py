@@ -22,6 +22,7 @@ from nbsessions.stores.sqlite.store import SQLiteSessionStore
 from support.cli import CommandLine, change_info
 from support.server import Server, StartServer
 from support.values import make_session
+from support.waiting import wait_until
 
 
 @pytest.fixture
@@ -122,6 +123,11 @@ def test_nothing_is_changed(start_server: StartServer, state: str) -> None:
     if state == "killed":
         server.kill()
         server.kill_kernels()
+    if state == "running":
+        # Its record is written once more, and the log's index with the first read.
+        (kernel_id,) = server.kernel_records()
+        wait_until(lambda: server.kernel_record(kernel_id)["last_activity"], "it is complete")
+        server.list_sessions()
     for folder in (server.runtime_dir, server.config_dir):
         if state == "new":
             folder.rename(folder.with_name("away"))

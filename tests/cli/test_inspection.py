@@ -21,7 +21,7 @@ from support.values import make_session
 
 LOG = logging.getLogger("nbsessions.tests.cli")
 
-pytestmark = pytest.mark.gen_test(timeout=20)
+pytestmark = pytest.mark.gen_test
 
 
 @pytest.fixture

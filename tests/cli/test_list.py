@@ -42,6 +42,17 @@ def wait_for_record(server: Server, model: dict[str, Any], key: str, value: str)
     return wait_until(record, f"{key} in the record has {value}") or {}
 
 
+def execute(server: Server, model: dict[str, Any]) -> None:
+    """Run code in a session's kernel, and wait until the server knows that it is idle again."""
+    server.execute(model["kernel"]["id"], "6*7")
+
+    def is_idle() -> bool:
+        state = server.get(model["id"]).json()["kernel"]["execution_state"]
+        return bool(state == "idle")
+
+    wait_until(is_idle, "the kernel is idle again")
+
+
 def url_of(server: Server) -> str:
     return f"http://127.0.0.1:{server.port}{server.base_url}"
 
@@ -51,7 +62,7 @@ def url_of(server: Server) -> str:
 
 def test_a_session_is_listed_with_its_kernel_and_server(server: Server, cli: CommandLine) -> None:
     model = server.create("folder/ä b.ipynb", kernel="python3")
-    server.execute(model["kernel"]["id"], "6*7")
+    execute(server, model)
     (process,) = server.kernel_processes()
 
     (listed,) = cli("list", "--json").json()
@@ -238,7 +249,7 @@ def test_a_session_whose_kernel_survived_is_listed_without_a_server(
     server: Server, cli: CommandLine
 ) -> None:
     model = server.create("a.ipynb", kernel="python3")
-    server.execute(model["kernel"]["id"], "6*7")
+    execute(server, model)
     wait_for_record(server, model, "execution_state", "idle")
     (process,) = server.kernel_processes()
     server.kill()
@@ -370,7 +381,7 @@ def test_a_config_file_can_be_named(server: Server, cli: CommandLine) -> None:
 def test_show_finds_a_session_by_id_prefix_and_path(server: Server, cli: CommandLine) -> None:
     model = server.create("folder/a.ipynb", kernel="python3")
     server.create("b.ipynb")
-    server.execute(model["kernel"]["id"], "6*7")
+    execute(server, model)
     for wanted in (model["id"], model["id"][:9], "folder/a.ipynb", "/folder/a.ipynb"):
         shown = cli("show", wanted, "--json").json()
         assert list(shown) == SHOWN_KEYS
@@ -383,7 +394,7 @@ def test_show_finds_a_session_by_id_prefix_and_path(server: Server, cli: Command
 def test_show_writes_a_line_for_each_thing_that_is_known(server: Server, cli: CommandLine) -> None:
     model = server.create("a.ipynb", kernel="python3")
     server.create("light.ipynb")
-    server.execute(model["kernel"]["id"], "6*7")
+    execute(server, model)
 
     lines = cli("show", "a.ipynb").out.splitlines()
 

@@ -129,6 +129,7 @@ def test_a_session_of_another_host_is_out_of_reach(killed: Server) -> None:
 def test_a_session_that_its_server_lists_no_more_has_ended(killed: Server) -> None:
     owned = read_store(killed.store)
     killed.start()
+    killed.list_sessions()  # not before it is open is the server among the owners
     (owner,) = (row for row in read_store(killed.store).owners if row not in owned.owners)
     with closing(sqlite3.connect(killed.store)) as connection, connection:
         connection.execute("DELETE FROM nbsessions_session")

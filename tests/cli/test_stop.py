@@ -242,6 +242,11 @@ def listening_port(pid: int) -> int:
     return next((each.laddr.port for each in connections if each.status == "LISTEN"), 0)
 
 
+def is_connected(pid: int) -> bool:
+    connections = psutil.Process(pid).net_connections("tcp")
+    return any(each.status == "ESTABLISHED" for each in connections)
+
+
 def test_an_orphan_without_a_record_is_found_and_ended(
     server: Server, cli: CommandLine, lost: int
 ) -> None:
@@ -259,6 +264,7 @@ def test_a_kernel_that_somebody_is_connected_to_is_no_orphan(
     server: Server, cli: CommandLine, lost: int
 ) -> None:
     with socket.create_connection(("127.0.0.1", listening_port(lost))):
+        wait_until(lambda: is_connected(lost), "the kernel has accepted it")
         assert cli.sessions("--orphans") == []
     wait_until(lambda: len(cli.sessions("--orphans")) == 1, "it is an orphan again")
 

@@ -10,7 +10,7 @@ import pytest
 from nbsessions.errors import StoreUnavailable
 from support.application import Api, message
 
-pytestmark = pytest.mark.gen_test(timeout=20)
+pytestmark = pytest.mark.gen_test
 
 SESSION = "/11111111-2222-4333-8444-555555555555"
 

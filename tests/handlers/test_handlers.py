@@ -11,7 +11,7 @@ import pytest
 
 from support.application import Api, message
 
-pytestmark = pytest.mark.gen_test(timeout=20)
+pytestmark = pytest.mark.gen_test
 
 UNKNOWN_ID = "11111111-2222-4333-8444-555555555555"
 KERNEL_KEYS = {"id", "name", "last_activity", "execution_state", "connections"}

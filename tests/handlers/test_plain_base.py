@@ -24,12 +24,12 @@ def app(session_manager: Any) -> Application:
     return Application(session_handlers(PlainHandler, "/base"), session_manager=session_manager)
 
 
-@pytest.mark.gen_test(timeout=20)
+@pytest.mark.gen_test
 async def test_every_user_may_do_everything(api: Api) -> None:
     model = await api.create()
     assert (await api("DELETE", f"/{model['id']}")).code == 204
 
 
-@pytest.mark.gen_test(timeout=20)
+@pytest.mark.gen_test
 async def test_nobody_may_write_without_a_user(api: Api) -> None:
     assert (await api("POST", "", {"path": "a", "type": "x"}, user=None)).code == 403

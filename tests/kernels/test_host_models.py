@@ -72,7 +72,7 @@ def _no_patience(monkeypatch: pytest.MonkeyPatch) -> None:
     "answer",
     [raise_at_once, raise_later, wait_for_ever, be_cancelled, say_nothing, say_nothing_later],
 )
-@pytest.mark.gen_test(timeout=20)
+@pytest.mark.gen_test
 async def test_one_odd_kernel_is_unknown_and_does_not_break_the_others(
     tmp_path: Path, answer: Callable[[object], object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -89,7 +89,7 @@ async def test_one_odd_kernel_is_unknown_and_does_not_break_the_others(
         assert last_known["id"] == odd.kernel_id
 
 
-@pytest.mark.gen_test(timeout=20)
+@pytest.mark.gen_test
 async def test_an_odd_kernel_is_known_as_it_was_last_however_often_it_is_asked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -111,7 +111,7 @@ async def answer_later(model: object) -> object:
     return model
 
 
-@pytest.mark.gen_test(timeout=20)
+@pytest.mark.gen_test
 async def test_a_kernel_manager_may_answer_asynchronously(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -124,7 +124,7 @@ async def test_a_kernel_manager_may_answer_asynchronously(
         assert set(models.alive) == {odd.kernel_id, good.kernel_id}
 
 
-@pytest.mark.gen_test(timeout=20)
+@pytest.mark.gen_test
 async def test_a_pending_kernel_that_failed_is_listed_dead_with_its_reason(tmp_path: Path) -> None:
     async with running_kernel_manager(tmp_path, use_pending_kernels=True) as kernel_manager:
         provider = make_provider(kernel_manager, tmp_path)

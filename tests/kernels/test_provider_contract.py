@@ -43,7 +43,7 @@ def request(kernel_name: str | None = None, kernel_id: str | None = None) -> Sta
     )
 
 
-@pytest.mark.gen_test(timeout=20)
+@pytest.mark.gen_test
 async def test_a_kernel_that_was_started_is_alive(kind: str, tmp_path: Path) -> None:
     async with provider_of(kind, tmp_path) as provider:
         kernel = await provider.start(request("other"))
@@ -56,19 +56,19 @@ async def test_a_kernel_that_was_started_is_alive(kind: str, tmp_path: Path) -> 
         assert list(provider.list_held()) == [kernel.kernel_id]
 
 
-@pytest.mark.gen_test(timeout=20)
+@pytest.mark.gen_test
 async def test_without_a_name_the_default_kernelspec_is_used(kind: str, tmp_path: Path) -> None:
     async with provider_of(kind, tmp_path) as provider:
         assert (await provider.start(request())).kernel_name == "light"
 
 
-@pytest.mark.gen_test(timeout=20)
+@pytest.mark.gen_test
 async def test_a_kernel_gets_the_id_that_was_asked_for(kind: str, tmp_path: Path) -> None:
     async with provider_of(kind, tmp_path) as provider:
         assert (await provider.start(request(kernel_id=CHOSEN_ID))).kernel_id == CHOSEN_ID
 
 
-@pytest.mark.gen_test(timeout=20)
+@pytest.mark.gen_test
 async def test_an_id_that_is_taken_raises(kind: str, tmp_path: Path) -> None:
     async with provider_of(kind, tmp_path) as provider:
         await provider.start(request("light", kernel_id=CHOSEN_ID))
@@ -78,7 +78,7 @@ async def test_an_id_that_is_taken_raises(kind: str, tmp_path: Path) -> None:
         assert models.alive[CHOSEN_ID]["name"] == "light"
 
 
-@pytest.mark.gen_test(timeout=20)
+@pytest.mark.gen_test
 async def test_an_unknown_kernelspec_raises(kind: str, tmp_path: Path) -> None:
     async with provider_of(kind, tmp_path) as provider:
         with pytest.raises(KernelspecNotFound) as caught:
@@ -87,7 +87,7 @@ async def test_an_unknown_kernelspec_raises(kind: str, tmp_path: Path) -> None:
         assert list(provider.list_held()) == []
 
 
-@pytest.mark.gen_test(timeout=20)
+@pytest.mark.gen_test
 async def test_a_kernel_that_does_not_come_up_raises_and_leaves_nothing(
     kind: str, tmp_path: Path
 ) -> None:
@@ -99,7 +99,7 @@ async def test_a_kernel_that_does_not_come_up_raises_and_leaves_nothing(
         await provider.start(request("light", kernel_id=CHOSEN_ID))
 
 
-@pytest.mark.gen_test(timeout=20)
+@pytest.mark.gen_test
 async def test_kernels_that_nobody_knows_are_dead(kind: str, tmp_path: Path) -> None:
     async with provider_of(kind, tmp_path) as provider:
         kernel = await provider.start(request())
@@ -109,14 +109,14 @@ async def test_kernels_that_nobody_knows_are_dead(kind: str, tmp_path: Path) -> 
         assert models.is_dead("")
 
 
-@pytest.mark.gen_test(timeout=20)
+@pytest.mark.gen_test
 async def test_of_no_kernels_there_is_nothing_to_tell(kind: str, tmp_path: Path) -> None:
     async with provider_of(kind, tmp_path) as provider:
         models = await provider.models([])
         assert (models.alive, models.unknown) == ({}, {})
 
 
-@pytest.mark.gen_test(timeout=20)
+@pytest.mark.gen_test
 async def test_a_kernel_that_was_shut_down_is_dead(kind: str, tmp_path: Path) -> None:
     async with provider_of(kind, tmp_path) as provider:
         kernel = await provider.start(request())
@@ -125,7 +125,7 @@ async def test_a_kernel_that_was_shut_down_is_dead(kind: str, tmp_path: Path) ->
         assert list(provider.list_held()) == []
 
 
-@pytest.mark.gen_test(timeout=20)
+@pytest.mark.gen_test
 async def test_shutting_down_what_is_gone_is_no_error(kind: str, tmp_path: Path) -> None:
     async with provider_of(kind, tmp_path) as provider:
         kernel = await provider.start(request())
@@ -133,7 +133,7 @@ async def test_shutting_down_what_is_gone_is_no_error(kind: str, tmp_path: Path)
             await provider.shutdown(kernel_id)
 
 
-@pytest.mark.gen_test(timeout=20)
+@pytest.mark.gen_test
 async def test_a_new_environment_for_what_is_gone_is_no_error(kind: str, tmp_path: Path) -> None:
     async with provider_of(kind, tmp_path) as provider:
         provider.update_env("missing", path="a.ipynb", name=None)

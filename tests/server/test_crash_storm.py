@@ -138,7 +138,7 @@ def _check(server: Server, clients: list[Client]) -> None:
     assert len(held) == len(models)
 
     def agree() -> bool:
-        lines = [" ".join(process.cmdline()) for process in server.kernel_processes()]
+        lines = server.kernel_commands().values()
         processes = [KERNEL_ID.search(line)[0] for line in lines if KERNEL_ID.search(line)]
         return sorted(processes) == sorted(held) and server.kernel_records() == held
 

@@ -95,7 +95,7 @@ def _check(server: Server, history: History, clients: list[Client]) -> None:
     held = {model["kernel"]["id"] for model in models} | history.kept
 
     def agree() -> bool:
-        lines = [" ".join(each.cmdline()) for each in server.kernel_processes()]
+        lines = server.kernel_commands().values()
         processes = [match[0] for match in map(KERNEL_ID.search, lines) if match]
         return sorted(processes) == sorted(held) and server.kernel_records() == held
 

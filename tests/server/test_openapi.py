@@ -17,6 +17,7 @@ from support.server import TOKEN, Server, StartServer
 
 CONFIGURATION = f"""
 continue-on-failure = true
+request-timeout = 60
 
 [headers]
 Authorization = "token {TOKEN}"
@@ -66,7 +67,7 @@ def test_every_reply_is_as_described(server: Server, tmp_path: Path) -> None:
         env={**os.environ, "NO_PROXY": "127.0.0.1"},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
     )
 
     assert ran.returncode == 0, ran.stdout + ran.stderr

@@ -234,6 +234,8 @@ def test_a_restarted_kernel_knows_the_new_path(server: Server) -> None:
     server.execute(kernel_id, "0")
 
     move(server, "thirteen/a.ipynb", "thirteen/b.ipynb")
+    # After a while, a rename waits no longer for the sessions.
+    wait_until(lambda: server.log_lines("I", "follows its file to 'thirteen/b"), "it follows")
 
     assert server.request("POST", f"/api/kernels/{kernel_id}/restart").status == 200
     name = server.execute(kernel_id, "__import__('os').environ['JPY_SESSION_NAME']")
@@ -299,6 +301,7 @@ def test_moved_sessions_are_there_after_a_crash(start_server: StartServer) -> No
     before = server.create("a/x.ipynb", name="x.ipynb")
 
     move(server, "a", "b")
+    wait_for(server, ("b/x.ipynb", "x.ipynb"))
     server.kill()
     server.start()
 

@@ -70,7 +70,6 @@ def post_into(
     failpoints.set("hold", point)
     with in_background(lambda: replies.append(server.post(body(path)))):
         wait_until(lambda: failpoints.is_held, "the kernel was started")
-        failpoints.clear("held")
         with trouble:
             failpoints.clear("hold")
             wait_until(lambda: replies, "the request was answered")

@@ -14,12 +14,21 @@ from pathlib import Path
 
 import pytest
 
-from nbsessions.errors import StartLost, StoreError, StoreUnavailable, StoreUncertain
+from nbsessions.errors import StartLost, StoreUnavailable, StoreUncertain
 from nbsessions.models import Changes, Session, Verb
 from nbsessions.stores.base import SessionStore
 from nbsessions.stores.sqlite import SQLiteSessionStore
 from support.store_processes import OtherProcess, let_go, lock_file, lock_rows
-from support.stores import NAMESPACE, SQLITE_KINDS, Connections, Stores, ids, rows
+from support.stores import (
+    NAMESPACE,
+    SQLITE_KINDS,
+    Connections,
+    Stores,
+    WriterGate,
+    ids,
+    queue,
+    rows,
+)
 from support.values import make_id, make_owner, make_session, make_start
 
 pytestmark = pytest.mark.parametrize("stores", SQLITE_KINDS, indirect=True)
@@ -164,7 +173,7 @@ async def test_nothing_is_left_open_when_opening_fails(
 # Locked by another process
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_a_write_that_waits_too_long_for_another_process_fails_cleanly(
     stores: Stores, other: OtherProcess
 ) -> None:
@@ -179,7 +188,7 @@ async def test_a_write_that_waits_too_long_for_another_process_fails_cleanly(
     await check_that_all_is_well(stores, store, [kept.session_id])
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_a_write_waits_for_another_process(stores: Stores, other: OtherProcess) -> None:
     store = await stores.open(busy_timeout=20)
     other.ask(lock_rows, stores.path)
@@ -191,7 +200,7 @@ async def test_a_write_waits_for_another_process(stores: Stores, other: OtherPro
     await check_that_all_is_well(stores, store, [session.session_id])
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_a_write_lock_that_another_process_holds_is_respected(
     stores: Stores, other: OtherProcess
 ) -> None:
@@ -203,7 +212,7 @@ async def test_a_write_lock_that_another_process_holds_is_respected(
     await check_that_all_is_well(stores, store, [])
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_a_store_that_is_being_repaired_is_not_opened(
     stores: Stores, other: OtherProcess
 ) -> None:
@@ -212,7 +221,7 @@ async def test_a_store_that_is_being_repaired_is_not_opened(
         await stores.open(busy_timeout=0.1)
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_a_file_that_is_locked_is_not_opened(stores: Stores, other: OtherProcess) -> None:
     (await stores.open()).close()
     other.ask(lock_rows, stores.path)
@@ -303,14 +312,17 @@ async def test_an_uncertain_commit_is_uncertain_for_all_that_were_in_it(
 ) -> None:
     store = await stores.open()
     session = await store.insert(make_session("a"))
-    connections.cut_commit = "kept"
-    outcomes = await asyncio.gather(
-        store.update(session.session_id, Changes(name="new"), stop_token=make_id()),
-        store.update("unknown", Changes(name="new"), stop_token=make_id()),
-        return_exceptions=True,
+    gate = WriterGate()
+    held = await gate.hold(store)
+    connections.spared, connections.cut_commit = 1, "kept"
+    writes = await queue(
+        store.update(session_id, Changes(name="new"), stop_token=make_id())
+        for session_id in (session.session_id, "unknown")
     )
-    assert isinstance(outcomes[0], StoreUncertain)
-    assert isinstance(outcomes[1], StoreError)
+    gate.open()
+    outcomes = await asyncio.gather(*writes, return_exceptions=True)
+    await held
+    assert [type(outcome) for outcome in outcomes] == [StoreUncertain, StoreUncertain]
     found = await store.find_session(session.session_id)
     assert found is not None
     assert found.name == "new"

@@ -256,7 +256,7 @@ async def test_sessions_come_back_from_a_backup_that_has_them_as_somebody_elses(
     assert ids(await store.list_sessions()) == [session.session_id, added.session_id]
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_a_file_that_was_opened_anew_is_still_known_to_be_in_use(
     stores: Stores, connections: Connections, other: OtherProcess
 ) -> None:

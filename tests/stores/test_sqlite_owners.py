@@ -62,7 +62,7 @@ async def judged_dead(stores: Stores, judge: Owner = JUDGE) -> tuple[str, ...]:
 # The verdict
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_an_owner_whose_process_lives_is_live(stores: Stores, other: OtherProcess) -> None:
     open_elsewhere(stores, other, make_owner("theirs"))
     other.ask(insert, make_session(scope="theirs"))
@@ -70,7 +70,7 @@ async def test_an_owner_whose_process_lives_is_live(stores: Stores, other: Other
     assert await judged_dead(stores) == ()
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_an_owner_whose_process_was_killed_is_dead(
     stores: Stores, other: OtherProcess
 ) -> None:
@@ -84,7 +84,7 @@ async def test_an_owner_whose_process_was_killed_is_dead(
     assert list(orphans.sessions) == [session]
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_an_owner_that_stopped_is_dead(stores: Stores, other: OtherProcess) -> None:
     open_elsewhere(stores, other, make_owner("theirs"))
     held, gone = [other.ask(insert, make_session(path, scope="theirs")) for path in "ab"]
@@ -124,7 +124,7 @@ async def test_an_owner_of_an_earlier_boot_whose_lock_is_free_is_dead(stores: St
     assert await judged_dead(stores) == ("earlier",)
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_hosts_of_one_name_are_told_apart_by_their_locks(
     stores: Stores, other: OtherProcess
 ) -> None:
@@ -137,7 +137,7 @@ async def test_hosts_of_one_name_are_told_apart_by_their_locks(
     assert await judged_dead(stores, make_owner("judge-2")) == ("theirs",)
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_a_host_that_is_called_something_else_by_now_is_the_same(
     stores: Stores, other: OtherProcess
 ) -> None:
@@ -288,7 +288,7 @@ async def test_an_owner_that_stops_and_leaves_something_is_remembered(
     assert owners(stores) == ["theirs"]
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_the_dead_of_other_namespaces_are_forgotten_unless_they_left_something(
     stores: Stores, other: OtherProcess
 ) -> None:
@@ -435,7 +435,7 @@ async def test_of_two_that_settle_one_gets_what_was_left(stores: Stores) -> None
     assert list(await two_.list_sessions()) == []
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_the_lock_files_of_the_dead_are_removed(stores: Stores, other: OtherProcess) -> None:
     open_elsewhere(stores, other, make_owner("theirs"))
     other.kill()

@@ -17,7 +17,7 @@ DELETED = 60
 
 
 @pytest.mark.parametrize("stores", SQLITE_KINDS, indirect=True)
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_a_list_is_whole_while_a_lost_file_is_written_again(
     stores: Stores, monkeypatch: pytest.MonkeyPatch
 ) -> None:

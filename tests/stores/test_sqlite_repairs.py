@@ -14,7 +14,7 @@ from nbsessions.stores.base import SessionStore
 from nbsessions.stores.sqlite.transactions import Transaction
 from support.repairs import DAMAGES, die_at_each_step, spoil
 from support.store_processes import OtherProcess
-from support.stores import SQLITE_KINDS, Connections, Stores, ids, rows
+from support.stores import SQLITE_KINDS, Connections, Stores, ids, insert_many, rows
 from support.values import make_owner, make_session
 
 pytestmark = pytest.mark.parametrize("stores", SQLITE_KINDS, indirect=True)
@@ -39,7 +39,7 @@ async def check_that_nothing_is_written(store: SessionStore, kept: list[Session]
     assert ids(await store.list_sessions()) == ids(kept)
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 @pytest.mark.parametrize("damage", DAMAGES)
 async def test_a_repair_for_which_there_is_no_room_changes_nothing(
     stores: Stores, damage: str, connections: Connections
@@ -90,13 +90,13 @@ async def test_a_server_that_is_killed_in_the_midst_of_a_repair_loses_nothing(
         assert log.count("with the 2 sessions") == log.count("was damaged")
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 @pytest.mark.parametrize("damage", DAMAGES)
 async def test_what_we_know_is_written_to_a_mended_file_however_often_that_fails(
     stores: Stores, damage: str, connections: Connections, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = await stores.open()
-    kept = [await store.insert(make_session(f"{number}.ipynb")) for number in range(100)]
+    kept = await insert_many(store, 100)
     rows(stores.path, "PRAGMA wal_checkpoint(TRUNCATE)")
     spoil(stores.path, damage)
     connections.full = True

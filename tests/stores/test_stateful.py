@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
@@ -364,12 +364,7 @@ class RollbackMachine(SQLiteMachine):
     kind = "sqlite-rollback"
 
 
-SETTINGS = settings(
-    max_examples=25,
-    stateful_step_count=25,
-    deadline=None,
-    suppress_health_check=[HealthCheck.too_slow],
-)
+SETTINGS = settings(max_examples=25, stateful_step_count=25)
 
 for _machine in (StoreMachine, SQLiteMachine, RollbackMachine):
     _machine.TestCase.settings = SETTINGS

@@ -34,8 +34,7 @@ _ARGUMENTS = ("--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--no-
 _SESSIONS_URL = re.compile(r"/api/sessions(\?.*)?$")
 # What jupyter_server logs of a page that goes away while its kernel sends.
 _PAGE_IS_GONE = "in (ZMQS|zmqs)tream callback|ZMQStream._update_handler"
-_TIMEOUT = 30.0
-_RECONNECT_TIMEOUT = 90.0
+PAGE_TIMEOUT = 90.0
 """Seconds: JupyterLab looks for a lost kernel again after 10 to 30, each time."""
 
 _NOTEBOOK = """
@@ -135,7 +134,7 @@ class LabPage:
         return notebook
 
     def wait_for(
-        self, expression: str, argument: object = None, *, timeout: float = _TIMEOUT
+        self, expression: str, argument: object = None, *, timeout: float = PAGE_TIMEOUT
     ) -> None:
         """Wait until a JavaScript function returns something true. Raises TimeoutError."""
         self.page.wait_for_function(expression, arg=argument, timeout=timeout * 1000)
@@ -143,7 +142,7 @@ class LabPage:
     def close_dialog(self, title: str) -> None:
         """Wait for a dialog and close it by its last button, as a user would."""
         dialog = self.page.locator(".jp-Dialog", has_text=title)
-        dialog.locator(".jp-Dialog-button").last.click(timeout=_TIMEOUT * 1000)
+        dialog.locator(".jp-Dialog-button").last.click(timeout=PAGE_TIMEOUT * 1000)
         dialog.wait_for(state="detached")
 
     def close_dialogs(self) -> None:
@@ -166,7 +165,7 @@ class NotebookPage:
     def _call(self, call: str, argument: object = None) -> Any:
         return self.lab.page.evaluate(*self._function(call, argument))
 
-    def _wait_for(self, call: str, argument: object = None, timeout: float = _TIMEOUT) -> None:
+    def _wait_for(self, call: str, argument: object = None, timeout: float = PAGE_TIMEOUT) -> None:
         self.lab.wait_for(*self._function(call, argument), timeout=timeout)
 
     def _function(self, call: str, argument: object) -> tuple[str, list[object]]:
@@ -221,7 +220,7 @@ class NotebookPage:
 
     def wait_for_input(self) -> None:
         """Wait until the notebook asks for an answer to ``input()``."""
-        self._input().wait_for(timeout=_TIMEOUT * 1000)
+        self._input().wait_for(timeout=PAGE_TIMEOUT * 1000)
 
     def _input(self) -> Any:
         return self.lab.page.locator(".jp-Stdin-input:not([disabled])")
@@ -286,7 +285,7 @@ class NotebookPage:
     def wait_for_reconnect(self) -> None:
         """Wait until the page has connected to the kernel again by itself."""
         call = "notebook.kernel()?.connectionStatus === 'connected'"
-        self._wait_for(call, timeout=_RECONNECT_TIMEOUT)
+        self._wait_for(call, timeout=PAGE_TIMEOUT)
 
 
 def write_notebook(server: Server, path: str, sources: Sequence[str]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from types import TracebackType
 from typing import Any, Protocol
 
@@ -100,6 +100,16 @@ class Channel:
             if message is not None and message["msg_type"] == message_type:
                 return message
             assert message is None or message["msg_type"] != "error", message
+
+    def wait_for_each(self, types: Collection[str], message_id: str) -> dict[str, dict[str, Any]]:
+        """Return a message of each type: those of two channels may come in any order."""
+        found: dict[str, dict[str, Any]] = {}
+        while not found.keys() >= set(types):
+            message = self._reply(message_id)
+            if message is not None:
+                assert message["msg_type"] != "error", message
+                found.setdefault(message["msg_type"], message)
+        return found
 
     def _send(
         self,

@@ -49,6 +49,8 @@ class Failpoints:
         ``unanswered``: not be able to ask the store afterwards. ``full`` and ``readonly``:
         have a file that cannot grow, or cannot be written.
         """
+        if action == "hold":
+            (self.folder / "held").unlink(missing_ok=True)
         # Renamed into place, so that nobody reads half of it.
         draft = self.folder / f".{action}"
         draft.write_text(point)

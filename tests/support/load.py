@@ -16,7 +16,7 @@ from support.server import Server
 
 DOCUMENTS = 6
 """How many documents there are that many clients want."""
-SHARED_FOR = 5.0  # the service shares for longer; a start is known of when its answer has come
+SHARED_FOR = 2.0  # the service shares for longer; a start is known of when its answer has come
 LIGHT = {"name": "light"}
 
 ANSWERS = {

@@ -26,6 +26,8 @@ SUPPORT = Path(__file__).parent
 TOKEN = "a-token-of-the-tests"  # guards a server on the loopback for seconds
 _QUIET = ("jupyterlab", "jupyter_lsp", "jupyter_server_terminals", "notebook", "notebook_shim")
 _START_TIMEOUT = 60.0
+_WORKERS = 16
+_WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % _WORKERS
 # The host logs each reply of 500 and more, after its request's headers.
 _ACCESS_LOG = re.compile(r"App\] (\{$|5\d\d [A-Z]+ /)")
 # Kernels write to the same log, and often die with tracebacks of their own. The host logs that
@@ -199,15 +201,23 @@ class Server(RestClient):
 
     def kernel_processes(self) -> list[psutil.Process]:
         """Return the processes of the kernels that this server has started, in any run."""
-        found = []
+        return list(self.kernel_commands())
+
+    def kernel_commands(self) -> dict[psutil.Process, str]:
+        """Return their command lines, read once: a process may end at any moment."""
+        found = {}
         for process in psutil.process_iter():
             try:
                 # A zombie has no command line.
-                if str(self.runtime_dir) in " ".join(process.cmdline()):
-                    found.append(process)
+                found[process] = " ".join(process.cmdline())
             except psutil.Error:
                 continue
-        return [each for each in found if each.pid != (self._process and self._process.pid)]
+        own = self._process and self._process.pid
+        return {
+            process: line
+            for process, line in found.items()
+            if str(self.runtime_dir) in line and process.pid != own
+        }
 
     def wait_for_kernels(self, count: int) -> None:
         """Wait until so many kernels are left: processes, and records of them."""
@@ -230,7 +240,8 @@ class Server(RestClient):
     def kill_kernels(self) -> None:
         """Kill all kernels, as the end of a container does; their records stay."""
         for process in self.kernel_processes():
-            process.kill()
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
         wait_until(lambda: not self.kernel_processes(), "no kernel process is left")
 
     def clean_up(self) -> None:
@@ -293,7 +304,7 @@ class Server(RestClient):
             "JUPYTER_RUNTIME_DIR": str(self.runtime_dir),
             "JUPYTER_TOKEN": self.token,
             "IPYTHONDIR": str(self.folder / "ipython"),
-            "PYTHONPATH": os.pathsep.join([str(SUPPORT.parent), str(SUPPORT / "measuring")]),
+            "PYTHONPATH": os.pathsep.join([str(SUPPORT.parent), str(SUPPORT / "startup")]),
             **self.environment,
         }
         inherited = {
@@ -342,10 +353,11 @@ def strace_or_fail() -> str:
 def _free_port() -> int:
     """Return a port that nobody listens on, from below those that the system hands out.
 
-    Of the others, a kernel that is started meanwhile may get the same.
+    Of the others, a kernel that is started meanwhile may get the same. Test processes that run
+    side by side have ports of their own.
     """
     while True:
-        port = random.randrange(10000, 32000)
+        port = random.randrange(10000 + _WORKER, 32000, _WORKERS)
         with socket.socket() as listener, suppress(OSError):
             listener.bind(("127.0.0.1", port))
             return port

@@ -55,11 +55,9 @@ def notebook(path: str | None = "a.ipynb", **more: str) -> NewSession:
     return NewSession(path=path, type="notebook", **more)
 
 
-async def eventually(
-    condition: Callable[[], Awaitable[bool]], what: str, *, timeout: float = 4.0
-) -> None:
-    """Wait until the condition holds; AssertionError after ``timeout`` seconds."""
-    deadline = asyncio.get_running_loop().time() + timeout
+async def eventually(condition: Callable[[], Awaitable[bool]], what: str) -> None:
+    """Wait until the condition holds; AssertionError after a minute."""
+    deadline = asyncio.get_running_loop().time() + 60
     while not await condition():
         assert asyncio.get_running_loop().time() < deadline, f"still not so: {what}"
         await asyncio.sleep(0.005)
@@ -151,10 +149,10 @@ class Bench:
         held = {session.kernel_id for session in await self.store.list_sessions()}
         return not await self.open_intents() and self.provider.held == held
 
-    async def rest(self, *, timeout: float = 4.0) -> None:
+    async def rest(self) -> None:
         """Wait until nothing is under way; fails when a kernel is left over or missing."""
         what = "no open intent; the kernels are those of sessions"
-        await eventually(self.is_at_rest, what, timeout=timeout)
+        await eventually(self.is_at_rest, what)
 
 
 @asynccontextmanager

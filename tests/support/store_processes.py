@@ -21,7 +21,7 @@ from nbsessions.models import Owner, Session
 from nbsessions.stores.sqlite import SQLiteSessionStore, database
 from support.values import make_id, make_owner, make_session, make_start
 
-_ANSWER_TIMEOUT = 60.0
+_ANSWER_TIMEOUT = 300.0
 _spawn = multiprocessing.get_context("spawn")
 
 
@@ -94,7 +94,8 @@ def open_store(path: Path, owner: Owner, namespace: str = "namespace", wal: bool
     _loop = _loop or asyncio.new_event_loop()
     log = logging.getLogger("other-process")
     log.addHandler(logging.NullHandler())
-    _store = SQLiteSessionStore(path, namespace, log=log)
+    # Some tests have more of these at once, and for longer, than servers have.
+    _store = SQLiteSessionStore(path, namespace, log=log, busy_timeout=60.0)
     _loop.run_until_complete(_store.open(owner))
 
 

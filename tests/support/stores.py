@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import sqlite3
-from collections.abc import Sequence
+import threading
+from collections.abc import Coroutine, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from nbsessions.models import Owner, Session
 from nbsessions.stores.base import SessionStore
 from nbsessions.stores.memory import MemorySessionStore
 from nbsessions.stores.sqlite import SQLiteSessionStore
-from support.values import make_owner
+from nbsessions.stores.sqlite.transactions import Transaction
+from support.values import SCOPE, make_owner, make_session
+
+T = TypeVar("T")
 
 LOG = logging.getLogger("nbsessions.tests")
 NAMESPACE = "namespace"
@@ -62,7 +67,9 @@ class Connections:
         self.readonly = False
         """Whether writes are refused: SQLite's own SQLITE_READONLY."""
         self.cut_commit: str | None = None
-        """``kept``, ``lost`` or ``full``: what becomes of the next commit, which raises."""
+        """``kept``, ``lost`` or ``full``: what becomes of a commit, which raises."""
+        self.spared = 0
+        """How many commits are made before that one."""
 
     @property
     def writer(self) -> Watched:
@@ -84,12 +91,55 @@ class Watched(sqlite3.Connection):
             pages = 1 if control.full else 1_000_000
             super().execute(f"PRAGMA max_page_count = {pages}")
             super().execute(f"PRAGMA query_only = {int(control.readonly)}")
-        if sql == "COMMIT" and self.writes and control.cut_commit is not None:
+        if sql == "COMMIT" and self.writes and control.spared:
+            control.spared -= 1
+        elif sql == "COMMIT" and self.writes and control.cut_commit is not None:
             outcome, control.cut_commit = control.cut_commit, None
             super().execute("COMMIT" if outcome == "kept" else "ROLLBACK")
             full = "database or disk is full"
             raise sqlite3.OperationalError(full if outcome == "full" else "disk I/O error")
         return super().execute(sql, *parameters)
+
+
+async def insert_many(store: SessionStore, count: int, scope: str = SCOPE) -> list[Session]:
+    """Put in so many sessions, in their order and at once: each alone waits for the disk."""
+    sessions = [make_session(f"{number}.ipynb", scope=scope) for number in range(count)]
+    return list(await asyncio.gather(*(store.insert(session) for session in sessions)))
+
+
+class WriterGate:
+    """Holds the writer inside a transaction, so that what comes next is queued."""
+
+    def __init__(self) -> None:
+        self._reached = threading.Event()
+        self._opened = threading.Event()
+
+    def __call__(self, transaction: Transaction) -> None:
+        self._reached.set()
+        assert self._opened.wait(60)
+
+    async def hold(self, store: SessionStore) -> asyncio.Task[None]:
+        """Return what ends when the writer has been let go."""
+        assert isinstance(store, SQLiteSessionStore)
+        task = asyncio.ensure_future(store._write(self))
+        await asyncio.to_thread(self._reached.wait, 60)
+        return task
+
+    def open(self) -> None:
+        """Let the writer go."""
+        self._opened.set()
+
+
+def in_background(coroutines: Iterable[Coroutine[Any, Any, T]]) -> list[asyncio.Task[T]]:
+    """Start them, and return their tasks."""
+    return [asyncio.ensure_future(coroutine) for coroutine in coroutines]
+
+
+async def queue(coroutines: Iterable[Coroutine[Any, Any, T]]) -> list[asyncio.Task[T]]:
+    """Start the writes and return when all of them are in the queue."""
+    tasks = in_background(coroutines)
+    await asyncio.sleep(0)
+    return tasks
 
 
 def rows(path: Path, statement: str, *parameters: object) -> list[tuple[Any, ...]]:

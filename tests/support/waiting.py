@@ -9,7 +9,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def wait_until(condition: Callable[[], T], what: str, *, timeout: float = 20.0) -> T:
+def wait_until(condition: Callable[[], T], what: str, *, timeout: float = 60.0) -> T:
     """Return the first true value of the condition; AssertionError after ``timeout`` seconds."""
     deadline = time.monotonic() + timeout
     while True:

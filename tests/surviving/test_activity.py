@@ -13,7 +13,7 @@ from nbsessions.kernels.surviving.activity import IdleProbe
 from support.surviving_managers import surviving_kernel_manager
 
 
-@pytest.mark.gen_test(timeout=20)
+@pytest.mark.gen_test
 async def test_a_kernel_that_is_busy_for_long_is_not_asked_again_and_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,7 +15,12 @@ from msgspec.structs import replace
 
 from nbsessions.kernels.surviving import ending
 from nbsessions.kernels.surviving.ending import KernelEnder, end_process
-from nbsessions.kernels.surviving.process import ProcessIdentity, attach, identify
+from nbsessions.kernels.surviving.process import (
+    AttachedProcess,
+    ProcessIdentity,
+    attach,
+    identify,
+)
 from support.surviving import Place, Processes, runs
 from support.waiting import wait_until
 
@@ -37,7 +42,16 @@ def ender(place: Place) -> KernelEnder:
 
 @pytest.fixture
 def short_grace(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ending, "_GRACE", 0.2)
+    """Have little patience after SIGTERM, and the usual one after SIGKILL."""
+    patience = iter([0.2])
+    have_ended = ending._have_ended
+
+    def have_less_patience(processes: list[AttachedProcess]) -> bool:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(ending, "_GRACE", next(patience, ending._GRACE))
+            return have_ended(processes)
+
+    monkeypatch.setattr(ending, "_have_ended", have_less_patience)
 
 
 def stubborn(spawn: Processes) -> ProcessIdentity:
@@ -134,8 +148,9 @@ def test_a_process_that_has_ended_is_gone(spawn: Processes) -> None:
 
 
 def test_a_process_that_cannot_be_ended_is_not_gone(
-    spawn: Processes, short_grace: None, monkeypatch: pytest.MonkeyPatch
+    spawn: Processes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(ending, "_GRACE", 0.2)
     identity = spawn.stranger()
     held = attach(identity)
 

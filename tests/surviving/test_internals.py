@@ -91,7 +91,7 @@ def test_what_is_missing_is_said_plainly() -> None:
 # They are there
 
 
-@pytest.mark.gen_test(timeout=20)
+@pytest.mark.gen_test
 async def test_a_started_kernel_has_them_all(tmp_path: Path) -> None:
     async with running_kernel_manager(tmp_path) as kernel_manager:
         kernel = kernel_manager.get_kernel(await kernel_manager.start_kernel())
@@ -127,7 +127,7 @@ def test_open_websockets_are_listed_with_their_kernels(monkeypatch: pytest.Monke
     assert 'f"{self.kernel_id}:{self.session.session}"' in source
 
 
-@pytest.mark.gen_test(timeout=20)
+@pytest.mark.gen_test
 async def test_a_restart_launches_with_the_arguments_that_are_kept(tmp_path: Path) -> None:
     async with running_kernel_manager(tmp_path) as kernel_manager:
         kernel_id = await kernel_manager.start_kernel(path="", env={"A": "1"})
@@ -157,7 +157,7 @@ def made(kernel_manager: Any, folder: Path) -> Any:
     return kernel
 
 
-@pytest.mark.gen_test(timeout=20)
+@pytest.mark.gen_test
 async def test_an_adopted_kernel_is_ready_and_has_told_its_version(
     tmp_path: Path, adopted_fields: dict[str, Any]
 ) -> None:
@@ -173,7 +173,7 @@ async def test_an_adopted_kernel_is_ready_and_has_told_its_version(
 
 
 @pytest.mark.parametrize("protocol_version", [None, "5.4"])
-@pytest.mark.gen_test(timeout=20)
+@pytest.mark.gen_test
 async def test_a_websocket_to_an_adopted_kernel_does_not_ask_for_its_version(
     tmp_path: Path, adopted_fields: dict[str, Any], protocol_version: str | None
 ) -> None:
@@ -186,7 +186,7 @@ async def test_a_websocket_to_an_adopted_kernel_does_not_ask_for_its_version(
         assert opened.kernel_info_channel is None
 
 
-@pytest.mark.gen_test(timeout=20)
+@pytest.mark.gen_test
 async def test_a_kernel_that_has_not_told_its_version_yet_has_none(tmp_path: Path) -> None:
     async with running_kernel_manager(tmp_path) as kernel_manager:
         kernel = made(kernel_manager, tmp_path)
@@ -202,7 +202,7 @@ async def test_a_kernel_that_has_not_told_its_version_yet_has_none(tmp_path: Pat
             assert internals.protocol_version(kernel) is None
 
 
-@pytest.mark.gen_test(timeout=20)
+@pytest.mark.gen_test
 async def test_a_kernelspec_that_is_not_installed_can_be_given(tmp_path: Path) -> None:
     async with running_kernel_manager(tmp_path) as kernel_manager:
         kernel = made(kernel_manager, tmp_path)
@@ -212,7 +212,7 @@ async def test_a_kernelspec_that_is_not_installed_can_be_given(tmp_path: Path) -
         assert kernel.kernel_spec is spec
 
 
-@pytest.mark.gen_test(timeout=20)
+@pytest.mark.gen_test
 @pytest.mark.parametrize("left", [True, False])
 async def test_only_the_connection_file_of_a_kernel_that_was_left_outlives_its_manager(
     tmp_path: Path, adopted_fields: dict[str, Any], left: bool
@@ -227,7 +227,7 @@ async def test_only_the_connection_file_of_a_kernel_that_was_left_outlives_its_m
         assert names == ([f"kernel-{KERNEL_ID}.json"] if left else [])
 
 
-@pytest.mark.gen_test(timeout=20)
+@pytest.mark.gen_test
 async def test_an_added_kernel_is_managed_as_if_it_had_been_started(
     tmp_path: Path, adopted_fields: dict[str, Any], spawn: Processes
 ) -> None:
@@ -257,13 +257,13 @@ async def test_an_added_kernel_is_managed_as_if_it_had_been_started(
             kernel_manager.remove_kernel(KERNEL_ID)
 
 
-@pytest.mark.gen_test(timeout=20)
+@pytest.mark.gen_test
 async def test_without_a_restarter_there_is_no_startup_to_skip(tmp_path: Path) -> None:
     async with running_kernel_manager(tmp_path) as kernel_manager:
         internals.skip_initial_startup(made(kernel_manager, tmp_path))
 
 
-@pytest.mark.gen_test(timeout=20)
+@pytest.mark.gen_test
 async def test_kernels_that_are_being_started_are_pending(tmp_path: Path) -> None:
     async with running_kernel_manager(tmp_path) as kernel_manager:
         assert list(internals.pending_kernels(kernel_manager)) == []
@@ -274,7 +274,7 @@ async def test_kernels_that_are_being_started_are_pending(tmp_path: Path) -> Non
         assert list(internals.pending_kernels(kernel_manager)) == []
 
 
-@pytest.mark.gen_test(timeout=20)
+@pytest.mark.gen_test
 async def test_a_failed_start_is_pending_until_it_is_forgotten(tmp_path: Path) -> None:
     async with running_kernel_manager(tmp_path) as kernel_manager:
         with pytest.raises(FileNotFoundError):

@@ -61,7 +61,7 @@ async def test_a_stop_by_a_signal_ends_kernels_unless_they_are_to_be_kept(
 # Where there are no locks by which a server is known to be dead
 
 
-@pytest.mark.gen_test(timeout=20)
+@pytest.mark.gen_test
 async def test_where_no_server_can_follow_kernels_are_those_of_a_stock_server(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

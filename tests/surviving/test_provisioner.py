@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 from pathlib import Path
@@ -82,7 +83,7 @@ async def end(provisioner: SurvivingProvisioner) -> None:
 # Launching
 
 
-@pytest.mark.gen_test(timeout=20)
+@pytest.mark.gen_test
 async def test_a_kernel_leads_a_session_and_looks_for_no_parent(
     provisioner: SurvivingProvisioner, told: Told
 ) -> None:
@@ -99,7 +100,7 @@ async def test_a_kernel_leads_a_session_and_looks_for_no_parent(
         await end(provisioner)
 
 
-@pytest.mark.gen_test(timeout=20)
+@pytest.mark.gen_test
 async def test_a_kernel_that_cannot_be_recorded_dies_with_its_server(
     provisioner: SurvivingProvisioner, told: Told
 ) -> None:
@@ -117,7 +118,7 @@ async def test_a_kernel_that_cannot_be_recorded_dies_with_its_server(
         await end(provisioner)
 
 
-@pytest.mark.gen_test(timeout=20)
+@pytest.mark.gen_test
 async def test_what_a_kernel_prints_goes_to_its_own_file(
     provisioner: SurvivingProvisioner,
 ) -> None:
@@ -130,7 +131,7 @@ async def test_what_a_kernel_prints_goes_to_its_own_file(
     assert file.stat().st_mode & 0o777 == 0o600
 
 
-@pytest.mark.gen_test(timeout=20)
+@pytest.mark.gen_test
 async def test_a_kernel_has_no_descriptor_of_its_server(
     provisioner: SurvivingProvisioner,
 ) -> None:
@@ -145,18 +146,19 @@ async def test_a_kernel_has_no_descriptor_of_its_server(
         await end(provisioner)
 
 
-@pytest.mark.gen_test(timeout=20)
+@pytest.mark.gen_test
 async def test_a_launch_that_fails_is_told_and_keeps_no_descriptor(
     provisioner: SurvivingProvisioner, told: Told
 ) -> None:
+    gc.collect()  # what other tests have left may have descriptors
     before = psutil.Process().num_fds()
     with pytest.raises(FileNotFoundError):
         await launch(provisioner, "/nowhere/to-be-found", env=dict(os.environ))
     assert told.events == ["launching", "ended"]
-    assert psutil.Process().num_fds() == before
+    assert psutil.Process().num_fds() <= before
 
 
-@pytest.mark.gen_test(timeout=20)
+@pytest.mark.gen_test
 async def test_the_end_is_told_and_a_restart_is_none(
     provisioner: SurvivingProvisioner, told: Told
 ) -> None:
@@ -175,7 +177,7 @@ def adopt(provisioner: SurvivingProvisioner, spawn: Processes) -> ProcessIdentit
     return identity
 
 
-@pytest.mark.gen_test(timeout=20)
+@pytest.mark.gen_test
 async def test_an_adopted_kernel_is_alive_until_it_is_killed(
     provisioner: SurvivingProvisioner, spawn: Processes
 ) -> None:
@@ -192,7 +194,7 @@ async def test_an_adopted_kernel_is_alive_until_it_is_killed(
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
-@pytest.mark.gen_test(timeout=20)
+@pytest.mark.gen_test
 async def test_signals_reach_an_adopted_kernel_and_what_it_has_started(
     provisioner: SurvivingProvisioner, spawn: Processes, signum: int
 ) -> None:
@@ -206,7 +208,7 @@ async def test_signals_reach_an_adopted_kernel_and_what_it_has_started(
     wait_until(lambda: not any(map(runs, children)), "its children have ended")
 
 
-@pytest.mark.gen_test(timeout=20)
+@pytest.mark.gen_test
 async def test_a_terminated_kernel_ends(
     provisioner: SurvivingProvisioner, spawn: Processes
 ) -> None:
@@ -215,7 +217,7 @@ async def test_a_terminated_kernel_ends(
     assert await provisioner.wait() == -1
 
 
-@pytest.mark.gen_test(timeout=20)
+@pytest.mark.gen_test
 async def test_nothing_is_sent_to_the_group_of_a_kernel_that_has_ended(
     provisioner: SurvivingProvisioner, spawn: Processes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -240,7 +242,7 @@ def test_a_kernel_that_has_ended_cannot_be_adopted(
     assert not provisioner.has_process
 
 
-@pytest.mark.gen_test(timeout=20)
+@pytest.mark.gen_test
 async def test_the_ports_of_an_adopted_kernel_are_taken_until_it_is_gone(
     provisioner: SurvivingProvisioner, spawn: Processes
 ) -> None:
@@ -252,7 +254,7 @@ async def test_the_ports_of_an_adopted_kernel_are_taken_until_it_is_gone(
     assert not set(_PORTS.values()) & cache.currently_used_ports
 
 
-@pytest.mark.gen_test(timeout=20)
+@pytest.mark.gen_test
 async def test_a_kernel_without_ports_is_adopted(
     provisioner: SurvivingProvisioner, spawn: Processes
 ) -> None:
@@ -264,7 +266,7 @@ async def test_a_kernel_without_ports_is_adopted(
 # In a kernel manager
 
 
-@pytest.mark.gen_test(timeout=20)
+@pytest.mark.gen_test
 async def test_a_managed_kernel_has_our_provisioner(tmp_path: Path) -> None:
     async with surviving_kernel_manager(tmp_path) as kernel_manager:
         kernel_id = await kernel_manager.start_kernel()
@@ -274,7 +276,7 @@ async def test_a_managed_kernel_has_our_provisioner(tmp_path: Path) -> None:
         assert runs(provisioner.identity)
 
 
-@pytest.mark.gen_test(timeout=20)
+@pytest.mark.gen_test
 async def test_a_manager_that_keeps_no_kernels_has_the_stock_one(tmp_path: Path) -> None:
     async with surviving_kernel_manager(tmp_path, keep_kernels="never") as kernel_manager:
         kernel_id = await kernel_manager.start_kernel()
@@ -287,7 +289,7 @@ def managed(tmp_path: Path) -> Place:
     return runtime_place(tmp_path)
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_a_restarted_kernel_is_another_process_of_the_same_record(
     tmp_path: Path, managed: Place
 ) -> None:

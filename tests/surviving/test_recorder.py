@@ -41,7 +41,7 @@ def short_interval(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def until(condition: Callable[[], Any], what: str) -> Any:
     """Wait until it is so, while the event loop runs."""
-    deadline = IOLoop.current().time() + 10
+    deadline = IOLoop.current().time() + 60
     while not (value := condition()):
         assert IOLoop.current().time() < deadline, f"still not so: {what}"
         await asyncio.sleep(0.01)
@@ -69,7 +69,7 @@ def read(managed: Place) -> KernelRecord:
 # A start
 
 
-@pytest.mark.gen_test(timeout=20)
+@pytest.mark.gen_test
 async def test_a_started_kernel_is_written_down_with_all_that_is_known(
     tmp_path: Path, managed: Place
 ) -> None:
@@ -94,7 +94,7 @@ async def test_a_started_kernel_is_written_down_with_all_that_is_known(
         assert (record.session_id, record.token) == (None, None)
 
 
-@pytest.mark.gen_test(timeout=20)
+@pytest.mark.gen_test
 async def test_a_start_for_a_session_is_written_down_with_it(
     tmp_path: Path, managed: Place
 ) -> None:
@@ -117,7 +117,7 @@ async def test_a_start_for_a_session_is_written_down_with_it(
         assert (read(managed).session_id, read(managed).token) == ("a-session", "a-token")
 
 
-@pytest.mark.gen_test(timeout=20)
+@pytest.mark.gen_test
 async def test_a_kernel_is_written_down_before_it_is_launched(
     tmp_path: Path, managed: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -137,7 +137,7 @@ async def test_a_kernel_is_written_down_before_it_is_launched(
         kernel_manager._pending_kernels.clear()
 
 
-@pytest.mark.gen_test(timeout=20)
+@pytest.mark.gen_test
 async def test_a_kernel_that_cannot_be_written_down_runs_all_the_same(
     tmp_path: Path,
     managed: Place,
@@ -153,7 +153,7 @@ async def test_a_kernel_that_cannot_be_written_down_runs_all_the_same(
     assert "no space left" in caplog.text
 
 
-@pytest.mark.gen_test(timeout=20)
+@pytest.mark.gen_test
 async def test_a_restart_that_cannot_be_written_down_harms_no_other_kernel(
     tmp_path: Path, managed: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -171,7 +171,7 @@ async def test_a_restart_that_cannot_be_written_down_harms_no_other_kernel(
     assert [file for file in managed.folder.rglob("*") if file.is_file()] == []
 
 
-@pytest.mark.gen_test(timeout=20)
+@pytest.mark.gen_test
 async def test_a_kernel_is_adopted_in_its_restart_only_without_a_process(
     tmp_path: Path, managed: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -187,7 +187,7 @@ async def test_a_kernel_is_adopted_in_its_restart_only_without_a_process(
 # Changes
 
 
-@pytest.mark.gen_test(timeout=20)
+@pytest.mark.gen_test
 async def test_changes_are_written_down_while_the_kernel_runs(
     tmp_path: Path, managed: Place
 ) -> None:
@@ -199,7 +199,7 @@ async def test_changes_are_written_down_while_the_kernel_runs(
         assert read(managed).last_activity == _LONG_AGO
 
 
-@pytest.mark.gen_test(timeout=20)
+@pytest.mark.gen_test
 async def test_the_websockets_that_were_connected_last_are_written_down(
     tmp_path: Path, managed: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -219,7 +219,7 @@ async def test_the_websockets_that_were_connected_last_are_written_down(
         assert manager.had_clients(KERNEL_ID)
 
 
-@pytest.mark.gen_test(timeout=20)
+@pytest.mark.gen_test
 async def test_that_changes_cannot_be_written_down_is_said_once_until_they_can(
     tmp_path: Path,
     managed: Place,
@@ -247,7 +247,7 @@ async def test_that_changes_cannot_be_written_down_is_said_once_until_they_can(
             assert said() == {"first": 1, "second": 2}[time]
 
 
-@pytest.mark.gen_test(timeout=20)
+@pytest.mark.gen_test
 async def test_a_folder_that_somebody_has_removed_is_made_again(
     tmp_path: Path, managed: Place
 ) -> None:
@@ -261,7 +261,7 @@ async def test_a_folder_that_somebody_has_removed_is_made_again(
         assert managed.servers.state(server_id) is State.LIVE
 
 
-@pytest.mark.gen_test(timeout=20)
+@pytest.mark.gen_test
 async def test_a_new_environment_is_written_down(tmp_path: Path, managed: Place) -> None:
     async with started(tmp_path, env=dict(os.environ)) as (_, kernel):
         kernel.update_env(env={"JPY_SESSION_NAME": "b.ipynb"})
@@ -270,7 +270,7 @@ async def test_a_new_environment_is_written_down(tmp_path: Path, managed: Place)
         )
 
 
-@pytest.mark.gen_test(timeout=20)
+@pytest.mark.gen_test
 async def test_what_is_printed_is_passed_on_and_counted(
     tmp_path: Path, managed: Place, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -281,7 +281,7 @@ async def test_what_is_printed_is_passed_on_and_counted(
     assert "printed by a kernel\n" in capfd.readouterr().err
 
 
-@pytest.mark.gen_test(timeout=20)
+@pytest.mark.gen_test
 async def test_a_server_with_kernels_is_never_silent(tmp_path: Path, managed: Place) -> None:
     async with started(tmp_path):
         server_id = read(managed).server_id
@@ -294,7 +294,7 @@ async def test_a_server_with_kernels_is_never_silent(tmp_path: Path, managed: Pl
 # The end
 
 
-@pytest.mark.gen_test(timeout=20)
+@pytest.mark.gen_test
 async def test_of_a_kernel_that_was_shut_down_nothing_is_left(
     tmp_path: Path, managed: Place
 ) -> None:
@@ -306,7 +306,7 @@ async def test_of_a_kernel_that_was_shut_down_nothing_is_left(
         kernel_manager.recorder.forget(KERNEL_ID)
 
 
-@pytest.mark.gen_test(timeout=20)
+@pytest.mark.gen_test
 async def test_of_a_server_that_was_shut_down_nothing_is_left(
     tmp_path: Path, managed: Place
 ) -> None:
@@ -317,7 +317,7 @@ async def test_of_a_server_that_was_shut_down_nothing_is_left(
     assert files == []
 
 
-@pytest.mark.gen_test(timeout=20)
+@pytest.mark.gen_test
 async def test_a_closed_recorder_writes_what_has_changed_and_leaves_its_kernels_to_others(
     tmp_path: Path, managed: Place
 ) -> None:

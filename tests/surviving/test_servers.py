@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from nbsessions.kernels.surviving import servers
 from nbsessions.kernels.surviving.servers import Servers, State
 from nbsessions.locks import FileLock
 from support.store_processes import OtherProcess
@@ -265,8 +266,13 @@ def somebody_who_asks(
 
 
 def test_a_claim_is_not_lost_to_somebody_who_just_asks(
-    place: Place, folder: Path, tmp_path: Path, other: OtherProcess
+    place: Place,
+    folder: Path,
+    tmp_path: Path,
+    other: OtherProcess,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(servers, "_CLAIM_TIMEOUT", 60.0)
     server_id = place.dead_server()
     obtained = []
     with somebody_who_asks(other, folder, server_id, tmp_path):
@@ -279,6 +285,7 @@ def test_a_claim_is_not_lost_to_somebody_who_just_asks(
 def test_a_claim_waits_for_somebody_who_just_asks(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(servers, "_CLAIM_TIMEOUT", 60.0)
     server_id = place.dead_server()
     asking = FileLock(place.lock_file(server_id))
     asking.acquire(shared=True)

@@ -1,0 +1,65 @@
+"""What servers under test, and the kernels that they start, do when they import certain modules.
+
+When a server imports our package, and not before, its coverage begins to be measured: to trace
+all that it imports until then would double the time of its start. Nothing of ours runs in
+kernels: they are not measured at all. When jupyter_client is imported, the ports of kernels are
+reserved.
+"""
+
+import importlib.abc
+import importlib.util
+import os
+import sys
+
+PREFIX = "MEASURE_"
+"""Stands before the names of coverage's own variables until it begins."""
+
+
+class _AtImport(importlib.abc.MetaPathFinder):
+    """Calls a function when a module is imported for the first time, before or after that."""
+
+    def __init__(self, name, *, before=None, after=None):
+        self._name, self._before, self._after = name, before, after
+
+    def find_spec(self, fullname, path=None, target=None):
+        if fullname != self._name:
+            return None
+        sys.meta_path.remove(self)
+        if self._before:
+            self._before()
+        if self._after is None:
+            return None
+        spec = importlib.util.find_spec(fullname)
+        execute = spec.loader.exec_module
+
+        def exec_module(module):
+            execute(module)
+            self._after(module)
+
+        spec.loader.exec_module = exec_module
+        return spec
+
+
+def _measure():
+    import coverage
+
+    os.environ.update(_variables)
+    coverage.process_startup()
+    for name in _variables:
+        del os.environ[name]
+
+
+def _reserve(module):
+    from support.ports import reserve_ports
+
+    reserve_ports(module.LocalPortCache)
+
+
+_variables = {
+    name.removeprefix(PREFIX): os.environ.pop(name)
+    for name in list(os.environ)
+    if name.startswith(PREFIX)
+}
+if _variables:
+    sys.meta_path.insert(0, _AtImport("nbsessions", before=_measure))
+sys.meta_path.insert(0, _AtImport("jupyter_client.connect", after=_reserve))
