@@ -14,6 +14,7 @@ import hashlib
 import importlib.util
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -213,8 +214,20 @@ def check(name: str, *arguments: str, env: dict[str, str] | None = None) -> None
         raise StepFailed(f"exit code {done.returncode}")
 
 
+def let_children_heed_signals() -> None:
+    """Have signals reach what tests start, though this ignores them in the background.
+
+    Programs inherit what is ignored, and nothing else.
+    """
+    for name in ("SIGINT", "SIGHUP"):
+        signum = getattr(signal, name, None)
+        if signum is not None and signal.getsignal(signum) is signal.SIG_IGN:
+            signal.signal(signum, lambda *_: None)
+
+
 def run_tests(arguments: Sequence[str]) -> None:
     """Run the tests and measure what they reach, in servers that they start as well."""
+    let_children_heed_signals()
     check("coverage", "erase")
     # As a script, not with -m: that would import the package from the tree.
     pytest = ["run", program(TEST, "pytest")]

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Browser, BrowserContext
 
-from support.browser import LAB_CONFIG, PAGE_TIMEOUT, running_browser
+from support.browser import LAB_CONFIG, running_browser
 from support.server import Server, StartServer
 
 
@@ -21,7 +21,8 @@ def browser() -> Iterator[Browser]:
 def context(browser: Browser) -> Iterator[BrowserContext]:
     """A browser's profile: its tabs share cookies, and nothing with those of other tests."""
     with browser.new_context() as context:
-        context.set_default_timeout(PAGE_TIMEOUT * 1000)
+        # JupyterLab looks for a lost kernel again after 10 to 30 seconds, each time.
+        context.set_default_timeout(90_000)
         yield context
 
 

@@ -34,8 +34,6 @@ _ARGUMENTS = ("--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--no-
 _SESSIONS_URL = re.compile(r"/api/sessions(\?.*)?$")
 # What jupyter_server logs of a page that goes away while its kernel sends.
 _PAGE_IS_GONE = "in (ZMQS|zmqs)tream callback|ZMQStream._update_handler"
-PAGE_TIMEOUT = 90.0
-"""Seconds: JupyterLab looks for a lost kernel again after 10 to 30, each time."""
 
 _NOTEBOOK = """
 path => {
@@ -133,16 +131,14 @@ class LabPage:
         notebook.wait_until_ready()
         return notebook
 
-    def wait_for(
-        self, expression: str, argument: object = None, *, timeout: float = PAGE_TIMEOUT
-    ) -> None:
+    def wait_for(self, expression: str, argument: object = None) -> None:
         """Wait until a JavaScript function returns something true. Raises TimeoutError."""
-        self.page.wait_for_function(expression, arg=argument, timeout=timeout * 1000)
+        self.page.wait_for_function(expression, arg=argument)
 
     def close_dialog(self, title: str) -> None:
         """Wait for a dialog and close it by its last button, as a user would."""
         dialog = self.page.locator(".jp-Dialog", has_text=title)
-        dialog.locator(".jp-Dialog-button").last.click(timeout=PAGE_TIMEOUT * 1000)
+        dialog.locator(".jp-Dialog-button").last.click()
         dialog.wait_for(state="detached")
 
     def close_dialogs(self) -> None:
@@ -165,8 +161,8 @@ class NotebookPage:
     def _call(self, call: str, argument: object = None) -> Any:
         return self.lab.page.evaluate(*self._function(call, argument))
 
-    def _wait_for(self, call: str, argument: object = None, timeout: float = PAGE_TIMEOUT) -> None:
-        self.lab.wait_for(*self._function(call, argument), timeout=timeout)
+    def _wait_for(self, call: str, argument: object = None) -> None:
+        self.lab.wait_for(*self._function(call, argument))
 
     def _function(self, call: str, argument: object) -> tuple[str, list[object]]:
         helpers = f"const notebook = ({_NOTEBOOK})(path);"
@@ -220,7 +216,7 @@ class NotebookPage:
 
     def wait_for_input(self) -> None:
         """Wait until the notebook asks for an answer to ``input()``."""
-        self._input().wait_for(timeout=PAGE_TIMEOUT * 1000)
+        self._input().wait_for()
 
     def _input(self) -> Any:
         return self.lab.page.locator(".jp-Stdin-input:not([disabled])")
@@ -284,8 +280,7 @@ class NotebookPage:
 
     def wait_for_reconnect(self) -> None:
         """Wait until the page has connected to the kernel again by itself."""
-        call = "notebook.kernel()?.connectionStatus === 'connected'"
-        self._wait_for(call, timeout=PAGE_TIMEOUT)
+        self._wait_for("notebook.kernel()?.connectionStatus === 'connected'")
 
 
 def write_notebook(server: Server, path: str, sources: Sequence[str]) -> None:

@@ -120,7 +120,7 @@ def test_nothing_is_lost_when_the_file_is_emptied(
     assert process.stdin is not None
     for number in range(0, 1000, 100):
         mark = f"line {number} €\n".encode()
-        # Nobody looks while it prints: a pause of its own would pass for its silence.
+        # Nobody looks while it prints: a pause of its own would pass for silence.
         with followed._lock:
             if number:
                 process.stdin.write("\n")
