@@ -119,6 +119,7 @@ def startup(rounds: int, what: str) -> float:
             with tempfile.TemporaryDirectory() as folder:
                 ran = subprocess.run(
                     [sys.executable, "-c", _MAKE, name, folder, what],
+                    cwd=folder,  # where nothing is imported from but what is installed
                     check=True,
                     capture_output=True,
                     text=True,

@@ -92,10 +92,9 @@ class Writer:
         """
         if self._closed:
             raise StoreUnavailable("the session store is closed")
-        # Shielded, so that an operation in the queue is not dropped with its caller.
         future: asyncio.Future[T] = self._loop.create_future()
         self._queue.put(_Job(operation, future, durable))
-        return await asyncio.shield(future)
+        return await future
 
     def close(self, last: Operation[None]) -> bool:
         """Commit what is queued and then ``last``; let go of the file. Idempotent.
