@@ -10,8 +10,10 @@ from support.server import Server, StartServer
 
 @pytest.fixture
 def server(start_server: StartServer) -> Server:
-    """A server that runs."""
-    return start_server()
+    """A server that runs, and whose store is open: it listens before that is so."""
+    server = start_server()
+    server.list_sessions()
+    return server
 
 
 @pytest.fixture
