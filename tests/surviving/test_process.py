@@ -189,11 +189,9 @@ def test_the_next_process_of_the_same_id_is_a_stranger(spawn: Processes) -> None
         unshare += ["--user", "--map-root-user"]
     tried = subprocess.run(["/bin/sh", "-c", shlex.join([*unshare, "true"])], capture_output=True)
     if tried.returncode:
-        # The same with a start time that was changed is tested everywhere.
-        pytest.skip(
-            "the next process id can only be chosen in a pid namespace: macOS has none, this "
-            "container may forbid them even to root, and nothing can be installed to change that"
-        )
+        # The same with a start time that was changed is tested everywhere. Here, the next process
+        # id has to be chosen: macOS has no pid namespaces, and containers may forbid them to root.
+        pytest.skip("the system forbids pid namespaces, and nothing can be installed to change it")
     outside = msgspec.json.encode(spawn.stranger()).decode()
     done = subprocess.run(
         [*unshare, sys.executable, "-m", "support.pid_reuse", outside],
