@@ -6,6 +6,7 @@ import asyncio
 import os
 import uuid
 from collections.abc import Mapping
+from dataclasses import replace
 from itertools import starmap
 from pathlib import Path
 from types import TracebackType
@@ -17,11 +18,20 @@ from traitlets import Any as AnyTrait
 from traitlets import Unicode, default, validate
 from traitlets.config.configurable import LoggingConfigurable
 
-from nbsessions.errors import ServiceClosed, SessionError, StoreError
+from nbsessions.errors import (
+    ServiceClosed,
+    SessionError,
+    StoreDamaged,
+    StoreError,
+    StoreTooNew,
+    StoreUnavailable,
+    StoreUnsupported,
+    StoreUnusable,
+)
 from nbsessions.httperrors import http_error
 from nbsessions.identity import new_owner
 from nbsessions.kernels.base import KernelHost, KernelProvider
-from nbsessions.models import UNSET, KernelModel, NewSession, Owner, Session, SessionPatch
+from nbsessions.models import UNSET, KernelModel, NewSession, Session, SessionPatch
 from nbsessions.plugins import (
     KERNEL_PROVIDERS,
     STORES,
@@ -35,6 +45,11 @@ from nbsessions.stores.memory import MemorySessionStore
 from nbsessions.stores.sqlite.location import default_file
 from nbsessions.stores.sqlite.store import SQLiteSessionStore
 from nbsessions.stores.sqlite.validation import validate_database_path
+
+_PATIENCE = 5.0
+"""Seconds that a request waits for a store that is not open yet."""
+
+_FIRST_RETRY, _LAST_RETRY = 0.1, 2.0
 
 _COLUMNS = frozenset({"session_id", "path", "name", "type", "kernel_id"})
 
@@ -120,6 +135,7 @@ class AsyncSessionManager(LoggingConfigurable):
         super().__init__(*args, **kwargs)
         self._service: SessionService | None = None
         self._opening: asyncio.Task[None] | None = None
+        self._problem: StoreError = StoreUnavailable("the session store is being opened")
         self._stopping = False
         self._closed = False
         # Now, so that what is configured wrongly is said when the server starts.
@@ -140,9 +156,25 @@ class AsyncSessionManager(LoggingConfigurable):
     # Life
 
     async def open(self) -> None:
-        """Open the store and settle what earlier servers left. Called by the first use, too."""
+        """Open the store and settle what earlier servers left. Called by the first use, too.
+
+        A store that is not there yet is waited for, for a few seconds here, and on and on
+        behind the callers. Raises HTTPError 503 until then.
+        """
         with _http_errors:
             await self._opened()
+
+    def begin(self) -> None:
+        """Begin to open the store, behind the caller. Called on the event loop."""
+        # One that failed is tried again.
+        under_way = self._opening is not None and not self._opening.done()
+        if self._service is None and not self._closed and not under_way:
+            self._opening = asyncio.ensure_future(self._open())
+            self._opening.add_done_callback(self._log_failure)
+
+    def _log_failure(self, opening: asyncio.Task[None]) -> None:
+        if not opening.cancelled() and opening.exception() is not None:
+            self.log.error("Sessions cannot be served", exc_info=opening.exception())
 
     async def stop(self) -> None:
         """Take no new work and let what is running finish; call it before kernels are ended."""
@@ -155,13 +187,19 @@ class AsyncSessionManager(LoggingConfigurable):
         self._closed = True
         if self._service is not None:
             self._service.close()
+        opening = self._opening
+        if opening is not None and not opening.done() and not opening.get_loop().is_closed():
+            opening.cancel()
 
     async def _opened(self) -> SessionService:
         if self._service is None and not self._closed:
-            # One that failed is tried again.
-            if self._opening is None or self._opening.done():
-                self._opening = asyncio.ensure_future(self._open())
-            await asyncio.shield(self._opening)
+            self.begin()
+            assert self._opening is not None
+            done, _ = await asyncio.wait({self._opening}, timeout=_PATIENCE)
+            if not done:
+                raise self._problem
+            if not self._opening.cancelled():
+                self._opening.result()
         if self._service is None or self._closed:
             raise ServiceClosed
         return self._service
@@ -177,25 +215,47 @@ class AsyncSessionManager(LoggingConfigurable):
                 log=self.log,
             )
         )
-
+        owner = replace(owner, provider=provider.name)
+        service = SessionService(self._store, provider, owner=owner, log=self.log)
         try:
-            self._service = await self._open_service(self._store, provider, owner)
+            await self._open_in_time(service, provider)
         except StoreError as error:
             self.log.error(
                 "Sessions are kept in memory and will be lost when this server ends: %s", error
             )
-            self._service = await self._open_service(MemorySessionStore(), provider, owner)
+            service.close()
+            service = SessionService(MemorySessionStore(), provider, owner=owner, log=self.log)
+            await service.open()
+        except BaseException:
+            service.close()
+            raise
+        self._service = service
         if self._stopping:
-            await self._service.stop()
+            await service.stop()
         if self._closed:
-            self._service.close()
+            service.close()
 
-    async def _open_service(
-        self, store: SessionStore, provider: KernelProvider, owner: Owner
-    ) -> SessionService:
-        service = SessionService(store, provider, owner=owner, log=self.log)
-        await service.open()
-        return service
+    async def _open_in_time(self, service: SessionService, provider: KernelProvider) -> None:
+        """Open the service as soon as its store can be used. StoreError: it never can."""
+        delay = _FIRST_RETRY
+        while True:
+            try:
+                await service.open()
+            except StoreError as error:
+                if _is_hopeless(error, provider):
+                    raise
+                self._note_problem(error)
+            else:
+                break
+            await asyncio.sleep(delay)
+            delay = min(2 * delay, _LAST_RETRY)
+        if delay > _FIRST_RETRY:
+            self.log.warning("The session store can be used now")
+
+    def _note_problem(self, problem: StoreError) -> None:
+        if str(problem) != str(self._problem):
+            self.log.warning("Sessions are not available until it is mended: %s", problem)
+        self._problem = problem
 
     # Sessions
 
@@ -368,6 +428,17 @@ def _model(session: Session, kernel: KernelModel) -> dict[str, Any]:
         # Deprecated since IPython 4; the classic tree page still reads it.
         model["notebook"] = {"path": path, "name": name}
     return model
+
+
+def _is_hopeless(error: StoreError, provider: KernelProvider) -> bool:
+    """Return whether the server has to do without the store, rather than wait for it.
+
+    Not when the sessions of kernels that were taken over may be in it: in memory there would be
+    none of them, and a notebook that is opened again would get another kernel.
+    """
+    if isinstance(error, (StoreTooNew, StoreUnsupported)):
+        return True
+    return isinstance(error, (StoreDamaged, StoreUnusable)) and not provider.list_adopted()
 
 
 def _check_columns(columns: Mapping[str, object], also: str | None = None) -> None:

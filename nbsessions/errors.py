@@ -14,8 +14,10 @@
     ├── ServiceClosed           the server is stopping
     └── StoreError
         ├── StoreUnavailable    nothing was written, or nothing could be read
+        │   └── StoreUnusable   … until somebody changes permissions, or what is in the way
         ├── StoreUncertain      a commit was cut short: it may or may not have been kept
         ├── StoreDamaged        the file is not a usable database
+        ├── StoreUnsupported    its place cannot hold a store
         └── StoreTooNew         the file was written by a newer release
 """
 
@@ -121,12 +123,20 @@ class StoreUnavailable(StoreError):
     """Nothing was written (or nothing could be read); trying again later makes sense."""
 
 
+class StoreUnusable(StoreUnavailable):
+    """The file or its folder cannot be used as they are, until somebody changes that."""
+
+
 class StoreUncertain(StoreError):
     """A commit was cut short; whether it was kept has to be asked of the store."""
 
 
 class StoreDamaged(StoreError):
     """The file is not a usable database."""
+
+
+class StoreUnsupported(StoreError):
+    """The file system lacks what a store needs, so that there has never been one."""
 
 
 class StoreTooNew(StoreError):

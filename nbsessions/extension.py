@@ -31,7 +31,7 @@ class SessionsExtension(ExtensionApp):
         self.handlers.extend(jupyter_server.handlers())
         assert self.serverapp is not None
         io_loop = self.serverapp.io_loop
-        io_loop.add_callback(self._session_manager.open)
+        io_loop.add_callback(self._session_manager.begin)
         # Once all extensions are loaded: some put a contents manager of theirs in its place.
         io_loop.add_callback(self._follow_renames)
         self._kernels = jupyter_server.surviving_kernels(self.serverapp)

@@ -13,6 +13,7 @@ from pathlib import Path
 from nbsessions.models import Owner
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+_PID_NAMESPACE = Path("/proc/self/ns/pid")
 
 
 def new_owner() -> Owner:
@@ -28,6 +29,14 @@ def boot_id() -> str:
         return _boot_session()
     try:
         return _BOOT_ID.read_text().strip()
+    except OSError:
+        return ""
+
+
+def pid_namespace() -> str:
+    """Return what identifies our pid namespace; empty where the platform has none."""
+    try:
+        return os.readlink(_PID_NAMESPACE)
     except OSError:
         return ""
 

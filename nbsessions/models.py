@@ -76,7 +76,7 @@ class Session:
     kernel_id: str
     kernel_name: str | None
     provider: str
-    """The kernel provider that alone may pronounce the kernel dead, as ``local:<boot id>``."""
+    """The name of the kernel provider that alone may pronounce the kernel dead."""
     scope: str
     """Who can serve the kernel: an owner's id for local kernels."""
     created: datetime
@@ -184,15 +184,32 @@ class Owner:
     boot_id: str
     """Identifies the host's current boot; empty where the platform does not tell."""
     pid: int
+    provider: str = ""
+    """The name of the kernel provider that the owner starts kernels with."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Orphans:
-    """What dead owners left behind in a namespace."""
+    """What other owners left behind in a namespace, and will not come back for."""
 
-    owner_ids: tuple[str, ...]
-    sessions: tuple[Session, ...]
-    intents: tuple[Intent, ...]
+    owners: Mapping[str, str] = field(default_factory=dict)
+    """The names of the dead owners' kernel providers, by the owners' ids."""
+    sessions: tuple[Session, ...] = ()
+    intents: tuple[Intent, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.owners or self.sessions)
+
+
+@dataclass(frozen=True, kw_only=True)
+class KernelTrace:
+    """What is known of a kernel that a dead owner started, or was about to."""
+
+    provider: str
+    """Who started it; empty when that is not known."""
+    kernel_id: str | None
+    token: str | None
+    """The start intent that it was started under."""
 
 
 @dataclass(frozen=True, kw_only=True)

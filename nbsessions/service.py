@@ -30,22 +30,20 @@ from nbsessions.lookups import Lookups
 from nbsessions.models import (
     UNSET,
     Changes,
-    Intent,
     Kernel,
     LiveSession,
     NewSession,
-    Orphans,
     Owner,
     Release,
     Session,
     SessionPatch,
     Unset,
-    Verb,
     document_of,
     is_within,
     utcnow,
 )
 from nbsessions.placeholders import Placeholders
+from nbsessions.recovery import Recovery
 from nbsessions.renaming import Renames
 from nbsessions.settling import Settler, is_certain
 from nbsessions.sharing import RecentStarts, sharing_key
@@ -57,6 +55,9 @@ T = TypeVar("T")
 
 HEARTBEAT_INTERVAL = 600.0
 """Seconds between two signs of life in the store."""
+
+LOOK_INTERVAL = 5.0
+"""Seconds between two looks at the store and at what others have left in it."""
 
 _STOP_TIMEOUT = 5.0
 
@@ -79,28 +80,38 @@ class SessionService:
         self._settler = Settler(store, provider, log=log)
         self._starts = KernelStarts(store, provider, self._settler, scope=owner.owner_id)
         self._mutations = Tasks()
-        self._beats = Tasks()
+        self._looks = Tasks()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._next_beat: asyncio.TimerHandle | None = None
+        self._next_look: asyncio.TimerHandle | None = None
+        self._heard = 0.0
+        """When the last sign of life was written, by the clock of the event loop."""
         self._recent = RecentStarts(self._mutate)
         self._placeholders = Placeholders(store, provider, self.delete, log=log)
         self._renames = Renames(store, provider, self._mutate, log=log)
         self._creating: dict[str, tuple[NewSession, asyncio.Task[Session]]] = {}
+        self._recovery = Recovery(store, provider, self._settler, self._lookups, log=log)
+        self._is_store_open = False
         self._closing = False
 
     # Life
 
     async def open(self) -> None:
-        """Open the store and settle what dead owners left. Raises StoreError."""
-        await self._store.open(self._owner)
-        try:
-            await self._recover()
-        except StoreError as error:
-            self._log.warning("What earlier servers left is settled at the next start: %s", error)
-        self._placeholders.watch_again(await self._store.list_sessions())
+        """Open the store and settle what dead owners left.
+
+        Raises StoreError: then nothing is served, and it is to be called again. What others
+        have left may be the sessions of kernels that are here by now.
+        """
+        if not self._is_store_open:
+            await self._store.open(self._owner)
+            self._is_store_open = True
+        await self._recovery.run()
+        sessions = await self._store.list_sessions()
+        self._recovery.log_kernels_without(sessions)
+        self._placeholders.watch_again(sessions)
         self._loop = asyncio.get_running_loop()
+        self._heard = self._loop.time()
         self._provider.watch(self._kernel_ended)
-        self._beat_later()
+        self._look_later()
 
     async def stop(self) -> None:
         """Take no new work, and give what is running a few seconds to finish.
@@ -118,60 +129,36 @@ class SessionService:
     def close(self) -> None:
         """Remove the sessions whose kernels are down, and let go of the store. Idempotent."""
         self._closing = self._starts.closing = True
-        if self._next_beat is not None:
-            self._next_beat.cancel()
+        if self._next_look is not None:
+            self._next_look.cancel()
+        self._looks.cancel()
         self._placeholders.close()
         self._settler.close()
         self._lookups.close()
         self._store.close(held=self._provider.list_held())
 
-    async def _recover(self) -> None:
-        """End or take over the sessions of dead owners, and undo what they left half done."""
-        orphans = self._followed_by_us(await self._store.find_orphans())
-        if not orphans.owner_ids:
-            return
-        await asyncio.gather(*map(self._undo, orphans.intents))
-        adopted = [
-            session.session_id
-            for session, model in await self._lookups.resolve(orphans.sessions)
-            if model is not None
-        ]
-        for session in await self._store.settle_orphans(orphans, adopted):
-            self._lookups.log_ended(session)
-
-    def _followed_by_us(self, orphans: Orphans) -> Orphans:
-        """Leave out the owners whose kernels another server has adopted."""
-        others = {
-            session.scope
-            for session in orphans.sessions
-            if self._provider.is_elsewhere(session.kernel_id)
-        }
-        return Orphans(
-            owner_ids=tuple(each for each in orphans.owner_ids if each not in others),
-            sessions=tuple(each for each in orphans.sessions if each.scope not in others),
-            intents=tuple(each for each in orphans.intents if each.scope not in others),
-        )
-
-    async def _undo(self, intent: Intent) -> None:
-        # Not every host starts a kernel under the id that was asked for.
-        kernel_id = self._provider.find_started(intent.token) or intent.kernel_id
-        if kernel_id is not None and intent.verb is not Verb.ENDED:
-            await self._settler.stop_kernel(intent.token, kernel_id)
-
-    def _beat_later(self) -> None:
+    def _look_later(self) -> None:
         # A timer rather than a task that sleeps: nothing is left pending when the loop ends.
         loop = asyncio.get_running_loop()
-        self._next_beat = loop.call_later(HEARTBEAT_INTERVAL, self._beat)
+        self._next_look = loop.call_later(LOOK_INTERVAL, self._look)
 
-    def _beat(self) -> None:
-        self._beats.spawn(self._send_heartbeat())
-        self._beat_later()
+    def _look(self) -> None:
+        self._looks.spawn(self._look_after_the_store())
 
-    async def _send_heartbeat(self) -> None:
+    async def _look_after_the_store(self) -> None:
+        now = asyncio.get_running_loop().time()
         try:
-            await self._store.heartbeat()
+            if now - self._heard >= HEARTBEAT_INTERVAL:
+                await self._store.heartbeat()
+                self._heard = now
+            await self._store.ensure_intact()
+            # An owner may be proven dead, or its kernels to have ended, only by now.
+            self._placeholders.watch_again(await self._recovery.run())
         except StoreError as error:
-            self._log.debug("No heartbeat: %s", error)
+            self._log.debug("The store is looked after later: %s", error)
+        finally:
+            if not self._closing:
+                self._look_later()
 
     # Reads
 

@@ -26,6 +26,8 @@ EXAMPLES = [
     (errors.StoreUncertain("cut short"), 503),
     (errors.StoreDamaged("broken"), 503),
     (errors.StoreTooNew("newer"), 503),
+    (errors.StoreUnsupported("no locks"), 503),
+    (errors.StoreUnusable("forbidden"), 503),
 ]
 
 

@@ -133,7 +133,7 @@ async def test_what_a_dead_owner_left_is_left_to_the_server_that_has_its_kernels
     adopted = await crashed.create("a.ipynb")
     ended = await crashed.create("b.ipynb")
     provider = FakeKernelProvider()
-    provider.elsewhere = {adopted.kernel_id}
+    provider.elsewhere = {adopted.kernel_id, ended.kernel_id}
     async with running_service("sqlite", tmp_path, provider=provider) as second:
         assert await second.sessions() == []
     crashed.provider._watchers.clear()  # the crashed service notices nothing
@@ -185,16 +185,17 @@ async def test_a_kernel_that_runs_under_the_id_of_one_that_had_ended_is_left_alo
 
 
 @pytest.mark.gen_test
-async def test_what_cannot_be_settled_at_open_does_not_keep_the_service_from_working(
-    crashed: Bench, tmp_path: Path
+@pytest.mark.parametrize("operation", ["find_orphans", "settle_orphans"])
+async def test_what_cannot_be_settled_at_open_is_settled_when_open_is_called_again(
+    crashed: Bench, tmp_path: Path, operation: str
 ) -> None:
-    await crashed.create()
-    second = Bench(make_store("sqlite", tmp_path), FakeKernelProvider())
-    second.faults.fail("settle_orphans")
+    session = await crashed.create()
+    second = Bench(make_store("sqlite", tmp_path), crashed.provider)
+    second.faults.fail(operation)
+    with pytest.raises(StoreUnavailable):
+        await second.service.open()
     await second.service.open()
-    assert second.messages(logging.WARNING) != []
-    session = await second.create()
-    assert await second.sessions() == [session]
+    assert [each.session_id for each in await second.sessions()] == [session.session_id]
     second.service.close()
 
 
@@ -214,6 +215,7 @@ async def test_the_owner_gives_signs_of_life_through_a_failure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("nbsessions.service.HEARTBEAT_INTERVAL", 0.0)
+    monkeypatch.setattr("nbsessions.service.LOOK_INTERVAL", 0.0)
     bench = Bench(make_store("memory", tmp_path), FakeKernelProvider())
     bench.faults.fail("heartbeat")
     gate = bench.faults.hold("heartbeat", done=True)
@@ -222,7 +224,7 @@ async def test_the_owner_gives_signs_of_life_through_a_failure(
     assert bench.faults.calls["heartbeat"] == 2
     bench.service.close()
     gate.open()
-    await bench.service._beats.wait(60)
+    await bench.service._looks.wait(60)
 
 
 # At the end

@@ -40,7 +40,7 @@ def load(notebook_app: Any) -> None:
     # Nothing tells extensions there that the server stops.
     atexit.register(manager.close)
     io_loop = IOLoop.current()
-    io_loop.add_callback(manager.open)
+    io_loop.add_callback(manager.begin)
     # Once all extensions are loaded: some put a contents manager of theirs in its place.
     io_loop.add_callback(lambda: follow_renames(notebook_app.contents_manager, manager))
     notebook_app.log.info("nbsessions keeps the sessions of this server")

@@ -9,7 +9,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
-from nbsessions.models import Kernel, KernelModels
+from nbsessions.models import Kernel, KernelModels, KernelTrace
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,16 +57,22 @@ class KernelProvider(ABC):
     """
 
     name: str
-    """Names the provider in every session whose kernel it started: ``local:<boot id>``."""
+    """Names the provider in every session whose kernel it has. Two providers have one name when
+    they see the same kernels, and only then.
+    """
 
     @property
     @abstractmethod
     def default_kernel_name(self) -> str | None:
         """The kernelspec of those who ask for none; None where that is not known."""
 
-    @abstractmethod
     def judges(self, name: str) -> bool:
-        """Return whether this provider may pronounce kernels of the provider ``name`` dead."""
+        """Return whether this server's provider may pronounce a kernel of its own dead.
+
+        It may when the kernel's session names it: then it is gone as soon as ``models`` does
+        not know it. What other servers have left is asked about with ``find_ended``.
+        """
+        return name == self.name
 
     @abstractmethod
     async def start(self, request: StartRequest) -> Kernel:
@@ -105,8 +111,16 @@ class KernelProvider(ABC):
         """
 
     @abstractmethod
-    def is_elsewhere(self, kernel_id: str) -> bool:
-        """Return whether the kernel is with another server that lives."""
+    async def find_ended(self, traces: Collection[KernelTrace]) -> Collection[KernelTrace]:
+        """Return those of the kernels that dead servers left which have ended, for certain.
+
+        A kernel that this server does not see has not ended: it may be on another host, in
+        another container, or be waiting for another server. Never raises.
+        """
+
+    @abstractmethod
+    def list_adopted(self) -> Collection[str]:
+        """Return the ids of the kernels that this server took over from dead ones, and has."""
 
     @abstractmethod
     def watch(self, ended: Callable[[str], None]) -> None:

@@ -25,7 +25,8 @@ from nbsessions.errors import (
 )
 from nbsessions.kernels import internals
 from nbsessions.kernels.base import KernelHost, KernelProvider, StartRequest, current_start
-from nbsessions.models import Kernel, KernelModel, KernelModels
+from nbsessions.kernels.place import IMPORTED, RecordedKernel, this_place
+from nbsessions.models import Kernel, KernelModel, KernelModels, KernelTrace
 
 _ADDRESSABLE = re.compile(r"\w+-\w+-\w+-\w+-\w+")
 _LONGEST_ID = 64
@@ -37,7 +38,8 @@ class HostKernelProvider(KernelProvider):
     """Has the host's kernel manager start kernels; how long they live is up to that."""
 
     def __init__(self, host: KernelHost) -> None:
-        self.name = f"local:{host.boot_id}"
+        self._place = this_place(getattr(host.kernel_manager, "connection_dir", ""), host.boot_id)
+        self.name = self._place.name
         self._kernel_manager = host.kernel_manager
         self._contents_manager = host.contents_manager
         self._kernel_env = host.kernel_env
@@ -52,9 +54,6 @@ class HostKernelProvider(KernelProvider):
     def default_kernel_name(self) -> str | None:
         name: str | None = getattr(self._kernel_manager, "default_kernel_name", None)
         return name
-
-    def judges(self, name: str) -> bool:
-        return name.startswith("local:")
 
     async def start(self, request: StartRequest) -> Kernel:
         options: dict[str, Any] = {}
@@ -221,9 +220,34 @@ class HostKernelProvider(KernelProvider):
         find: Callable[[str], str | None] = getattr(self._kernel_manager, "find_started", _nobody)
         return find(token)
 
-    def is_elsewhere(self, kernel_id: str) -> bool:
-        ask: Callable[[str], object] = getattr(self._kernel_manager, "is_elsewhere", _nobody)
-        return bool(ask(kernel_id))
+    async def find_ended(self, traces: Collection[KernelTrace]) -> Collection[KernelTrace]:
+        held = set(self.list_held())
+        left = [trace for trace in traces if trace.kernel_id not in held]
+        return await asyncio.get_running_loop().run_in_executor(None, self._find_ended, left)
+
+    def _find_ended(self, traces: Collection[KernelTrace]) -> Collection[KernelTrace]:
+        try:
+            # Those of a manager without records have died with their server.
+            recorded: Collection[RecordedKernel] = getattr(
+                self._kernel_manager, "list_recorded", tuple
+            )()
+        except OSError as error:
+            self._log.debug("The records of kernels cannot be read: %s", error)
+            return [each for each in traces if self._place.has_rebooted(each.provider)]
+        return [each for each in traces if self._has_ended(each, recorded)]
+
+    def _has_ended(self, trace: KernelTrace, recorded: Collection[RecordedKernel]) -> bool:
+        if trace.provider == IMPORTED or self._place.has_rebooted(trace.provider):
+            return True
+        of_kernel = [each for each in recorded if each.may_be(trace)]
+        if of_kernel:
+            return not any(each.may_run for each in of_kernel)
+        # A kernel of this place that outlives its server has a record here for as long as it runs.
+        return self._place.sees(trace.provider)
+
+    def list_adopted(self) -> Collection[str]:
+        adopted: Collection[str] = getattr(self._kernel_manager, "list_adopted", tuple)()
+        return adopted
 
     def watch(self, ended: Callable[[str], None]) -> None:
         # All ways lead through these: the culler, /api/kernels, a restart that failed; websockets.

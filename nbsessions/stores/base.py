@@ -15,7 +15,10 @@ ENDED_KEPT_FOR = timedelta(minutes=10)
 """How long a stopped kernel is remembered, so that nobody attaches to what is left of it."""
 
 SILENT_KEPT_FOR = timedelta(hours=24)
-"""How long the rows of an owner that went silent are kept."""
+"""How long an owner may be silent before it counts as dead. Its kernels may run all the same."""
+
+ABANDONED_AFTER = timedelta(days=30)
+"""How long the rows of a dead or silent owner are kept whose kernels nobody can see."""
 
 
 class SessionStore(ABC):
@@ -34,7 +37,8 @@ class SessionStore(ABC):
     async def open(self, owner: Owner) -> None:
         """Open the store and register ``owner``, whose id is the scope of all that follows.
 
-        Raises StoreError when the store cannot be used; nothing is left open then.
+        Raises StoreError when the store cannot be used; nothing is left open then, and it may
+        be tried again.
         """
 
     @abstractmethod
@@ -48,6 +52,15 @@ class SessionStore(ABC):
     @abstractmethod
     async def heartbeat(self) -> None:
         """Say that the owner is alive."""
+
+    @abstractmethod
+    async def ensure_intact(self) -> None:
+        """See to it that the store still has what this owner wrote. Called every few seconds.
+
+        What is in a store that was removed, replaced or put back to an earlier state is
+        written again, and an owner that somebody has forgotten is registered anew. Every
+        mutation does so by itself.
+        """
 
     # Reads
 
@@ -168,8 +181,11 @@ class SessionStore(ABC):
     # What others left behind
 
     @abstractmethod
-    async def find_orphans(self) -> Orphans:
-        """Return what dead owners left in the namespace.
+    async def find_orphans(self, adopted: Collection[str] = ()) -> Orphans:
+        """Return what other owners left in the namespace and will not come back for.
+
+        That is all that dead owners left, and the sessions of the ``adopted`` kernels (by id),
+        which are with this owner by now, whoever had them before.
 
         An owner is dead when it signed off, or when its lock could be taken; where its lock
         cannot be asked, when it was of an earlier boot of this host. Otherwise it is live or
@@ -178,8 +194,17 @@ class SessionStore(ABC):
 
     @abstractmethod
     async def settle_orphans(
-        self, orphans: Orphans, adopted: Collection[str]
+        self,
+        orphans: Orphans,
+        *,
+        adopted: Collection[Session] = (),
+        ended: Collection[Session] = (),
+        undone: Collection[Intent] = (),
     ) -> Sequence[Session]:
-        """Take over the ``adopted`` sessions (by id); remove the other sessions, the intents
-        and the owners. Returns the sessions that were removed by this call.
+        """Take over the ``adopted`` sessions, each with the provider that it has here; remove
+        the ``ended`` ones and the ``undone`` intents; forget dead owners that have left
+        nothing else. All that is named neither way stays as it is.
+
+        What somebody else has settled meanwhile is left alone. Returns the sessions that were
+        removed by this call.
         """

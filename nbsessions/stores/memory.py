@@ -52,6 +52,9 @@ class MemorySessionStore(SessionStore):
     async def heartbeat(self) -> None:
         self._check_open()
 
+    async def ensure_intact(self) -> None:
+        self._check_open()
+
     # Reads
 
     async def list_sessions(self) -> Sequence[Session]:
@@ -189,11 +192,16 @@ class MemorySessionStore(SessionStore):
 
     # What others left behind
 
-    async def find_orphans(self) -> Orphans:
-        return Orphans(owner_ids=(), sessions=(), intents=())
+    async def find_orphans(self, adopted: Collection[str] = ()) -> Orphans:
+        return Orphans()
 
     async def settle_orphans(
-        self, orphans: Orphans, adopted: Collection[str]
+        self,
+        orphans: Orphans,
+        *,
+        adopted: Collection[Session] = (),
+        ended: Collection[Session] = (),
+        undone: Collection[Intent] = (),
     ) -> Sequence[Session]:
         return []
 

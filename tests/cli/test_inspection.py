@@ -80,7 +80,7 @@ async def test_a_file_at_rest_is_read_without_a_trace(file: Path) -> None:
     assert read_contents(file).sessions == ()
     condition = examine(file)
 
-    assert (condition.wal, condition.schema, condition.damage) == (True, 1, None)
+    assert (condition.wal, condition.schema, condition.damage) == (True, 2, None)
     assert {path: path.stat().st_mtime_ns for path in file.parent.iterdir()} == before
 
 
@@ -101,7 +101,7 @@ async def test_a_copy_that_no_server_has_used_is_read(file: Path, tmp_path: Path
     async with opened(file, "/one"):
         pass
     shutil.copyfile(file, tmp_path / "copy.db")
-    assert examine(tmp_path / "copy.db").schema == 1
+    assert examine(tmp_path / "copy.db").schema == 2
     assert [name for name in os.listdir(tmp_path) if name.startswith("copy.db")] == ["copy.db"]
 
 

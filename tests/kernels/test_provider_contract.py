@@ -140,10 +140,10 @@ async def test_a_new_environment_for_what_is_gone_is_no_error(kind: str, tmp_pat
 
 
 @pytest.mark.gen_test
-async def test_local_kernels_are_judged_and_no_others(kind: str, tmp_path: Path) -> None:
+async def test_a_provider_judges_its_own_kernels_and_no_others(kind: str, tmp_path: Path) -> None:
     async with provider_of(kind, tmp_path) as provider:
         assert provider.judges(provider.name)
-        assert provider.judges("local:another boot")
+        assert not provider.judges("local:another boot")
         assert not provider.judges("gateway:https://example.org")
 
 

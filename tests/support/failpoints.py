@@ -23,7 +23,15 @@ from nbsessions.stores.sqlite.database import Database
 from nbsessions.stores.sqlite.store import SQLiteSessionStore
 
 WRAPPED = {
-    SQLiteSessionStore: ("acquire", "commit", "update", "delete", "finish_stop"),
+    SQLiteSessionStore: (
+        "acquire",
+        "commit",
+        "update",
+        "delete",
+        "finish_stop",
+        "find_orphans",
+        "settle_orphans",
+    ),
     HostKernelProvider: ("start", "shutdown"),
 }
 EXTENSION = {"support.failpoints": True}

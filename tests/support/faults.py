@@ -24,6 +24,7 @@ READS = (
 )
 WRITES = (
     "heartbeat",
+    "ensure_intact",
     "acquire",
     "commit",
     "drop_start",

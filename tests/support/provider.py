@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Collection, Sequence
 
 from nbsessions.errors import KernelConflict, KernelspecNotFound, KernelStartFailed, SessionError
 from nbsessions.kernels.base import KernelProvider, StartRequest
-from nbsessions.models import Kernel, KernelModel, KernelModels
+from nbsessions.models import Kernel, KernelModel, KernelModels, KernelTrace
 from support.interruptions import Interruption
 
 KERNELSPECS = ("light", "other")
@@ -63,7 +63,9 @@ class FakeKernelProvider(KernelProvider):
         self.connected: set[str] = set()
         """Kernels that clients were connected to."""
         self.elsewhere: set[str] = set()
-        """Kernels of other servers that live."""
+        """Kernels that other servers have, or that wait for others: this one does not see them."""
+        self.adopted: set[str] = set()
+        """Kernels that were taken over from dead servers."""
         self._names: dict[str, str] = {}
         self._tokens: dict[str, str] = {}
         self._watchers: list[Callable[[str], None]] = []
@@ -103,9 +105,6 @@ class FakeKernelProvider(KernelProvider):
     @property
     def default_kernel_name(self) -> str:
         return KERNELSPECS[0]
-
-    def judges(self, name: str) -> bool:
-        return name.startswith("local:")
 
     async def start(self, request: StartRequest) -> Kernel:
         self.requests.append(request)
@@ -168,8 +167,17 @@ class FakeKernelProvider(KernelProvider):
         kernel_id = self._tokens.get(token)
         return kernel_id if kernel_id in self._names else None
 
-    def is_elsewhere(self, kernel_id: str) -> bool:
-        return kernel_id in self.elsewhere
+    async def find_ended(self, traces: Collection[KernelTrace]) -> Collection[KernelTrace]:
+        await self.interruption.moment()
+        return [each for each in traces if self._has_ended(each)]
+
+    def _has_ended(self, trace: KernelTrace) -> bool:
+        if trace.provider != self.name or trace.kernel_id in self.elsewhere:
+            return False
+        return self.find_started(str(trace.token)) is None and trace.kernel_id not in self._names
+
+    def list_adopted(self) -> Collection[str]:
+        return self.adopted & self.held
 
     def was_connected(self, kernel_id: str) -> bool:
         return kernel_id in self.connected

@@ -7,6 +7,7 @@ import logging
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,7 +24,6 @@ from nbsessions.models import (
 from nbsessions.service import SessionService
 from nbsessions.stores.base import START_LEASE, SessionStore
 from nbsessions.stores.memory import MemorySessionStore
-from nbsessions.stores.sqlite.owners import lock_path
 from nbsessions.stores.sqlite.store import SQLiteSessionStore
 from support.faults import StoreFaults
 from support.interruptions import Interruption
@@ -72,7 +72,7 @@ class Bench:
         self.interruption = provider.interruption = Interruption()
         self.faults = StoreFaults(store, self.interruption)
         self.provider = provider
-        self.owner = owner or make_owner()
+        self.owner = replace(owner or make_owner(), provider=provider.name)
         self.records: list[logging.LogRecord] = []
         log = logging.Logger("service under test")  # with no handler but ours
         handler = logging.Handler()
@@ -88,7 +88,11 @@ class Bench:
     def release_lock(self) -> None:
         """Look dead to others: the system releases an owner's lock when its process ends."""
         if isinstance(self.store, SQLiteSessionStore):
-            lock_path(self.store.path, self.owner.owner_id).unlink()
+            locks = self.store._database.locks
+            lock, locks._owner, locks._owner_id = locks._owner, None, None
+            assert lock is not None
+            lock.path.unlink()
+            lock.close()
 
     def crash(self) -> None:
         """End as by kill -9, with nothing finished."""

@@ -19,9 +19,11 @@ from nbsessions.errors import StoreUnavailable
 from nbsessions.locks import FileLock
 from nbsessions.models import Owner, Session
 from nbsessions.stores.sqlite import SQLiteSessionStore, database
+from nbsessions.stores.sqlite.locks import StoreLocks
 from support.values import make_id, make_owner, make_session, make_start
 
 _ANSWER_TIMEOUT = 300.0
+_NOBODY = 65534
 _spawn = multiprocessing.get_context("spawn")
 
 
@@ -134,6 +136,27 @@ def let_go() -> None:
     """Release what ``lock_rows`` and ``lock_file`` took."""
     while _held:
         _held.pop().close()
+
+
+def write_without_a_pause(path: Path, stop: Path) -> int:
+    """Hold the lock of commits again and again, for 0.1 s each time, until the file is there."""
+    locks = StoreLocks(path, timeout=60.0)
+    locks.take_part()
+    count = 0
+    while not stop.exists():
+        with locks.alone():
+            count += 1
+            time.sleep(0.1)
+    locks.close()
+    return count
+
+
+def become_nobody() -> None:
+    """Go on as a user for whom permissions count."""
+    if os.geteuid() == 0:
+        os.setgroups([])
+        os.setgid(_NOBODY)
+        os.setuid(_NOBODY)
 
 
 def fork_sleeper(path: Path) -> int:

@@ -10,7 +10,7 @@ from collections.abc import Coroutine, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from nbsessions.models import Owner, Session
+from nbsessions.models import Orphans, Owner, Session
 from nbsessions.stores.base import SessionStore
 from nbsessions.stores.memory import MemorySessionStore
 from nbsessions.stores.sqlite import SQLiteSessionStore
@@ -105,6 +105,20 @@ async def insert_many(store: SessionStore, count: int, scope: str = SCOPE) -> li
     """Put in so many sessions, in their order and at once: each alone waits for the disk."""
     sessions = [make_session(f"{number}.ipynb", scope=scope) for number in range(count)]
     return list(await asyncio.gather(*(store.insert(session) for session in sessions)))
+
+
+async def settle(
+    store: SessionStore, orphans: Orphans, adopted: Sequence[str] = ()
+) -> list[Session]:
+    """Take over the sessions of these ids, and end all else; return what was removed."""
+    return list(
+        await store.settle_orphans(
+            orphans,
+            adopted=[each for each in orphans.sessions if each.session_id in adopted],
+            ended=[each for each in orphans.sessions if each.session_id not in adopted],
+            undone=orphans.intents,
+        )
+    )
 
 
 class WriterGate:

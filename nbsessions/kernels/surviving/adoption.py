@@ -8,13 +8,12 @@ from collections.abc import Callable
 
 from msgspec.structs import replace
 
-from nbsessions.identity import boot_id
+from nbsessions.identity import boot_id, pid_namespace
 from nbsessions.kernels.surviving.ending import KernelEnder
 from nbsessions.kernels.surviving.process import (
     KERNEL_ID_VARIABLE,
     find_kernel,
     is_running,
-    pid_namespace,
 )
 from nbsessions.kernels.surviving.records import KernelRecord, KernelRecords, forget_kernel
 from nbsessions.kernels.surviving.servers import Servers

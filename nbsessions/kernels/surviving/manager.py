@@ -23,15 +23,17 @@ from traitlets.config.configurable import LoggingConfigurable
 from traitlets.utils.importstring import import_item
 
 from nbsessions.kernels import internals
+from nbsessions.kernels.place import RecordedKernel
 from nbsessions.kernels.surviving.activity import IdleProbe
 from nbsessions.kernels.surviving.adoption import Adoption
 from nbsessions.kernels.surviving.buffering import KeptMessages
 from nbsessions.kernels.surviving.ending import KernelEnder
 from nbsessions.kernels.surviving.output import KernelOutput
+from nbsessions.kernels.surviving.process import is_running
 from nbsessions.kernels.surviving.provisioner import SurvivingProvisioner
 from nbsessions.kernels.surviving.recorder import KernelRecorder
 from nbsessions.kernels.surviving.records import KernelRecord, KernelRecords
-from nbsessions.kernels.surviving.servers import Servers, State
+from nbsessions.kernels.surviving.servers import Servers
 from nbsessions.locks import SUPPORTED
 from nbsessions.tasks import Tasks
 
@@ -263,14 +265,15 @@ class SurvivingKernels(LoggingConfigurable):
         """Return whether clients were connected to the kernel, of this server or one before."""
         return self.recorder.had_clients(kernel_id)
 
-    def is_elsewhere(self, kernel_id: str) -> bool:
-        """Return whether a server that lives, and is not this one, has the kernel."""
-        record = self._records.read(kernel_id)
-        return (
-            record is not None
-            and record.server_id != self._servers.server_id
-            and self._servers.state(record.server_id) is State.LIVE
-        )
+    def list_recorded(self) -> list[RecordedKernel]:
+        """Return all kernels that have a record here, whosever they are. Blocks; OSError."""
+        records = {record.kernel_id: record for record in self._records.read_all()}
+        return [
+            RecordedKernel(kernel_id=kernel_id, readable=False, may_run=True)
+            if (record := records.get(kernel_id)) is None
+            else RecordedKernel(kernel_id=kernel_id, token=record.token, may_run=_may_run(record))
+            for kernel_id in self._records.list_ids()
+        ]
 
     # The end
 
@@ -321,6 +324,14 @@ class SurvivingKernels(LoggingConfigurable):
             with contextlib.suppress(Exception):
                 await self.shutdown_kernel(kernel_id, now=now)
         self.log.info("%d kernels go on running for the next server", len(left))
+
+
+def _may_run(record: KernelRecord) -> bool:
+    """Return whether the record leaves it open that the kernel runs, or will again."""
+    process = record.process
+    if process is None or record.restarting or not process.is_of_this_boot:
+        return True
+    return is_running(process)
 
 
 class SurvivingMappingKernelManager(SurvivingKernels, AsyncMappingKernelManager):  # type: ignore[misc]

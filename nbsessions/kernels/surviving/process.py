@@ -15,13 +15,12 @@ from typing import Annotated, NamedTuple
 
 import msgspec
 
-from nbsessions.identity import boot_id
+from nbsessions.identity import boot_id, pid_namespace
 from nbsessions.locks import SUPPORTED
 
 KERNEL_ID_VARIABLE = "NBSESSIONS_KERNEL_ID"
 """Marks a kernel's environment. No proof by itself: what a notebook starts inherits it."""
 
-_PID_NAMESPACE = Path("/proc/self/ns/pid")
 _FIRST_DELAY, _LAST_DELAY = 0.005, 0.1
 
 
@@ -136,14 +135,6 @@ def _list_session_leaders() -> Iterator[tuple[ProcessIdentity, list[str], dict[s
             leads = os.getsid(process.pid) == process.pid
             if leads and process.uids().effective == os.geteuid():
                 yield identity, process.cmdline(), process.environ()
-
-
-def pid_namespace() -> str:
-    """Return what identifies our pid namespace; empty where the platform has none."""
-    try:
-        return os.readlink(_PID_NAMESPACE)
-    except OSError:
-        return ""
 
 
 def _started(pid: int) -> float:

@@ -112,6 +112,14 @@ class KernelRecords:
             if record is not None:
                 yield record
 
+    def list_ids(self) -> list[str]:
+        """Return the ids of all kernels that have a record, whoever can use it. Raises OSError."""
+        try:
+            names = os.listdir(self._folder)
+        except FileNotFoundError:
+            return []
+        return sorted(name.removesuffix(".json") for name in names if name.endswith(".json"))
+
     def remove_drafts(self, server_id: str) -> None:
         """Remove what a server left that was killed while it wrote."""
         for path in self._folder.glob(f".{server_id}-*"):

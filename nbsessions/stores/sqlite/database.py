@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import sqlite3
@@ -11,9 +12,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nbsessions.errors import StoreDamaged, StoreError, StoreUnavailable, StoreUncertain
-from nbsessions.locks import SUPPORTED, FileLock
+from nbsessions.errors import (
+    StoreDamaged,
+    StoreError,
+    StoreUnavailable,
+    StoreUncertain,
+    StoreUnsupported,
+    StoreUnusable,
+)
+from nbsessions.locks import SUPPORTED
 from nbsessions.stores.sqlite.filesystem import is_local
+from nbsessions.stores.sqlite.locks import StoreLocks
 from nbsessions.stores.sqlite.repair import Repair, beside, make_private
 from nbsessions.stores.sqlite.schema import migrate
 from nbsessions.stores.sqlite.stock import is_stock_file
@@ -29,12 +38,36 @@ _FULL_MESSAGE = "disk is full"
 _DAMAGE_MESSAGES = ("malformed", "not a database")
 
 
+_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP)
+_IN_THE_WAY = (FileExistsError, NotADirectoryError, IsADirectoryError)
+
+
 def store_error(error: sqlite3.Error | OSError, path: Path) -> StoreError:
     """Translate a foreign error. Only a malformed file is damage: a full disk is not."""
     text = f"the session store {path} cannot be used: {error}"
     if is_damage(error):
         return StoreDamaged(text)
+    if isinstance(error, OSError) and error.errno in _NO_LOCKS:
+        return StoreUnsupported(
+            f"{text}. Its file system has no file locks: set "
+            "c.AsyncSessionManager.database_filepath to a file on a local one"
+        )
+    if isinstance(error, _IN_THE_WAY):
+        return StoreUnusable(text)
+    if isinstance(error, PermissionError) or _is_forbidden(path):
+        return StoreUnusable(
+            f"{text}. Another user may have made it, as with sudo: make {path.parent} and all "
+            "in it yours (chown -R), or set c.AsyncSessionManager.database_filepath to another "
+            "file"
+        )
     return StoreUnavailable(text)
+
+
+def _is_forbidden(path: Path) -> bool:
+    """Return whether this user may not write the file, or what belongs to it."""
+    files = [path, *(beside(path, suffix) for suffix in ("-wal", "-shm", "-journal"))]
+    there = [each for each in (path.parent, *files) if os.path.lexists(each)]
+    return any(not os.access(each, os.R_OK | os.W_OK) for each in there)
 
 
 def is_damage(error: BaseException) -> bool:
@@ -48,11 +81,8 @@ def is_damage(error: BaseException) -> bool:
 class Database:
     """One file, opened by one server. All methods block; call them off the event loop.
 
-    Every server holds a shared lock on ``<file>.lock`` for as long as it has the file open,
-    so that nobody moves a damaged file away under a live server.
-
-    Commits and checkpoints of WAL files are made under ``<file>.write``, one at a time: SQLite
-    before 3.51.3 can corrupt a file when one connection commits while another checkpoints
+    Commits and checkpoints are made one at a time, under a lock: SQLite before 3.51.3 can
+    corrupt a WAL file when one connection commits while another checkpoints
     (https://sqlite.org/wal.html#walresetbug), and such libraries will be around for years.
     """
 
@@ -64,9 +94,9 @@ class Database:
         self._private_folder = private_folder
         self._busy_timeout = busy_timeout
         self._repair = Repair(path, log)
-        self._presence: FileLock | None = None
-        self._write: FileLock | None = None
+        self.locks = StoreLocks(path, timeout=busy_timeout)
         self._opened: os.stat_result | None = None
+        self._log_seen: os.stat_result | None = None
         self._commits = 0
         self.readers: list[Reader] = []
         self.lost = False
@@ -79,12 +109,32 @@ class Database:
         try:
             self._take_part()
             # Alone: SQLite does not wait for others when the journal mode changes.
-            with self._alone():
+            with self.locks.alone():
+                self._drop_leftover_log()
                 connection = self._connect_or_mend()
         except (sqlite3.Error, OSError) as error:
             raise store_error(error, self.path) from error
         self.generation += 1
         return connection
+
+    def own(self, owner_id: str) -> None:
+        """Hold the lock that shows that the owner lives. Raises StoreError."""
+        try:
+            self.locks.own(owner_id)
+        except OSError as error:
+            raise store_error(error, self.path) from error
+
+    def keep_locks(self) -> None:
+        """Take the locks again whose files were replaced. Raises StoreError."""
+        if not self.locks.are_current():
+            try:
+                self._take_part()
+            except OSError as error:
+                raise store_error(error, self.path) from error
+
+    def is_in_place(self) -> bool:
+        """Return whether the file and its locks are those that others find."""
+        return not self.is_replaced() and self.locks.are_current()
 
     def shut_out_readers(self) -> None:
         """Close all readers, and keep them out until ``lost`` is taken back.
@@ -104,26 +154,12 @@ class Database:
             if not is_damage(error):
                 raise
             problem = error
-        with self._nobody_else(problem):
+        with self.locks.nobody_else(problem):
             self.shut_out_readers()
             if not self._repair.is_under_way:
                 self._repair.start()
             self._repair.finish(problem)
             return self._connect()
-
-    @contextlib.contextmanager
-    def _nobody_else(self, problem: object) -> Iterator[None]:
-        """Run the body while no other server has the file open; raises StoreDamaged else."""
-        assert self._presence is not None
-        try:
-            if not self._presence.acquire():
-                raise StoreDamaged(
-                    f"the session store {self.path} is damaged ({problem}) and another server has "
-                    "it open: stop all servers that use it and start one again, which repairs it"
-                )
-            yield
-        finally:
-            self._presence.acquire(shared=True, timeout=self._busy_timeout)
 
     def connect_reader(self, busy_timeout: float) -> sqlite3.Connection:
         """Return a connection that can only read. Raises sqlite3.Error."""
@@ -158,7 +194,7 @@ class Database:
         cut short, StoreDamaged for a broken file.
         """
         try:
-            with self._alone():
+            with self.locks.alone():
                 if self.wal:
                     connection.execute(_SYNC_FULL if durable else _SYNC_NORMAL)
                 connection.execute("BEGIN IMMEDIATE")
@@ -169,33 +205,38 @@ class Database:
                         connection.execute("ROLLBACK")
                     raise
                 self._commit(connection)
+                self._note_log()
                 self._checkpoint(connection)
         except (sqlite3.Error, OSError) as error:
             raise store_error(error, self.path) from error
 
-    def close(self) -> None:
-        """Release the locks. Close the connections first."""
-        for lock in (self._write, self._presence):
-            if lock is not None:
-                lock.close()
-        self._write = self._presence = None
+    def close(self, *, remove_owner: bool = True) -> None:
+        """Release the locks; see StoreLocks.close. Close the connections first."""
+        self.locks.close(remove_owner=remove_owner)
 
     def _take_part(self) -> None:
-        if self._presence is not None:
-            return
-        folder = self.path.parent
         if self._private_folder:
+            folder = self.path.parent
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            folder.chmod(0o700)
-        presence = FileLock(beside(self.path, ".lock"))
-        try:
-            if not presence.acquire(shared=True, timeout=self._busy_timeout):
-                raise StoreUnavailable(f"the session store {self.path} is being repaired")
-        except BaseException:
-            presence.close()
-            raise
-        self._presence = presence
-        self._write = FileLock(beside(self.path, ".write"))
+            if folder.stat().st_mode & 0o777 != 0o700:
+                folder.chmod(0o700)
+        self.locks.take_part()
+
+    def _drop_leftover_log(self) -> None:
+        """Remove the log of the file that was here before, when another one took its place.
+
+        SQLite knows a log by its name only, and would apply it to the new file.
+        """
+        if not self.is_replaced():
+            return
+        log, seen = beside(self.path, "-wal"), self._log_seen
+        self._log_seen = None
+        with contextlib.suppress(OSError, StoreDamaged):
+            if seen is not None and os.path.samestat(seen, log.stat()):
+                # Who has opened the new file already goes on using the log.
+                with self.locks.nobody_else("its log is that of another file"):
+                    log.unlink()
+                    beside(self.path, "-shm").unlink(missing_ok=True)
 
     def _connect(self) -> sqlite3.Connection:
         # Not opened if it is there: closing it would release the locks of our other connections,
@@ -238,16 +279,6 @@ class Database:
         if sys.platform == "darwin":
             connection.execute("PRAGMA fullfsync = 1")
 
-    @contextlib.contextmanager
-    def _alone(self) -> Iterator[None]:
-        assert self._write is not None
-        if not self._write.acquire(timeout=self._busy_timeout):
-            raise StoreUnavailable(f"the session store {self.path} is locked by another process")
-        try:
-            yield
-        finally:
-            self._write.release()
-
     def _commit(self, connection: sqlite3.Connection) -> None:
         try:
             connection.execute("COMMIT")
@@ -260,6 +291,11 @@ class Database:
             raise StoreUncertain(
                 f"the session store {self.path} may or may not have kept a change: {error}"
             ) from error
+
+    def _note_log(self) -> None:
+        if self.wal and self._log_seen is None:
+            with contextlib.suppress(OSError):
+                self._log_seen = beside(self.path, "-wal").stat()
 
     def _checkpoint(self, connection: sqlite3.Connection) -> None:
         self._commits += 1

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
 import sqlite3
+import time
 from collections.abc import Iterable
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from nbsessions.locks import SUPPORTED, FileLock
 from nbsessions.models import Owner, utcnow
-from nbsessions.stores.base import SILENT_KEPT_FOR
+from nbsessions.stores.base import ABANDONED_AFTER, SILENT_KEPT_FOR
 
 
 def lock_path(database: Path, owner_id: str) -> Path:
@@ -38,7 +40,28 @@ def is_dead(row: sqlite3.Row, judge: Owner, database: Path) -> bool:
         return is_free
     if is_here and not same_boot and row["boot"] and judge.boot_id:
         return True
-    return utcnow() - datetime.fromisoformat(row["heartbeat"]) > SILENT_KEPT_FOR
+    return _silent_for(row) > SILENT_KEPT_FOR
+
+
+def is_abandoned(row: sqlite3.Row, database: Path) -> bool:
+    """Return whether the owner was last heard of so long ago that its rows may go."""
+    if _silent_for(row) <= ABANDONED_AFTER:
+        return False
+    return _lock_is_free(lock_path(database, row["owner"])) is not False
+
+
+def _silent_for(row: sqlite3.Row) -> timedelta:
+    return utcnow() - datetime.fromisoformat(row["heartbeat"])
+
+
+def remove_abandoned_locks(database: Path) -> None:
+    """Remove lock files that were left behind long ago, by owners that nobody remembers."""
+    pattern = f"{glob.escape(lock_path(database, '').name)}*"
+    for path in database.parent.glob(pattern):
+        with contextlib.suppress(OSError):
+            age = time.time() - path.stat().st_mtime
+            if age > ABANDONED_AFTER.total_seconds() and _lock_is_free(path):
+                path.unlink()
 
 
 def _lock_is_free(path: Path) -> bool | None:

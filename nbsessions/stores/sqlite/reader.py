@@ -8,7 +8,12 @@ from collections.abc import Sequence
 
 from nbsessions.errors import StoreUnavailable
 from nbsessions.stores.sqlite.database import Database, store_error
-from nbsessions.stores.sqlite.transactions import SELECT_REVISION
+from nbsessions.stores.sqlite.mark import Mark
+from nbsessions.stores.sqlite.transactions import SELECT_VERSION
+
+
+class StoreReverted(StoreUnavailable):
+    """The file was put back to an earlier state: what is read there is not what was written."""
 
 
 class Reader:
@@ -30,19 +35,30 @@ class Reader:
         except (sqlite3.Error, OSError) as error:
             raise store_error(error, self._database.path) from error
 
-    def version(self, namespace: str) -> tuple[int, int]:
-        """Return the file's generation and the namespace's revision in it. Raises StoreError."""
-        rows = self.query(SELECT_REVISION, (namespace,))
-        return self._generation, rows[0]["revision"] if rows else 0
+    def version(self, namespace: str, scope: str, mark: Mark) -> tuple[int, int]:
+        """Return the file's generation and the namespace's revision in it.
+
+        ``mark``: what the scope's owner had written before this call. Raises StoreError;
+        StoreReverted when the file does not know it.
+        """
+        ((revision, written),) = self.query(SELECT_VERSION, (namespace, scope))
+        if not mark.is_known_to(revision, written):
+            raise StoreReverted(f"the session store {self._database.path} was put back")
+        return self._generation, revision
 
     def snapshot(
-        self, namespace: str, statement: str, parameters: Sequence[object]
+        self,
+        namespace: str,
+        scope: str,
+        mark: Mark,
+        statement: str,
+        parameters: Sequence[object],
     ) -> tuple[tuple[int, int], list[sqlite3.Row]]:
         """Return the version and the rows of one moment. Raises StoreError."""
         with self._lock:
             self.query("BEGIN")
             try:
-                return self.version(namespace), self.query(statement, parameters)
+                return self.version(namespace, scope, mark), self.query(statement, parameters)
             finally:
                 self.query("COMMIT")
 

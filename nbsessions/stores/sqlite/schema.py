@@ -55,6 +55,11 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         )""",
         "CREATE INDEX nbsessions_owner_namespace ON nbsessions_owner (namespace)",
     ),
+    (
+        "ALTER TABLE nbsessions_owner ADD COLUMN provider TEXT NOT NULL DEFAULT ''",
+        # The revision of the owner's last write: the owner sees by it that its file went back.
+        "ALTER TABLE nbsessions_owner ADD COLUMN written INTEGER NOT NULL DEFAULT 0",
+    ),
 )
 """One entry per schema version. An entry that has been released is never edited."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import sqlite3
 from collections.abc import Callable, Collection, Sequence
@@ -12,15 +11,21 @@ from pathlib import Path
 from typing import TypeVar
 
 from nbsessions.errors import StartLost, StoreError, StoreUnavailable
-from nbsessions.locks import FileLock
 from nbsessions.models import Changes, Intent, Orphans, Owner, Release, Session
 from nbsessions.stores.base import SessionStore
 from nbsessions.stores.cache import SessionCache, Version
 from nbsessions.stores.sqlite.database import Database
-from nbsessions.stores.sqlite.owners import is_dead, lock_path, remove_locks
-from nbsessions.stores.sqlite.reader import Reader
+from nbsessions.stores.sqlite.mark import Mark
+from nbsessions.stores.sqlite.owners import (
+    is_abandoned,
+    is_dead,
+    remove_abandoned_locks,
+    remove_locks,
+)
+from nbsessions.stores.sqlite.reader import Reader, StoreReverted
 from nbsessions.stores.sqlite.transactions import (
     COUNT_HOLDERS,
+    SELECT_ELSEWHERE,
     SELECT_INTENT,
     SELECT_INTENTS,
     SELECT_OTHER_OWNERS,
@@ -67,20 +72,16 @@ class SQLiteSessionStore(SessionStore):
         self._reader = Reader(self._database, busy_timeout=busy_timeout)
         self._reader_thread = ThreadPoolExecutor(1, thread_name_prefix="nbsessions-reader")
         self._reloading: asyncio.Task[None] | None = None
+        self._bringing_back: asyncio.Task[None] | None = None
         self._closed = False
-        self._owner_lock: FileLock | None = None
         self._registered: Owner | None = None
+        self._connection: sqlite3.Connection | None = None
+        """What the writer gets; it may replace it."""
 
     # Life
 
     async def open(self, owner: Owner) -> None:
-        self._registered = owner
-        loop = asyncio.get_running_loop()
-        try:
-            connection = await loop.run_in_executor(self._reader_thread, self._open, owner)
-        except BaseException:
-            self._let_go()
-            raise
+        connection = await self._in_reader_thread(self._open, owner)
         self._writer = Writer(
             self._database,
             connection,
@@ -92,33 +93,42 @@ class SQLiteSessionStore(SessionStore):
         )
 
     def _open(self, owner: Owner) -> sqlite3.Connection:
-        connection = self._database.open()
         try:
-            self._lock_owner(owner)
-            with self._database.transaction(connection):
-                transaction = Transaction(connection, self._namespace, owner.owner_id)
-                transaction.register(owner)
-                transaction.import_stock()
-                forgotten = transaction.forget_elsewhere(
-                    lambda row: is_dead(row, owner, self.path)
-                )
-            remove_locks(self.path, forgotten)
-            self._database.lost = False
+            connection = self._database.open()
+            try:
+                self._register(connection, owner)
+            except BaseException:
+                connection.close()
+                raise
         except BaseException:
-            connection.close()
+            self._database.close()
             raise
+        self._database.lost = False
+        # Both here: whoever awaits this may be cancelled.
+        self._registered, self._connection = owner, connection
         return connection
 
-    def _lock_owner(self, owner: Owner) -> None:
+    def _register(self, connection: sqlite3.Connection, owner: Owner) -> None:
         # Locked before the owner is entered: whoever finds the row finds the lock held.
-        path = lock_path(self.path, owner.owner_id)
-        try:
-            self._owner_lock = FileLock(path)
-            self._owner_lock.acquire()
-        except OSError as error:
-            raise StoreUnavailable(f"the lock file {path} cannot be made: {error}") from error
+        self._database.own(owner.owner_id)
+        with self._database.transaction(connection):
+            transaction = Transaction(connection, self._namespace, owner.owner_id)
+            transaction.register(owner)
+            transaction.import_stock()
+            forgotten = transaction.forget_owners(
+                lambda row: is_dead(row, owner, self.path),
+                lambda row: is_abandoned(row, self.path),
+            )
+        remove_locks(self.path, forgotten)
+        remove_abandoned_locks(self.path)
 
-    def _restore(self, transaction: Transaction, undelivered: Sequence[Committed]) -> None:
+    def _restore(
+        self,
+        transaction: Transaction,
+        undelivered: Sequence[Committed],
+        intents: Sequence[Intent],
+        revision: int,
+    ) -> None:
         # In the writer's thread, which is ahead of the cache by what is undelivered.
         sessions = {session.session_id: session for session in self._cache.list_sessions()}
         for committed in undelivered:
@@ -127,31 +137,37 @@ class SQLiteSessionStore(SessionStore):
                     sessions.pop(session_id, None)
                 else:
                     sessions[session_id] = session
-        transaction.restore(self._owner, sorted(sessions.values(), key=lambda each: each.seq))
+        by_age = sorted(sessions.values(), key=lambda each: each.seq)
+        transaction.restore(self._owner, by_age, intents, revision)
 
     def close(self, held: Collection[str] = ()) -> None:
-        if self._writer is None:
-            self._let_go()
-        else:
-            # Without a row that says so, a lock file that is free is what proves the death.
-            signed_off = self._writer.close(lambda transaction: transaction.sign_off(held))
-            self._let_go(remove_lock_file=signed_off)
-
-    def _let_go(self, *, remove_lock_file: bool = True) -> None:
         self._closed = True
+        # Without a row that says so, a lock file that is free is what proves the death.
+        signed_off = False
+        if self._writer is not None:
+            signed_off = self._writer.close(lambda transaction: transaction.sign_off(held))
         self._reader_thread.shutdown(wait=True)
+        if self._writer is None and self._connection is not None:
+            self._connection.close()
         self._checker.close()
         self._reader.close()
-        lock, self._owner_lock = self._owner_lock, None
-        if lock is not None:
-            if remove_lock_file:
-                with contextlib.suppress(OSError):
-                    lock.path.unlink()
-            lock.close()
-        self._database.close()
+        self._database.close(remove_owner=signed_off or self._registered is None)
 
     async def heartbeat(self) -> None:
         await self._write(lambda transaction: transaction.register(self._owner), durable=False)
+
+    async def ensure_intact(self) -> None:
+        self._check_open()
+        if not await self._in_reader_thread(self._is_intact, self._mark):
+            # Whatever is written, the writer brings the file up to date first.
+            await self.heartbeat()
+
+    def _is_intact(self, mark: Mark) -> bool:
+        try:
+            self._reader.version(self._namespace, self._scope, mark)
+        except StoreError:
+            return False
+        return self._database.is_in_place()
 
     # Reads
 
@@ -236,27 +252,39 @@ class SQLiteSessionStore(SessionStore):
 
     # What others left behind
 
-    async def find_orphans(self) -> Orphans:
-        return await self._in_reader_thread(self._find_orphans)
+    async def find_orphans(self, adopted: Collection[str] = ()) -> Orphans:
+        return await self._in_reader_thread(self._find_orphans, adopted)
 
-    def _find_orphans(self) -> Orphans:
-        rows = self._reader.query(SELECT_OTHER_OWNERS, (self._namespace, self._scope))
-        dead = tuple(row["owner"] for row in rows if is_dead(row, self._owner, self.path))
-        sessions: list[Session] = []
+    def _find_orphans(self, adopted: Collection[str]) -> Orphans:
+        query, namespace = self._reader.query, self._namespace
+        rows = query(SELECT_OTHER_OWNERS, (namespace, self._scope))
+        dead = {
+            row["owner"]: row["provider"] for row in rows if is_dead(row, self._owner, self.path)
+        }
+        sessions: dict[int, Session] = {}
         intents: list[Intent] = []
+        found: list[sqlite3.Row] = []
         for owner_id in dead:
-            key = (self._namespace, owner_id)
-            sessions.extend(map(session_from_row, self._reader.query(SELECT_SESSIONS, key)))
-            intents.extend(map(intent_from_row, self._reader.query(SELECT_INTENTS, key)))
-        return Orphans(owner_ids=dead, sessions=tuple(sessions), intents=tuple(intents))
+            found.extend(query(SELECT_SESSIONS, (namespace, owner_id)))
+            intents.extend(map(intent_from_row, query(SELECT_INTENTS, (namespace, owner_id))))
+        for kernel_id in adopted:
+            found.extend(query(SELECT_ELSEWHERE, (namespace, self._scope, kernel_id)))
+        for session in map(session_from_row, found):
+            sessions[session.seq] = session
+        return Orphans(owners=dead, sessions=tuple(sessions.values()), intents=tuple(intents))
 
     async def settle_orphans(
-        self, orphans: Orphans, adopted: Collection[str]
+        self,
+        orphans: Orphans,
+        *,
+        adopted: Collection[Session] = (),
+        ended: Collection[Session] = (),
+        undone: Collection[Intent] = (),
     ) -> Sequence[Session]:
-        removed = await self._write(
-            lambda transaction: transaction.settle_orphans(orphans, adopted)
+        removed, forgotten = await self._write(
+            lambda transaction: transaction.settle_orphans(orphans, adopted, ended, undone)
         )
-        await self._in_reader_thread(remove_locks, self.path, orphans.owner_ids)
+        await self._in_reader_thread(remove_locks, self.path, forgotten)
         return removed
 
     # Pieces
@@ -270,6 +298,10 @@ class SQLiteSessionStore(SessionStore):
     @property
     def _scope(self) -> str:
         return self._owner.owner_id
+
+    def _check_open(self) -> None:
+        if self._writer is None:
+            raise StoreUnavailable("the session store is not open")
 
     async def _write(self, operation: Operation[T], *, durable: bool = True) -> T:
         if self._writer is None:
@@ -296,36 +328,56 @@ class SQLiteSessionStore(SessionStore):
     def _is_fresh(self) -> bool:
         # On the event loop: it takes microseconds, and in WAL mode it waits for nobody.
         try:
-            return self._cache.is_at(self._checker.version(self._namespace))
+            return self._cache.is_at(
+                self._checker.version(self._namespace, self._scope, self._mark)
+            )
         except StoreError:
             return False
 
     async def _reload(self) -> None:
         try:
-            if self._cache.is_at(
-                await self._in_reader_thread(self._reader.version, self._namespace)
-            ):
-                return
-            version, sessions = await self._in_reader_thread(self._read_all)
+            version, sessions = await self._in_reader_thread(self._read_unless_current, self._mark)
+        except StoreReverted:
+            # This owner alone writes its sessions: what it knows is written again.
+            self._bring_back()
         except StoreError as error:
             self._log.debug("Sessions are listed from memory: %s", error)
         else:
-            self._cache.replace(version, sessions)
+            if sessions is not None:
+                self._cache.replace(version, sessions)
 
     def _reloaded(self, task: asyncio.Task[None]) -> None:
         self._reloading = None
 
-    def _read_all(self) -> tuple[Version, list[Session]]:
+    def _read_unless_current(self, mark: Mark) -> tuple[Version, list[Session] | None]:
+        version = self._reader.version(self._namespace, self._scope, mark)
+        if self._cache.is_at(version):
+            return version, None
         version, rows = self._reader.snapshot(
-            self._namespace, SELECT_SESSIONS, (self._namespace, self._scope)
+            self._namespace, self._scope, mark, SELECT_SESSIONS, (self._namespace, self._scope)
         )
         return version, [session_from_row(row) for row in rows]
 
+    def _bring_back(self) -> None:
+        if self._bringing_back is None:
+            self._bringing_back = asyncio.ensure_future(self.heartbeat())
+            self._bringing_back.add_done_callback(self._brought_back)
+
+    def _brought_back(self, task: asyncio.Task[None]) -> None:
+        self._bringing_back = None
+        if not task.cancelled() and task.exception() is not None:
+            self._log.debug("The session store is brought up to date later: %s", task.exception())
+
+    @property
+    def _mark(self) -> Mark:
+        return Mark() if self._writer is None else self._writer.mark
+
     async def _read(self, statement: str, parameters: Sequence[object]) -> list[sqlite3.Row]:
+        self._check_open()
         return await self._in_reader_thread(self._reader.query, statement, parameters)
 
     async def _in_reader_thread(self, function: Callable[..., T], *arguments: object) -> T:
-        if self._writer is None or self._closed:
-            raise StoreUnavailable("the session store is not open")
+        if self._closed:
+            raise StoreUnavailable("the session store is closed")
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._reader_thread, function, *arguments)

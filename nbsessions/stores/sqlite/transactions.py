@@ -25,7 +25,7 @@ from nbsessions.models import (
     Verb,
     utcnow,
 )
-from nbsessions.stores.base import ENDED_KEPT_FOR, START_LEASE
+from nbsessions.stores.base import ABANDONED_AFTER, ENDED_KEPT_FOR, START_LEASE
 from nbsessions.stores.sqlite.stock import STOCK_SCOPE, is_stock_file, read_stock_sessions
 
 _SESSION_COLUMNS = (
@@ -41,6 +41,8 @@ _SELECT_BY_DOCUMENT = f"""SELECT {_SESSION_COLUMNS} FROM nbsessions_session
 _SELECT_WITHIN = f"""SELECT {_SESSION_COLUMNS} FROM nbsessions_session
     WHERE namespace = ? AND scope = ?
     AND (document = ? OR (document > ? AND document < ?)) ORDER BY seq"""
+SELECT_ELSEWHERE = f"""SELECT {_SESSION_COLUMNS} FROM nbsessions_session
+    WHERE namespace = ? AND scope <> ? AND kernel_id = ?"""
 _SELECT_BY_KERNEL = f"""SELECT {_SESSION_COLUMNS} FROM nbsessions_session
     WHERE namespace = ? AND scope = ? AND kernel_id = ?"""
 _INSERT_SESSION = """INSERT INTO nbsessions_session
@@ -65,14 +67,26 @@ _BARE = """NOT EXISTS (SELECT 1 FROM nbsessions_session AS session
     AND NOT EXISTS (SELECT 1 FROM nbsessions_intent AS intent
     WHERE intent.namespace = nbsessions_owner.namespace
     AND intent.owner = nbsessions_owner.owner)"""
-_OWNER_COLUMNS = "owner, host, boot, heartbeat, stopped"
+_OWNER_COLUMNS = "owner, host, boot, heartbeat, stopped, provider"
 SELECT_OTHER_OWNERS = f"""SELECT {_OWNER_COLUMNS} FROM nbsessions_owner
     WHERE namespace = ? AND owner <> ?"""
 _SELECT_BARE_OWNERS = f"""SELECT {_OWNER_COLUMNS} FROM nbsessions_owner
     WHERE namespace <> ? AND {_BARE}"""
+_SELECT_ALL_OWNERS = f"SELECT {_OWNER_COLUMNS} FROM nbsessions_owner"
+_DELETE_UNOWNED_SESSIONS = """DELETE FROM nbsessions_session WHERE last_activity < ?
+    AND scope NOT IN (SELECT owner FROM nbsessions_owner)"""
+_DELETE_UNOWNED_INTENTS = """DELETE FROM nbsessions_intent WHERE lease_until < ?
+    AND owner NOT IN (SELECT owner FROM nbsessions_owner)"""
+_DELETE_EMPTY_NAMESPACES = """DELETE FROM nbsessions_namespace WHERE namespace <> ?
+    AND namespace NOT IN (SELECT namespace FROM nbsessions_owner)
+    AND namespace NOT IN (SELECT namespace FROM nbsessions_session)
+    AND namespace NOT IN (SELECT namespace FROM nbsessions_intent)"""
 _DELETE_BARE_OWNER = f"DELETE FROM nbsessions_owner WHERE owner = ? AND {_BARE}"
 COUNT_HOLDERS = """SELECT COUNT(*) FROM nbsessions_session
     WHERE namespace = ? AND scope = ? AND kernel_id = ?"""
+SELECT_VERSION = """SELECT
+    COALESCE((SELECT revision FROM nbsessions_namespace WHERE namespace = ?), 0) AS revision,
+    (SELECT written FROM nbsessions_owner WHERE owner = ?) AS written"""
 SELECT_REVISION = "SELECT revision FROM nbsessions_namespace WHERE namespace = ?"
 
 
@@ -114,7 +128,8 @@ def timestamp(moment: datetime) -> str:
 class Transaction:
     """The writes of the SessionStore port, for one namespace and scope.
 
-    ``changed`` collects what became of each session (None: removed), for the store's cache.
+    ``changed`` collects what became of each session (None: removed), for the store's cache,
+    and ``intents`` what became of each intent, by token.
     """
 
     def __init__(self, connection: sqlite3.Connection, namespace: str, scope: str) -> None:
@@ -122,6 +137,7 @@ class Transaction:
         self._namespace = namespace
         self._scope = scope
         self.changed: dict[str, Session | None] = {}
+        self.intents: dict[str, Intent | None] = {}
 
     # Owners
 
@@ -129,7 +145,7 @@ class Transaction:
         """Enter the owner, live from now on; or say again that it is alive."""
         self._connection.execute(
             """INSERT INTO nbsessions_owner
-            (owner, namespace, host, boot, pid, heartbeat) VALUES (?, ?, ?, ?, ?, ?)
+            (owner, namespace, host, boot, pid, heartbeat, provider) VALUES (?, ?, ?, ?, ?, ?, ?)
             ON CONFLICT (owner) DO UPDATE SET heartbeat = excluded.heartbeat, stopped = NULL""",
             (
                 owner.owner_id,
@@ -138,8 +154,36 @@ class Transaction:
                 owner.boot_id,
                 owner.pid,
                 timestamp(utcnow()),
+                owner.provider,
             ),
         )
+
+    def raise_revision(self) -> int:
+        """Raise the namespace's revision, which takes the write lock, and return the old one."""
+        updated = self._connection.execute(
+            "UPDATE nbsessions_namespace SET revision = revision + 1 WHERE namespace = ?",
+            (self._namespace,),
+        )
+        if updated.rowcount == 0:
+            self._connection.execute(
+                "INSERT INTO nbsessions_namespace (namespace, revision) VALUES (?, 1)",
+                (self._namespace,),
+            )
+            return 0
+        row = self._connection.execute(SELECT_REVISION, (self._namespace,)).fetchone()
+        revision: int = row["revision"]
+        return revision - 1
+
+    def sign(self, revision: int, before: int) -> bool:
+        """Note that this owner made the write of this revision, and none after ``before``.
+
+        Return False when the file does not know the owner any more, or not its last writes.
+        """
+        signed = self._connection.execute(
+            "UPDATE nbsessions_owner SET written = ? WHERE owner = ? AND written >= ?",
+            (revision, self._scope, before),
+        )
+        return signed.rowcount == 1
 
     def sign_off(self, held: Collection[str]) -> None:
         """Remove what is about kernels that ended with the server, and record a clean stop."""
@@ -157,22 +201,55 @@ class Transaction:
         )
         self._connection.execute(_DELETE_BARE_OWNER, (self._scope,))
 
-    def forget_elsewhere(self, is_dead: Callable[[sqlite3.Row], bool]) -> list[str]:
-        """Remove the dead owners of other namespaces that left nothing; return their ids."""
-        rows = self._connection.execute(_SELECT_BARE_OWNERS, (self._namespace,)).fetchall()
-        dead = [row["owner"] for row in rows if is_dead(row)]
-        for owner_id in dead:
-            self._connection.execute(_DELETE_BARE_OWNER, (owner_id,))
-        return dead
+    def forget_owners(
+        self, is_dead: Callable[[sqlite3.Row], bool], is_abandoned: Callable[[sqlite3.Row], bool]
+    ) -> list[str]:
+        """Remove dead owners of other namespaces that left nothing, and abandoned ones of all
+        namespaces with what they left. Return the ids of those that were removed.
+        """
+        execute = self._connection.execute
+        key = (self._namespace,)
+        forgotten = [row["owner"] for row in execute(_SELECT_BARE_OWNERS, key) if is_dead(row)]
+        abandoned = [row["owner"] for row in execute(_SELECT_ALL_OWNERS) if is_abandoned(row)]
+        for owner_id in abandoned:
+            execute("DELETE FROM nbsessions_session WHERE scope = ?", (owner_id,))
+            execute("DELETE FROM nbsessions_intent WHERE owner = ?", (owner_id,))
+        for owner_id in (*forgotten, *abandoned):
+            execute(_DELETE_BARE_OWNER, (owner_id,))
+        before = timestamp(utcnow() - ABANDONED_AFTER)
+        execute(_DELETE_UNOWNED_SESSIONS, (before,))
+        execute(_DELETE_UNOWNED_INTENTS, (before,))
+        execute(_DELETE_EMPTY_NAMESPACES, key)
+        return [*forgotten, *abandoned]
 
-    def restore(self, owner: Owner, sessions: Iterable[Session]) -> None:
-        """Write again what this owner alone knows, after its file was lost."""
+    def restore(
+        self,
+        owner: Owner,
+        sessions: Iterable[Session],
+        intents: Iterable[Intent],
+        revision: int,
+    ) -> None:
+        """Write what this owner alone knows over what the file has of it.
+
+        The revision goes on from ``revision``, the last one that is known, so that nobody
+        takes what is read from now on for something older.
+        """
+        self._connection.execute(
+            "UPDATE nbsessions_namespace SET revision = MAX(revision, ? + 1) WHERE namespace = ?",
+            (revision, self._namespace),
+        )
         self.register(owner)
+        self._connection.execute(
+            "DELETE FROM nbsessions_session WHERE namespace = ? AND scope = ?",
+            (self._namespace, self._scope),
+        )
+        self._connection.execute("DELETE FROM nbsessions_intent WHERE owner = ?", (self._scope,))
         for session in sessions:
-            if self._find(session.session_id) is None:
-                # An older copy of the file may have it as the session of an earlier owner.
-                self._connection.execute(_DELETE_BY_ID, (self._namespace, session.session_id))
-                self._insert(session)
+            # An older copy of the file may have it as the session of an earlier owner.
+            self._connection.execute(_DELETE_BY_ID, (self._namespace, session.session_id))
+            self._insert(session)
+        for intent in intents:
+            self._insert_intent(intent)
 
     def import_stock(self) -> None:
         """Take over the sessions of a stock table, once in the life of the file."""
@@ -275,6 +352,7 @@ class Transaction:
             WHERE token = ? AND verb = 'stop'""",
             (timestamp(now + ENDED_KEPT_FOR), token),
         )
+        self.intents[token] = None  # It is history, which need not be written again.
         self._connection.execute(
             """DELETE FROM nbsessions_intent
             WHERE namespace = ? AND scope = ? AND verb = 'ended' AND lease_until < ?""",
@@ -289,29 +367,45 @@ class Transaction:
 
     # What others left behind
 
-    def settle_orphans(self, orphans: Orphans, adopted: Collection[str]) -> list[Session]:
-        removed = []
-        for owner_id in orphans.owner_ids:
-            rows = self._connection.execute(SELECT_SESSIONS, (self._namespace, owner_id))
-            for session in [session_from_row(row) for row in rows]:
-                if session.session_id in adopted:
-                    self._connection.execute(
-                        "UPDATE nbsessions_session SET scope = ? WHERE seq = ?",
-                        (self._scope, session.seq),
-                    )
-                    self.changed[session.session_id] = replace(session, scope=self._scope)
-                else:
-                    self._connection.execute(_DELETE_SESSION, (session.seq,))
-                    removed.append(session)
-            self._connection.execute(
-                "DELETE FROM nbsessions_intent WHERE namespace = ? AND owner = ?",
-                (self._namespace, owner_id),
+    def settle_orphans(
+        self,
+        orphans: Orphans,
+        adopted: Iterable[Session],
+        ended: Iterable[Session],
+        undone: Iterable[Intent],
+    ) -> tuple[list[Session], list[str]]:
+        """Return the sessions that were removed, and the ids of the owners."""
+        for session in adopted:
+            moved = self._connection.execute(
+                """UPDATE nbsessions_session SET scope = ?, provider = ?
+                WHERE namespace = ? AND session_id = ? AND scope = ?""",
+                (
+                    self._scope,
+                    session.provider,
+                    self._namespace,
+                    session.session_id,
+                    session.scope,
+                ),
             )
-            self._connection.execute(
-                "DELETE FROM nbsessions_owner WHERE namespace = ? AND owner = ?",
-                (self._namespace, owner_id),
-            )
-        return removed
+            if moved.rowcount:
+                self.changed[session.session_id] = replace(session, scope=self._scope)
+        removed = [session for session in ended if self._remove_orphan(session)]
+        for intent in undone:
+            self._connection.execute(_DELETE_INTENT, (intent.token,))
+        forgotten = [
+            owner_id
+            for owner_id in orphans.owners
+            if self._connection.execute(_DELETE_BARE_OWNER, (owner_id,)).rowcount
+        ]
+        return removed, forgotten
+
+    def _remove_orphan(self, session: Session) -> bool:
+        removed = self._connection.execute(
+            """DELETE FROM nbsessions_session
+            WHERE namespace = ? AND session_id = ? AND scope = ? AND kernel_id = ?""",
+            (self._namespace, session.session_id, session.scope, session.kernel_id),
+        )
+        return removed.rowcount > 0
 
     # Pieces
 
@@ -415,7 +509,10 @@ class Transaction:
                 timestamp(intent.lease_until),
             ),
         )
-        return cursor.rowcount == 1
+        if cursor.rowcount != 1:
+            return False
+        self.intents[intent.token] = intent
+        return True
 
     def _note_stop(self, token: str, kernel_id: str) -> None:
         self._drop(token, Verb.LOST)
@@ -434,7 +531,10 @@ class Transaction:
         cursor = self._connection.execute(
             "DELETE FROM nbsessions_intent WHERE token = ? AND verb = ?", (token, verb.value)
         )
-        return cursor.rowcount == 1
+        if cursor.rowcount != 1:
+            return False
+        self.intents[token] = None
+        return True
 
     def _claim(self, kernel_id: str) -> None:
         """Refuse an id that anybody in the store uses, or is about to; forget that it ended."""

@@ -14,9 +14,10 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from nbsessions.errors import InvalidRequest, SessionError, StoreUnavailable
-from nbsessions.models import Session
+from nbsessions.models import Intent, Session
 from nbsessions.stores.sqlite.database import Database
-from nbsessions.stores.sqlite.transactions import SELECT_REVISION, Transaction
+from nbsessions.stores.sqlite.mark import Mark
+from nbsessions.stores.sqlite.transactions import SELECT_VERSION, Transaction
 
 T = TypeVar("T")
 Operation = Callable[[Transaction], T]
@@ -33,9 +34,13 @@ class _Job:
     error: BaseException | None = None
 
 
+class _Reverted(Exception):
+    """The file was put back to an earlier state, or has forgotten the owner."""
+
+
 @dataclass(eq=False)
 class Committed:
-    """What one transaction did to the sessions, for the store's cache."""
+    """What one transaction did, for the store's cache and the writer's own memory."""
 
     generation: int
     """Counts the openings of the file."""
@@ -44,6 +49,7 @@ class Committed:
     after: int
     """… and the one that it left."""
     changed: dict[str, Session | None] = field(default_factory=dict)
+    intents: dict[str, Intent | None] = field(default_factory=dict)
 
 
 class Writer:
@@ -57,14 +63,17 @@ class Writer:
         namespace: str,
         scope: str,
         committed: Callable[[Committed], None],
-        restore: Callable[[Transaction, Sequence[Committed]], None],
+        restore: Callable[[Transaction, Sequence[Committed], Sequence[Intent], int], None],
         log: logging.Logger,
     ) -> None:
         """``committed`` is called on the event loop before the futures of its batch resolve.
 
-        ``restore`` is run first in a file that had to be made anew, with what was committed
-        but not yet told to the event loop.
+        ``restore`` is run first in a file that lacks what was written before: with what was
+        committed but not yet told to the event loop, the open intents, and the last revision.
         """
+        self.mark = Mark()
+        """How far the writer has come for certain; read from any thread."""
+        self._intents: dict[str, Intent] = {}
         self._database = database
         self._connection: sqlite3.Connection | None = connection
         self._namespace = namespace
@@ -135,18 +144,41 @@ class Writer:
             self._loop.call_soon_threadsafe(self._deliver, jobs, committed)
 
     def _commit(self, jobs: Sequence[_Job]) -> Committed:
+        try:
+            return self._commit_once(jobs)
+        except _Reverted:
+            # To open the file again brings it up to date.
+            self._disconnect()
+            return self._commit_once(jobs)
+
+    def _commit_once(self, jobs: Sequence[_Job]) -> Committed:
         connection = self._connect()
         durable = any(job.durable for job in jobs)
         with self._database.transaction(connection, durable=durable):
-            before = _raise_revision(connection, self._namespace)
+            transaction = self._transaction(connection)
+            before = transaction.raise_revision()
+            known = before >= self.mark.revision
+            if not known or not transaction.sign(before + 1, self.mark.written):
+                raise _Reverted
             committed = Committed(self._database.generation, before, before + 1)
             for job in jobs:
                 self._perform(connection, job, committed)
+        self._note(committed)
         self._undelivered.append(committed)
         return committed
 
+    def _note(self, committed: Committed) -> None:
+        self.mark = Mark(committed.after, committed.after)
+        for token, intent in committed.intents.items():
+            self._intents.pop(token, None)
+            if intent is not None:
+                self._intents[token] = intent
+
+    def _transaction(self, connection: sqlite3.Connection) -> Transaction:
+        return Transaction(connection, self._namespace, self._scope)
+
     def _perform(self, connection: sqlite3.Connection, job: _Job, committed: Committed) -> None:
-        transaction = Transaction(connection, self._namespace, self._scope)
+        transaction = self._transaction(connection)
         connection.execute("SAVEPOINT operation")
         try:
             job.outcome = job.operation(transaction)
@@ -156,36 +188,53 @@ class Writer:
             connection.execute("ROLLBACK TO operation")
         else:
             committed.changed.update(transaction.changed)
+            committed.intents.update(transaction.intents)
         connection.execute("RELEASE operation")
 
     def _connect(self) -> sqlite3.Connection:
-        """Return the connection, opened anew after trouble or when the file was replaced."""
-        if self._connection is not None and self._database.is_replaced():
-            self._disconnect()
+        """Return the connection, opened anew after trouble or when the file was replaced.
+
+        What this server has is in the file then.
+        """
+        if self._connection is not None:
+            if self._database.is_replaced():
+                self._disconnect()
+            else:
+                self._database.keep_locks()
         if self._connection is None:
             if self._database.is_replaced():
                 self._database.shut_out_readers()
             connection = self._database.open()
             try:
                 with self._database.transaction(connection):
-                    known = connection.execute(
-                        "SELECT 1 FROM nbsessions_owner WHERE owner = ?", (self._scope,)
-                    ).fetchone()
-                    if known is None or self._database.lost:
-                        self._log.warning(
-                            "The session store %s was replaced; this server writes its sessions "
-                            "to the new one",
-                            self._database.path,
-                        )
-                        _raise_revision(connection, self._namespace)
-                        transaction = Transaction(connection, self._namespace, self._scope)
-                        self._restore(transaction, list(self._undelivered))
+                    mark = self._bring_up_to_date(connection)
             except BaseException:
                 connection.close()
                 raise
+            self.mark = mark
             self._database.lost = False
             self._connection = connection
         return self._connection
+
+    def _bring_up_to_date(self, connection: sqlite3.Connection) -> Mark:
+        found = connection.execute(SELECT_VERSION, (self._namespace, self._scope)).fetchone()
+        if self.mark.is_known_to(*found) and not self._database.lost:
+            return self.mark
+        revision, written = found
+        forgotten = written is None and revision >= self.mark.revision and not self._database.lost
+        self._log.warning(
+            "The session store %s was %s; this server writes its sessions to it again",
+            self._database.path,
+            "left without them" if forgotten else "replaced, or put back to an earlier state",
+        )
+        transaction = self._transaction(connection)
+        transaction.raise_revision()
+        # Whoever has forgotten this server has undone what it had begun.
+        intents = [] if forgotten else list(self._intents.values())
+        self._restore(transaction, list(self._undelivered), intents, self.mark.revision)
+        revision = transaction.raise_revision() + 1
+        transaction.sign(revision, 0)
+        return Mark(revision, revision)
 
     def _disconnect(self) -> None:
         connection, self._connection = self._connection, None
@@ -213,26 +262,11 @@ class Writer:
             if last is not None:
                 connection = self._connect()
                 with self._database.transaction(connection):
-                    _raise_revision(connection, self._namespace)
-                    last(Transaction(connection, self._namespace, self._scope))
+                    transaction = self._transaction(connection)
+                    transaction.raise_revision()
+                    last(transaction)
                 self._finished = True
         except Exception as error:
             # The owner's lock is released all the same: the next start sees a dead owner.
             self._log.warning("The session store could not be signed off: %s", error)
         self._disconnect()
-
-
-def _raise_revision(connection: sqlite3.Connection, namespace: str) -> int:
-    """Raise the namespace's revision, which takes the write lock, and return the old one."""
-    updated = connection.execute(
-        "UPDATE nbsessions_namespace SET revision = revision + 1 WHERE namespace = ?",
-        (namespace,),
-    )
-    if updated.rowcount == 0:
-        connection.execute(
-            "INSERT INTO nbsessions_namespace (namespace, revision) VALUES (?, 1)", (namespace,)
-        )
-        return 0
-    row = connection.execute(SELECT_REVISION, (namespace,)).fetchone()
-    revision: int = row["revision"]
-    return revision - 1

@@ -1,0 +1,196 @@
+"""The lock files beside the store: nobody starves, and what was replaced is taken again."""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nbsessions.errors import StoreUnsupported, StoreUnusable
+from nbsessions.locks import FileLock
+from nbsessions.models import utcnow
+from nbsessions.stores.base import ABANDONED_AFTER, SessionStore
+from nbsessions.stores.sqlite.locks import StoreLocks
+from support.store_processes import (
+    OtherProcess,
+    become_nobody,
+    open_store,
+    other_process,
+    write_without_a_pause,
+)
+from support.stores import NAMESPACE, OTHER_NAMESPACE, Stores, rows
+from support.values import make_owner, make_session
+from support.waiting import wait_until
+
+pytestmark = pytest.mark.parametrize("stores", ["sqlite-wal"], indirect=True)
+
+
+def lock_files(stores: Stores) -> set[str]:
+    return {path.name for path in stores.path.parent.glob(f"{stores.path.name}.*")}
+
+
+def test_nobody_starves_beside_those_who_write_without_a_pause(
+    stores: Stores, tmp_path: Path
+) -> None:
+    stop = tmp_path / "stop"
+    with other_process() as one, other_process() as another:
+        for busy in (one, another):
+            busy.tell(write_without_a_pause, stores.path, stop)
+        wait_until(lambda: len(lock_files(stores)) == 3, "they have begun")
+        # By turns, each of the three waits for two others.
+        patient = StoreLocks(stores.path, timeout=5.0)
+        patient.take_part()
+        for _ in range(10):
+            with patient.alone():
+                pass
+        patient.close()
+        stop.touch()
+        assert min(one.answer(), another.answer()) > 0
+
+
+@pytest.mark.gen_test
+async def test_an_owner_whose_locks_were_removed_is_still_live(
+    stores: Stores, other: OtherProcess
+) -> None:
+    store = await stores.open()
+    await store.insert(make_session())
+    for name in lock_files(stores):
+        (stores.path.parent / name).unlink()
+    await store.ensure_intact()
+    before = lock_files(stores)
+    assert len(before) == 4
+    other.ask(open_store, stores.path, make_owner("judge"))
+    owners = rows(stores.path, "SELECT owner FROM nbsessions_owner ORDER BY owner")
+    assert owners == [("judge",), ("owner-1",)]
+    judge = await stores.open(make_owner("another judge"))
+    assert (await judge.find_orphans()).owners == {}
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize("code", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+async def test_a_place_without_file_locks_is_not_supported_and_says_what_helps(
+    stores: Stores, code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(lock: FileLock, **options: Any) -> bool:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(FileLock, "acquire", refuse)
+    with pytest.raises(StoreUnsupported, match=r"database_filepath.*local"):
+        await stores.open()
+    with pytest.raises(StoreUnsupported):
+        await stores.open()
+
+
+FORBIDDEN: dict[str, Callable[[Path], None]] = {
+    "the file": lambda path: path.chmod(0),
+    "the log": lambda path: path.with_name("sessions.db-wal").touch(0),
+    "a lock": lambda path: path.with_name("sessions.db.write").chmod(0),
+    "the folder": lambda path: path.parent.chmod(0o500),
+}
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize("what", FORBIDDEN)
+async def test_files_of_another_user_are_unusable_and_the_error_says_what_helps(
+    stores: Stores, other: OtherProcess, what: str
+) -> None:
+    (await stores.open()).close()
+    for path in (stores.path.parent, *stores.path.parent.iterdir()):
+        path.chmod(0o777)
+    FORBIDDEN[what](stores.path)
+    for folder in stores.path.parent.parents:
+        if folder.stat().st_uid == os.geteuid() and folder.name.startswith("pytest-"):
+            folder.chmod(0o755)
+    other.ask(become_nobody)
+    with pytest.raises(StoreUnusable, match="chown"):
+        other.ask(open_store, stores.path, make_owner("nobody"))
+
+
+# What is forgotten in time
+
+
+async def abandon(stores: Stores, owner_id: str, namespace: str, ago: timedelta) -> None:
+    """Leave a session of an owner of another host, who was last heard of so long ago."""
+    owner = make_owner(owner_id, host="another host", boot_id="another boot")
+    store = await stores.open(owner, namespace=namespace)
+    session = await store.insert(make_session(scope=owner_id))
+    store.close([session.kernel_id])
+    moment = (utcnow() - ago).isoformat(timespec="microseconds")
+    rows(
+        stores.path,
+        "UPDATE nbsessions_owner SET heartbeat = ?, stopped = NULL WHERE owner = ?",
+        moment,
+        owner_id,
+    )
+
+
+async def owners_after_a_start(stores: Stores) -> set[str]:
+    store: SessionStore = await stores.open(make_owner("next"))
+    store.close([session.kernel_id for session in await store.list_sessions()])
+    found = {row[0] for row in rows(stores.path, "SELECT scope FROM nbsessions_session")}
+    assert found == {row[0] for row in rows(stores.path, "SELECT owner FROM nbsessions_owner")}
+    return found
+
+
+@pytest.mark.gen_test
+async def test_rows_of_folders_that_nobody_opens_any_more_go_in_time(stores: Stores) -> None:
+    hour = timedelta(hours=1)
+    for namespace, prefix in ((NAMESPACE, "here"), (OTHER_NAMESPACE, "there")):
+        await abandon(stores, f"{prefix} recent", namespace, ABANDONED_AFTER - hour)
+        await abandon(stores, f"{prefix} old", namespace, ABANDONED_AFTER + hour)
+    await abandon(stores, "alone", "a third namespace", ABANDONED_AFTER + hour)
+    assert await owners_after_a_start(stores) == {"here recent", "there recent"}
+    assert set(rows(stores.path, "SELECT namespace FROM nbsessions_namespace")) == {
+        (NAMESPACE,),
+        (OTHER_NAMESPACE,),
+    }
+
+
+@pytest.mark.gen_test
+async def test_an_owner_whose_process_lives_is_never_forgotten(
+    stores: Stores, other: OtherProcess
+) -> None:
+    other.ask(open_store, stores.path, make_owner("theirs"), OTHER_NAMESPACE)
+    moment = (utcnow() - 2 * ABANDONED_AFTER).isoformat(timespec="microseconds")
+    rows(stores.path, "UPDATE nbsessions_owner SET heartbeat = ?", moment)
+    store = await stores.open(make_owner("next"))
+    store.close()
+    assert rows(stores.path, "SELECT owner FROM nbsessions_owner") == [("theirs",)]
+
+
+@pytest.mark.gen_test
+async def test_rows_without_an_owner_go_in_time(stores: Stores) -> None:
+    await abandon(stores, "recent", NAMESPACE, timedelta(0))
+    await abandon(stores, "old", NAMESPACE, timedelta(0))
+    moment = (utcnow() - ABANDONED_AFTER - timedelta(hours=1)).isoformat(timespec="microseconds")
+    rows(
+        stores.path,
+        "UPDATE nbsessions_session SET last_activity = ? WHERE scope = 'old'",
+        moment,
+    )
+    rows(stores.path, "DELETE FROM nbsessions_owner")
+    (await stores.open(make_owner("next"))).close()
+    assert rows(stores.path, "SELECT scope FROM nbsessions_session") == [("recent",)]
+
+
+@pytest.mark.gen_test
+async def test_lock_files_that_nobody_remembers_go_in_time(stores: Stores) -> None:
+    (await stores.open()).close()
+    long_ago = time.time() - ABANDONED_AFTER.total_seconds() - 3600
+    held = FileLock(stores.path.with_name("sessions.db.owner-held"))
+    assert held.acquire()
+    for name in ("old", "recent", "held"):
+        path = stores.path.with_name(f"sessions.db.owner-{name}")
+        path.touch()
+        if name != "recent":
+            os.utime(path, (long_ago, long_ago))
+    (await stores.open()).close()
+    left = {name for name in lock_files(stores) if "owner" in name}
+    assert left == {"sessions.db.owner-recent", "sessions.db.owner-held"}
+    held.close()
