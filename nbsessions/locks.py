@@ -50,6 +50,12 @@ class FileLock:
         if SUPPORTED and self._descriptor is not None:
             fcntl.flock(self._descriptor, fcntl.LOCK_UN)
 
+    def is_ours(self) -> bool:
+        """Return whether the file belongs to this process's user. Raises OSError."""
+        if not SUPPORTED or self._descriptor is None:
+            return not SUPPORTED
+        return os.fstat(self._descriptor).st_uid == os.geteuid()
+
     def is_current(self) -> bool:
         """Return whether the path still leads to the file that is open here."""
         if self._descriptor is None:

@@ -6,7 +6,7 @@ import enum
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from typing import Any, Final, TypeAlias
 
 
@@ -17,6 +17,11 @@ class Unset(enum.Enum):
 
 
 UNSET: Final = Unset.UNSET
+
+ABANDONED_AFTER = timedelta(days=30)
+"""How long the rows and records are kept that a server left whose kernels nobody can see: they
+may run on a host, or in a container, that is seldom used.
+"""
 
 
 def utcnow() -> datetime:

@@ -18,6 +18,7 @@ from nbsessions.kernels.surviving.process import (
 )
 from nbsessions.kernels.surviving.records import KernelRecord, KernelRecords
 from nbsessions.kernels.surviving.servers import Servers, State
+from nbsessions.kernels.surviving.trouble import explain
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,9 +41,13 @@ class LocalKernel:
         except (psutil.Error, OSError, AttributeError):
             return True
         ports = {each.laddr.port for each in connections if each.status == psutil.CONN_LISTEN}
+        # ipykernel is connected to its own shell port.
+        own = {each.laddr for each in connections if each.status == psutil.CONN_ESTABLISHED}
         # Without a port, it listens where nobody can look.
         return not ports or any(
-            each.status == psutil.CONN_ESTABLISHED and each.laddr.port in ports
+            each.status == psutil.CONN_ESTABLISHED
+            and each.laddr.port in ports
+            and each.raddr not in own
             for each in connections
         )
 
@@ -51,6 +56,7 @@ class LocalKernels:
     """The kernels of one runtime directory, as they were when this was made."""
 
     def __init__(self, runtime_dir: Path, *, log: logging.Logger) -> None:
+        self._log = log
         folder = runtime_dir.absolute() / "nbsessions"
         self.records = KernelRecords(folder / "kernels", log=log)
         self.servers = Servers(folder / "servers")
@@ -69,8 +75,17 @@ class LocalKernels:
         """
         return [each for each in self._kernels.values() if _is_orphan(each, served)]
 
+    def _read_records(self) -> list[KernelRecord]:
+        try:
+            return list(self.records.read_all())
+        except OSError as error:
+            self._log.warning(
+                "The records of kernels cannot be read: %s", explain(error, self.records.folder)
+            )
+            return []
+
     def _list(self, processes: dict[str, KernelProcess]) -> Iterator[LocalKernel]:
-        for record in self.records.read_all():
+        for record in self._read_records():
             process = processes.pop(record.kernel_id, None)
             identity = record.process
             if identity is None and process is not None and process.survives:

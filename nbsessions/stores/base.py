@@ -17,9 +17,6 @@ ENDED_KEPT_FOR = timedelta(minutes=10)
 SILENT_KEPT_FOR = timedelta(hours=24)
 """How long an owner may be silent before it counts as dead. Its kernels may run all the same."""
 
-ABANDONED_AFTER = timedelta(days=30)
-"""How long the rows of a dead or silent owner are kept whose kernels nobody can see."""
-
 
 class SessionStore(ABC):
     """Sessions, intents and owners of one namespace, as one owner sees them.

@@ -14,8 +14,8 @@ import pytest
 
 from nbsessions.errors import StoreUnsupported, StoreUnusable
 from nbsessions.locks import FileLock
-from nbsessions.models import utcnow
-from nbsessions.stores.base import ABANDONED_AFTER, SessionStore
+from nbsessions.models import ABANDONED_AFTER, utcnow
+from nbsessions.stores.base import SessionStore
 from nbsessions.stores.sqlite.locks import StoreLocks
 from support.store_processes import (
     OtherProcess,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,6 +25,9 @@ def place(tmp_path: Path) -> Iterator[Place]:
     made = Place(tmp_path)
     yield made
     made.servers.sign_off(followed=False)
+    for thread in threading.enumerate():
+        if thread.name == "nbsessions-ending":
+            thread.join(60)
 
 
 @pytest.fixture

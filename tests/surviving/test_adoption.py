@@ -6,11 +6,11 @@ import logging
 import os
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,11 @@ import pytest
 from msgspec.structs import replace
 
 from nbsessions.kernels.surviving import adoption as adoption_module
+from nbsessions.kernels.surviving.ending import KernelEnder
 from nbsessions.kernels.surviving.process import KERNEL_ID_VARIABLE, ProcessIdentity
-from nbsessions.kernels.surviving.records import KernelRecord
+from nbsessions.kernels.surviving.records import KernelRecord, KernelRecords
 from nbsessions.kernels.surviving.servers import Servers
+from nbsessions.locks import FileLock
 from support.store_processes import OtherProcess
 from support.surviving import (
     ROOT,
@@ -273,8 +275,51 @@ def test_the_kernel_of_a_server_that_was_ending_is_ended(place: Place, spawn: Pr
     record = place.record(server_id, identity)
     assert adopted(place) == []
     wait_for_end(place, record, identity)
-    assert adopted(place) == []
-    assert list((place.folder / "servers").iterdir()) == []
+    wait_until(lambda: not list((place.folder / "servers").iterdir()), "nothing of it is left")
+
+
+def test_a_kernel_that_is_being_ended_is_not_taken_over(place: Place, spawn: Processes) -> None:
+    server_id, identity = place.dead_server(), spawn.stranger()
+    record = place.record(server_id, identity, root_dir="/another")
+    age(place, server_id, 4000)
+    slow = SlowEnder(place.records)
+    first = place.adoption()
+    first._ender = slow
+    first.run(Adopted(place))
+    slow.begun.wait(60)
+    assert adopted(place, root_dir="/another") == []
+    with place.servers.claim(server_id) as claimed:
+        assert not claimed
+    slow.go_on.set()
+    wait_for_end(place, record, identity)
+    wait_until(lambda: place.servers.list_ids() == [], "the claim has ended")
+
+
+class SlowEnder(KernelEnder):
+    """Takes its time to end a kernel."""
+
+    def __init__(self, records: KernelRecords) -> None:
+        super().__init__(records)
+        self.begun, self.go_on = threading.Event(), threading.Event()
+
+    def end_now(self, record: KernelRecord, identity: ProcessIdentity | None = None) -> bool:
+        self.begun.set()
+        assert self.go_on.wait(60)
+        return super().end_now(record, identity)
+
+
+@pytest.mark.parametrize(("its_own", "ours", "ends"), [(3600.0, 0.0, False), (0.0, 3600.0, True)])
+def test_the_timeout_of_its_own_server_counts_for_a_kernel(
+    place: Place, spawn: Processes, its_own: float, ours: float, ends: bool
+) -> None:
+    server_id, identity = place.dead_server(), spawn.stranger()
+    record = place.record(server_id, identity, root_dir="/another", orphan_timeout=its_own)
+    age(place, server_id, 1000)
+    assert adopted(place, orphan_timeout=ours) == []
+    if ends:
+        wait_for_end(place, record, identity)
+    else:
+        assert adopted(place, root_dir="/another") == [record]
 
 
 def test_the_kernel_of_another_root_is_left_alone(place: Place, spawn: Processes) -> None:
@@ -304,10 +349,10 @@ def test_however_old_a_kernel_of_the_same_root_is_adopted(place: Place, spawn: P
 
 
 class DyingEnder:
-    """Is about to end kernels when its server dies."""
+    """Is about to end kernels when its server dies, and lets go of what it has."""
 
-    def end(self, record: KernelRecord, identity: ProcessIdentity | None = None) -> None:
-        pass
+    def end(self, records: Sequence[KernelRecord], finished: Callable[[bool], object]) -> None:
+        finished(False)
 
 
 @pytest.mark.parametrize("ending", [True, False])
@@ -413,17 +458,17 @@ def elsewhere(kind: str, identity: ProcessIdentity) -> dict[str, Any]:
 
 @pytest.mark.parametrize("kind", ["host", "launch on another host", "container"])
 @pytest.mark.parametrize("ending", [True, False])
-def test_a_kernel_of_another_host_or_container_is_left_alone_for_a_day(
+def test_a_kernel_of_another_host_or_container_is_left_alone_for_a_month(
     place: Place, spawn: Processes, kind: str, ending: bool
 ) -> None:
     stranger = spawn.stranger()
     server_id = place.dead_server(ending=ending)
     record = place.record(server_id, **elsewhere(kind, stranger))
-    age(place, server_id, _DAY - 100)
+    age(place, server_id, 30 * _DAY - 100)
     assert adopted(place, orphan_timeout=0.0) == []
     assert not is_forgotten(place, record)
     assert place.servers.list_ids() == [server_id]
-    age(place, server_id, _DAY + 100)
+    age(place, server_id, 30 * _DAY + 100)
     assert adopted(place, orphan_timeout=0.0) == []
     assert is_forgotten(place, record)
     assert place.servers.list_ids() == []
@@ -435,7 +480,7 @@ def test_a_kernel_of_another_container_is_not_forgotten_while_its_server_lives(
 ) -> None:
     server_id = other.ask(register_server, place.folder / "servers")
     record = place.record(server_id, **elsewhere("container", spawn.stranger()))
-    age(place, server_id, 2 * _DAY)  # as after a long sleep
+    age(place, server_id, 60 * _DAY)  # as after a long sleep
     assert adopted(place) == []
     assert not is_forgotten(place, record)
 
@@ -480,11 +525,9 @@ class MeddlingServers(Servers):
 
     meddle: Any = None
 
-    @contextmanager
-    def claim(self, server_id: str) -> Iterator[bool]:
+    def take_over(self, server_id: str) -> FileLock | None:
         self.meddle()
-        with super().claim(server_id) as claimed:
-            yield claimed
+        return super().take_over(server_id)
 
 
 def meddling(place: Place) -> MeddlingServers:

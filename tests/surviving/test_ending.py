@@ -182,15 +182,17 @@ def test_a_kernel_is_ended_behind_the_caller(
 ) -> None:
     identity = spawn.stranger()
     record = place.record("a-server", identity)
-    ender.end(record)
-    wait_until(lambda: not place.record_file(record.kernel_id).exists(), "it is forgotten")
+    outcomes: list[bool] = []
+    ender.end([record], outcomes.append)
+    wait_until(lambda: outcomes == [True], "it is said to be gone")
+    assert not place.record_file(record.kernel_id).exists()
     assert not runs(identity)
 
 
 def test_what_ends_kernels_does_not_keep_the_server(
     place: Place, spawn: Processes, ender: KernelEnder
 ) -> None:
-    ender.end(place.record("a-server", stubborn(spawn)))
+    ender.end([place.record("a-server", stubborn(spawn))], lambda ended: None)
     threads = [each for each in threading.enumerate() if each.name == "nbsessions-ending"]
     assert threads
     assert all(each.daemon for each in threads)

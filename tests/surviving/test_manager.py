@@ -73,7 +73,7 @@ async def test_where_no_server_can_follow_kernels_are_those_of_a_stock_server(
         await kernel_manager.restart_kernel(kernel_id, now=True)
         kernel.update_env(env={"JPY_SESSION_NAME": "b.ipynb"})
         assert not kernel_manager.recorder.has(kernel_id)
-        assert not kernel_manager.is_elsewhere(kernel_id)
+        assert kernel_manager.list_recorded() == []
     assert not (tmp_path / "runtime" / "nbsessions").exists()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -245,6 +246,23 @@ async def test_that_changes_cannot_be_written_down_is_said_once_until_they_can(
             kernel.execution_state = f"written after the {time}"
             await until(lambda: kernel.execution_state == read(managed).execution_state, "it was")
             assert said() == {"first": 1, "second": 2}[time]
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize("removed", ["", "kernels", "servers"])
+async def test_what_somebody_has_removed_is_written_again_by_a_server_at_rest(
+    tmp_path: Path, managed: Place, removed: str
+) -> None:
+    async with started(tmp_path) as (_, kernel):
+        kernel.execution_state = "idle"
+        await until(lambda: read(managed).execution_state == "idle", "it is at rest")
+        record = read(managed)
+        shutil.rmtree(managed.folder / removed)
+        await until(managed.record_file(KERNEL_ID).exists, "it is written down again")
+        await until(
+            lambda: managed.servers.state(record.server_id) is State.LIVE, "the server is live"
+        )
+        assert read(managed) == record
 
 
 @pytest.mark.gen_test

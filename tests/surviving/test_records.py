@@ -44,6 +44,8 @@ FULL = KernelRecord(
     protocol_version="5.4",
     clients=["a-kernel:a-client"],
     logged=12345,
+    orphan_timeout=60.0,
+    adopted=True,
 )
 
 

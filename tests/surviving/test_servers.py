@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import time
@@ -39,6 +40,40 @@ def registered(place: Place) -> Iterator[Servers]:
     place.servers.register()
     yield place.servers
     place.servers.sign_off(followed=False)
+
+
+# Servers of another user
+
+
+def test_what_another_user_left_is_neither_judged_nor_claimed(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server_id = place.dead_server()
+    with monkeypatch.context() as another_user:
+        another_user.setattr(os, "geteuid", lambda: -1)
+        assert place.servers.state(server_id) is State.SILENT
+        with place.servers.claim(server_id) as claimed:
+            assert not claimed
+    assert place.servers.state(server_id) is State.DEAD
+
+
+# No locks
+
+
+def test_without_locks_nobody_is_judged_claimed_or_registered(
+    place: Place, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(lock: FileLock, **options: object) -> bool:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    server_id = place.dead_server()
+    monkeypatch.setattr(FileLock, "acquire", refuse)
+    assert place.servers.state(server_id) is State.SILENT
+    with place.servers.claim(server_id) as claimed:
+        assert not claimed
+    with pytest.raises(OSError, match="No locks"):
+        place.servers.register()
+    assert [path.stem for path in folder.iterdir()] == [server_id]
 
 
 # Alive or not

@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from nbsessions.kernels.surviving.process import (
     AttachedProcess,
@@ -27,12 +27,21 @@ class KernelEnder:
     def __init__(self, records: KernelRecords) -> None:
         self._records = records
 
-    def end(self, record: KernelRecord, identity: ProcessIdentity | None = None) -> None:
-        """Start ending the kernel, whose process is in its record unless it is given here."""
-        # A daemon: what is not ended when this server goes is ended by the next one.
-        threading.Thread(
-            target=self.end_now, args=(record, identity), name="nbsessions-ending", daemon=True
-        ).start()
+    def end(self, records: Sequence[KernelRecord], finished: Callable[[bool], object]) -> None:
+        """Start ending the kernels; in the end, ``finished`` is told whether all are gone."""
+        outcomes: list[bool] = []
+
+        def end_one(record: KernelRecord) -> None:
+            outcomes.append(self.end_now(record))
+
+        def end_all() -> None:
+            try:
+                for thread in [_start(end_one, record) for record in records]:
+                    thread.join()
+            finally:
+                finished(outcomes.count(True) == len(records))
+
+        _start(end_all)
 
     def end_now(self, record: KernelRecord, identity: ProcessIdentity | None = None) -> bool:
         """End the kernel and wait for it; return whether it is gone."""
@@ -50,6 +59,13 @@ class KernelEnder:
         if current is None or current.server_id == record.server_id:
             forget_kernel(self._records, record)
         return True
+
+
+def _start(work: Callable[..., None], *arguments: object) -> threading.Thread:
+    # A daemon: what is not ended when this server goes is ended by the next one.
+    thread = threading.Thread(target=work, args=arguments, name="nbsessions-ending", daemon=True)
+    thread.start()
+    return thread
 
 
 def end_process(process: AttachedProcess) -> bool:

@@ -34,6 +34,7 @@ from nbsessions.kernels.surviving.provisioner import SurvivingProvisioner
 from nbsessions.kernels.surviving.recorder import KernelRecorder
 from nbsessions.kernels.surviving.records import KernelRecord, KernelRecords
 from nbsessions.kernels.surviving.servers import Servers
+from nbsessions.kernels.surviving.trouble import explain
 from nbsessions.locks import SUPPORTED
 from nbsessions.tasks import Tasks
 
@@ -109,9 +110,9 @@ class SurvivingKernels(LoggingConfigurable):
     orphan_timeout = Float(
         24 * 3600.0,
         min=0.0,
-        help="""Seconds after which a kernel is ended whose server is dead and was not followed
-        by another one of the same root directory. It is ended when any server of the same user
-        starts.""",
+        help="""Seconds after which a kernel of this server is ended, once the server is dead and
+        was not followed by another one of the same root directory. It is ended when any server
+        of the same user starts.""",
     ).tag(config=True)
 
     @default("kernel_manager_class")
@@ -139,7 +140,12 @@ class SurvivingKernels(LoggingConfigurable):
         self._records = KernelRecords(folder / "kernels", log=self.log)
         self._servers = Servers(folder / "servers")
         self.recorder = KernelRecorder(
-            self._records, self._servers, KernelOutput(), root_dir=root_dir, log=self.log
+            self._records,
+            self._servers,
+            KernelOutput(),
+            root_dir=root_dir,
+            orphan_timeout=self.orphan_timeout,
+            log=self.log,
         )
         if not issubclass(import_item(self.kernel_manager_class), SurvivingKernel):
             self.log.warning(
@@ -159,7 +165,13 @@ class SurvivingKernels(LoggingConfigurable):
                 orphan_timeout=self.orphan_timeout,
                 log=self.log,
             )
-            adoption.run(self._adopt)
+            try:
+                adoption.run(self._adopt)
+            except OSError as error:
+                # The server is there for more than old kernels.
+                self.log.warning(
+                    "Kernels of earlier servers are not taken over: %s", explain(error, folder)
+                )
 
     # Kernels that are started here
 
@@ -264,6 +276,10 @@ class SurvivingKernels(LoggingConfigurable):
     def had_clients(self, kernel_id: str) -> bool:
         """Return whether clients were connected to the kernel, of this server or one before."""
         return self.recorder.had_clients(kernel_id)
+
+    def list_adopted(self) -> list[str]:
+        """Return the ids of the kernels that were taken over from dead servers."""
+        return self.recorder.list_adopted()
 
     def list_recorded(self) -> list[RecordedKernel]:
         """Return all kernels that have a record here, whosever they are. Blocks; OSError."""

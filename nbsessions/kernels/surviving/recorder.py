@@ -22,6 +22,7 @@ from nbsessions.kernels.base import current_start
 from nbsessions.kernels.surviving.output import KernelOutput
 from nbsessions.kernels.surviving.records import KernelRecord, KernelRecords
 from nbsessions.kernels.surviving.servers import Servers
+from nbsessions.kernels.surviving.trouble import explain
 
 _FLUSH_INTERVAL = 1.0
 
@@ -36,8 +37,10 @@ class KernelRecorder:
         output: KernelOutput,
         *,
         root_dir: str,
+        orphan_timeout: float,
         log: logging.Logger,
     ) -> None:
+        self._orphan_timeout = orphan_timeout
         self._records = records
         self._servers = servers
         self._output = output
@@ -51,6 +54,8 @@ class KernelRecorder:
         self._writing = ThreadPoolExecutor(1, thread_name_prefix="nbsessions-records")
         self._flushing = PeriodicCallback(self._flush, _FLUSH_INTERVAL * 1000)
         self._registered = False
+        self._problem: str | None = None
+        """Why the last kernel that was launched has no record."""
         self._closed = False
 
     def register(self) -> None:
@@ -72,11 +77,22 @@ class KernelRecorder:
         except (OSError, RuntimeError, ValueError) as error:
             # A full disk, a server that is stopping, a value that is no JSON.
             self.forget(kernel_id)
-            self._log.warning(
-                "Kernel %s will end with this server, no record can be kept: %s", kernel_id, error
-            )
+            self._say_why(kernel_id, error)
             return False
+        self._problem = None
         return True
+
+    def _say_why(self, kernel_id: str, error: Exception) -> None:
+        # Once for all kernels, unless it is something else.
+        level = logging.DEBUG if self._problem == str(error) else logging.WARNING
+        self._problem = str(error)
+        self._log.log(
+            level,
+            "Kernel %s will end with this server, and so will others: no record of it can be "
+            "kept: %s",
+            kernel_id,
+            explain(error, self._records.folder),
+        )
 
     def _new_record(self, kernel: Any, kernel_id: str) -> KernelRecord:
         request = current_start.get()
@@ -86,6 +102,7 @@ class KernelRecorder:
             server_id=self._servers.server_id,
             host=socket.gethostname(),
             root_dir=self._root_dir,
+            orphan_timeout=self._orphan_timeout,
             kernel_name=kernel.kernel_name,
             kernel_spec=_spec_to_dict(kernel.kernel_spec),
             # As the kernel's command line has it.
@@ -100,6 +117,7 @@ class KernelRecorder:
             # A restart: whatever its context, it is for whom the start was.
             record = replace(
                 record,
+                adopted=before.adopted,
                 restarting=before.restarting,
                 session_id=before.session_id,
                 token=before.token,
@@ -126,7 +144,11 @@ class KernelRecorder:
     def adopted(self, kernel: Any, record: KernelRecord) -> None:
         """Take over the record of a kernel that another server had. Blocks."""
         record = replace(
-            record, server_id=self._servers.server_id, restarting=record.process is None
+            record,
+            server_id=self._servers.server_id,
+            orphan_timeout=self._orphan_timeout,
+            adopted=True,
+            restarting=record.process is None,
         )
         self._records.write(record)
         self._current[record.kernel_id] = record
@@ -180,6 +202,10 @@ class KernelRecorder:
         record = self._current.get(kernel_id)
         return record is not None and bool(record.clients)
 
+    def list_adopted(self) -> list[str]:
+        """Return the ids of the kernels that were taken over from dead servers."""
+        return [each.kernel_id for each in self._current.values() if each.adopted]
+
     # Changes
 
     def _flush(self) -> None:
@@ -204,9 +230,10 @@ class KernelRecorder:
                 self._current[kernel_id] = record
                 yield record
 
-    def _write_all(self, records: Iterable[KernelRecord]) -> None:
+    def _write_all(self, changed: Iterable[KernelRecord]) -> None:
         self._servers.touch()
-        for record in records:
+        records = {record.kernel_id: record for record in (*self._lost(), *changed)}
+        for record in records.values():
             try:
                 self._register_and_write(record)
             except OSError as error:
@@ -215,6 +242,17 @@ class KernelRecorder:
                 self._unwritten.add(record.kernel_id)
             else:
                 self._unwritten.discard(record.kernel_id)
+
+    def _lost(self) -> list[KernelRecord]:
+        """Return the records that somebody has removed, or that nobody takes for ours any more."""
+        current = list(self._current.values())
+        if not current:
+            return []
+        try:
+            there = set(self._records.list_ids() if self._servers.is_registered() else ())
+        except OSError:
+            return []
+        return [record for record in current if record.kernel_id not in there]
 
     async def _write(self, record: KernelRecord) -> None:
         # Before it is written, so that what a flush writes meanwhile is not older.

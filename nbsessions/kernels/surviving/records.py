@@ -54,31 +54,38 @@ class KernelRecord(msgspec.Struct, frozen=True, kw_only=True):
     """The websocket sessions that were connected last: output is kept for each of them."""
     logged: int = 0
     """How far the kernel's log file has been passed on, in bytes."""
+    orphan_timeout: float | None = None
+    """Seconds after which it may be ended when its server is dead and nobody follows; None: what
+    the server that finds it is set to."""
+    adopted: bool = False
+    """Whether its server took it over from a dead one."""
 
 
 class KernelRecords:
     """The records of all servers that share a runtime directory. All methods block."""
 
     def __init__(self, folder: Path, *, log: logging.Logger) -> None:
-        self._folder = folder
+        self.folder = folder
         self._log = log
+        self._named: set[str] = set()
+        """The records that the log has been told of."""
 
     def make_folder(self) -> None:
         """Make the folder, for its user alone. Raises OSError."""
         # The mode of parents that are made on the way is that of the umask.
-        self._folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._folder.mkdir(exist_ok=True, mode=0o700)
+        self.folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.folder.mkdir(exist_ok=True, mode=0o700)
 
     def log_file(self, kernel_id: str) -> Path:
         """Return where the kernel's own output goes."""
-        return self._folder / f"{kernel_id}.log"
+        return self.folder / f"{kernel_id}.log"
 
     def write(self, record: KernelRecord) -> None:
         """Write the record in the place of the one before it, whole or not at all."""
         # Not by msgspec's own JSON: names of files need not be UTF-8.
         text = json.dumps(msgspec.to_builtins(record, enc_hook=str))
         draft_of = f".{record.server_id}-"
-        descriptor, draft = tempfile.mkstemp(dir=self._folder, prefix=draft_of, suffix=".draft")
+        descriptor, draft = tempfile.mkstemp(dir=self.folder, prefix=draft_of, suffix=".draft")
         try:
             with open(descriptor, "w", encoding="ascii") as file:
                 file.write(text)
@@ -101,28 +108,34 @@ class KernelRecords:
         except FileNotFoundError:
             return None
         except (OSError, ValueError, RecursionError, msgspec.ValidationError) as error:
-            self._log.warning("The kernel record %r cannot be used: %r", str(path), error)
+            if kernel_id not in self._named:
+                self._named.add(kernel_id)
+                self._log.warning("The kernel record %r cannot be used: %r", str(path), error)
             return None
         return record
 
     def read_all(self) -> Iterator[KernelRecord]:
-        """Go through all records that can be used."""
-        for path in sorted(self._folder.glob("*.json")):
-            record = self.read(path.stem)
+        """Go through all records that can be used. Raises OSError."""
+        for kernel_id in self.list_ids():
+            record = self.read(kernel_id)
             if record is not None:
                 yield record
+
+    def is_foreign(self, kernel_id: str) -> bool:
+        """Return whether the record is another user's. Raises OSError."""
+        return self._file(kernel_id).stat().st_uid != os.geteuid()
 
     def list_ids(self) -> list[str]:
         """Return the ids of all kernels that have a record, whoever can use it. Raises OSError."""
         try:
-            names = os.listdir(self._folder)
+            names = os.listdir(self.folder)
         except FileNotFoundError:
             return []
         return sorted(name.removesuffix(".json") for name in names if name.endswith(".json"))
 
     def remove_drafts(self, server_id: str) -> None:
         """Remove what a server left that was killed while it wrote."""
-        for path in self._folder.glob(f".{server_id}-*"):
+        for path in self.folder.glob(f".{server_id}-*"):
             with contextlib.suppress(OSError):
                 path.unlink()
 
@@ -133,7 +146,7 @@ class KernelRecords:
                 path.unlink()
 
     def _file(self, kernel_id: str) -> Path:
-        return self._folder / f"{kernel_id}.json"
+        return self.folder / f"{kernel_id}.json"
 
 
 def forget_kernel(records: KernelRecords, record: KernelRecord) -> None:

@@ -23,7 +23,7 @@ class State(str, enum.Enum):
     LIVE = "live"
     DEAD = "dead"
     SILENT = "silent"
-    """Cannot be known: of another host, or without a lock file."""
+    """Cannot be known: of another host or user, without a lock file, or where locks fail."""
 
 
 class Servers:
@@ -49,13 +49,23 @@ class Servers:
         deadline = time.monotonic() + _REGISTER_TIMEOUT
         while self._lock is None:
             lock = FileLock(self._file(self.server_id))
-            # Somebody may claim, and even forget, a server that has its file but no lock yet.
-            if lock.acquire(timeout=_REGISTER_TIMEOUT) and lock.is_current():
-                self._lock = lock
-            else:
-                lock.close()
-                if time.monotonic() > deadline:
-                    raise TimeoutError(f"{lock.path} cannot be locked")
+            try:
+                # Somebody may claim, and even forget, a server that has its file but no lock yet.
+                if lock.acquire(timeout=_REGISTER_TIMEOUT) and lock.is_current():
+                    self._lock = lock
+            except OSError:
+                # There are no locks here: nobody could tell that the server has ended.
+                self.forget(self.server_id)
+                raise
+            finally:
+                if self._lock is None:
+                    lock.close()
+            if self._lock is None and time.monotonic() > deadline:
+                raise TimeoutError(f"{lock.path} cannot be locked")
+
+    def is_registered(self) -> bool:
+        """Return whether we are entered, and others see it."""
+        return self._lock is not None and self._lock.is_current()
 
     def sign_off(self, *, followed: bool) -> None:
         """Let go of our lock. Without anybody to follow us, nothing is left of us."""
@@ -86,27 +96,52 @@ class Servers:
         except OSError:
             return State.SILENT
         try:
+            if not lock.is_ours():
+                return State.SILENT
             # Shared, so that two who ask at once do not take each other for the server.
             return State.DEAD if SUPPORTED and lock.acquire(shared=True) else State.LIVE
+        except OSError:
+            return State.SILENT
         finally:
             lock.close()
 
     @contextlib.contextmanager
     def claim(self, server_id: str) -> Iterator[bool]:
         """Hold a dead server's lock for the body; False when it is not dead, or claimed."""
+        lock = self.take_over(server_id)
+        try:
+            yield lock is not None
+        finally:
+            if lock is not None:
+                lock.close()
+
+    def take_over(self, server_id: str) -> FileLock | None:
+        """Return a dead server's lock, which the caller closes; None when it cannot be had.
+
+        That is when the server is not dead or somebody else has its lock, when it was another
+        user's, and where there are no locks.
+        """
         try:
             lock = FileLock(self._file(server_id), flags=os.O_RDWR)
         except OSError:
-            yield False
-            return
+            return None
+        taken = False
         try:
-            yield SUPPORTED and _acquire_from_dead(lock) and lock.is_current()
+            taken = SUPPORTED and lock.is_ours() and _acquire_from_dead(lock) and lock.is_current()
+        except OSError:
+            pass
         finally:
-            lock.close()
+            if not taken:
+                lock.close()
+        return lock if taken else None
 
     def list_ids(self) -> list[str]:
-        """Return the ids of all servers, dead ones included."""
-        return sorted(path.stem for path in self._folder.glob("*.lock"))
+        """Return the ids of all servers, dead ones included. Raises OSError."""
+        try:
+            names = os.listdir(self._folder)
+        except FileNotFoundError:
+            return []
+        return sorted(name.removesuffix(".lock") for name in names if name.endswith(".lock"))
 
     def forget(self, server_id: str) -> None:
         """Remove a server of which nothing is left."""
@@ -124,7 +159,7 @@ class Servers:
 
     def was_ending(self, server_id: str) -> bool:
         """Return whether the server was ending its kernels when it died."""
-        return self._ending_file(server_id).exists()
+        return os.path.exists(self._ending_file(server_id))
 
     def _file(self, server_id: str) -> Path:
         return self._folder / f"{server_id}.lock"

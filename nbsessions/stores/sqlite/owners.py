@@ -12,8 +12,8 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from nbsessions.locks import SUPPORTED, FileLock
-from nbsessions.models import Owner, utcnow
-from nbsessions.stores.base import ABANDONED_AFTER, SILENT_KEPT_FOR
+from nbsessions.models import ABANDONED_AFTER, Owner, utcnow
+from nbsessions.stores.base import SILENT_KEPT_FOR
 
 
 def lock_path(database: Path, owner_id: str) -> Path:

@@ -15,6 +15,7 @@ from nbsessions.errors import (
     StartLost,
 )
 from nbsessions.models import (
+    ABANDONED_AFTER,
     UNSET,
     Changes,
     Intent,
@@ -25,7 +26,7 @@ from nbsessions.models import (
     Verb,
     utcnow,
 )
-from nbsessions.stores.base import ABANDONED_AFTER, ENDED_KEPT_FOR, START_LEASE
+from nbsessions.stores.base import ENDED_KEPT_FOR, START_LEASE
 from nbsessions.stores.sqlite.stock import STOCK_SCOPE, is_stock_file, read_stock_sessions
 
 _SESSION_COLUMNS = (

@@ -3,7 +3,7 @@
 When a server imports our package, and not before, its coverage begins to be measured: to trace
 all that it imports until then would double the time of its start. Nothing of ours runs in
 kernels: they are not measured at all. When jupyter_client is imported, the ports of kernels are
-reserved.
+reserved. A server with ``WITHOUT_LOCKS`` in its environment has no file locks.
 """
 
 import importlib.abc
@@ -55,6 +55,18 @@ def _reserve(module):
     reserve_ports(module.LocalPortCache)
 
 
+def _remove_locks():
+    import errno
+    import fcntl
+
+    def flock(descriptor, operation):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    fcntl.flock = flock
+
+
+if os.environ.pop("WITHOUT_LOCKS", None):
+    _remove_locks()
 _variables = {
     name.removeprefix(PREFIX): os.environ.pop(name)
     for name in list(os.environ)
