@@ -88,9 +88,8 @@ class Recovery:
         known = {session.kernel_id for session in sessions}
         for kernel_id in sorted(set(self._provider.list_adopted()) - known):
             self._log.warning(
-                "Kernel %s was taken over, but no session of it is known. Open a notebook and "
-                "choose it with Kernel > Change Kernel, or end it with `jupyter nbsessions stop "
-                "--orphans`",
+                "Kernel %s was taken over, but no session of it is known. See `jupyter nbsessions "
+                "list --orphans` for how to reach it, and `stop --orphans` to end it",
                 kernel_id,
             )
 

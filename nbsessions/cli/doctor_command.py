@@ -9,6 +9,7 @@ from rich.text import Text
 
 from nbsessions.cli.checks.finding import Finding, Level
 from nbsessions.cli.checks.kernels import check_orphans, check_records, check_running_servers
+from nbsessions.cli.checks.locks import check_locks
 from nbsessions.cli.checks.servers import check_servers
 from nbsessions.cli.checks.store import check_store
 from nbsessions.cli.checks.survival import Surroundings, check_survival
@@ -58,6 +59,7 @@ jupyter nbsessions doctor --json
             file = None  # The check of the store says why.
         overview = Overview(self.runtime_path, file, log=self.log)
         yield from check_store(self)
+        yield from check_locks(file, self.runtime_path)
         servers = list(check_servers(self.config, self.config_file_paths))
         yield from servers
         yield from check_records(self.runtime_path)

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from traitlets import Bool
 
 from nbsessions.cli.command import FLAGS, JSON_FLAG, Command
 from nbsessions.cli.errors import CommandError
 from nbsessions.cli.output import session_table, write_json
+from nbsessions.cli.values import Entry, ServerState
 
 _FLAGS = {
     **FLAGS,
     **JSON_FLAG,
     "orphans": (
         {"ListCommand": {"orphans": True}},
-        "List the kernels that no server has; those without a session have an empty path.",
+        "List the kernels that no server has, or that one has taken over without a session; those "
+        "without a session have an empty path.",
     ),
 }
 
 
 class ListCommand(Command):
-    """Lists sessions, or the kernels that no server has."""
+    """Lists sessions, or the kernels that no server or no session has."""
 
     name = "jupyter-nbsessions-list"
     description = """List the sessions of all running servers, and those whose server is dead
@@ -38,7 +42,9 @@ jupyter nbsessions list --json
 """
     flags = _FLAGS
 
-    orphans = Bool(False, help="Whether to list the kernels that no server has.").tag(config=True)
+    orphans = Bool(
+        False, help="Whether to list the kernels that no server has, or that have no session."
+    ).tag(config=True)
 
     def run(self) -> int:
         """Write the list."""
@@ -51,14 +57,23 @@ jupyter nbsessions list --json
         elif entries:
             self.out.print(session_table(entries))
         else:
-            self.say("No kernel is without a server" if self.orphans else "There are no sessions")
-        if not self.orphans:
-            self._mention([entry for entry in overview.orphans if entry.session_id is None])
+            self.say("No kernel is an orphan" if self.orphans else "There are no sessions")
+        without = [entry for entry in overview.orphans if entry.session_id is None]
+        if self.orphans:
+            self._tell_how_to_reach(without)
+        elif without:
+            self.say(
+                f"Kernels without a session: {len(without)}, see "
+                "`jupyter nbsessions list --orphans`"
+            )
         return 0
 
-    def _mention(self, orphans: list[object]) -> None:
-        if orphans:
+    def _tell_how_to_reach(self, entries: Sequence[Entry]) -> None:
+        kept = [entry for entry in entries if entry.server is ServerState.RUNNING]
+        if kept and not self.json:
             self.say(
-                f"Kernels without a session and a server: {len(orphans)}, "
-                "see `jupyter nbsessions list --orphans`"
+                "To use a kernel that has a server, right-click it in JupyterLab under Running "
+                "Terminals and Kernels, or:"
             )
+            for entry in kept:
+                self.say(f"  jupyter console --existing kernel-{entry.kernel_id}.json")

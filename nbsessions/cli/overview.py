@@ -6,7 +6,7 @@ import logging
 import socket
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ class Answer:
 
     server: RunningServer
     sessions: Sequence[Mapping[str, Any]] = ()
-    kernel_ids: frozenset[str] = frozenset()
+    kernels: Sequence[Mapping[str, Any]] = ()
     trouble: ServerUnreachable | None = None
 
 
@@ -160,9 +160,28 @@ class Overview:
             root_dir=record.root_dir if record else stored.namespace,
         )
 
-    # Kernels that no server has
+    # Kernels that no server has, or that their server has taken over without a session
 
     def _find_orphans(self) -> Iterator[Entry]:
+        yield from self._without_server()
+        yield from self._without_session()
+
+    def _without_session(self) -> Iterator[Entry]:
+        for answer in self.answers:
+            for model in answer.kernels:
+                kernel = self.kernels.find(str(model.get("id")))
+                adopted = kernel is not None and kernel.record and kernel.record.adopted
+                if kernel is not None and adopted and not self.sharing(kernel.kernel_id):
+                    yield replace(
+                        self._from_kernel(kernel),
+                        state=str(model.get("execution_state", "unknown")),
+                        last_activity=_moment(model.get("last_activity")),
+                        connections=model.get("connections"),
+                        server=ServerState.RUNNING,
+                        server_url=answer.server.url,
+                    )
+
+    def _without_server(self) -> Iterator[Entry]:
         for kernel in self.kernels.list_orphans(self._served()):
             entries = self.sharing(kernel.kernel_id)
             if not entries:
@@ -173,7 +192,9 @@ class Overview:
     def _served(self) -> frozenset[str] | None:
         if any(answer.trouble for answer in self.answers):
             return None
-        return frozenset().union(*(answer.kernel_ids for answer in self.answers))
+        return frozenset(
+            str(model.get("id")) for answer in self.answers for model in answer.kernels
+        )
 
     def _from_kernel(self, kernel: LocalKernel) -> Entry:
         record = kernel.record
@@ -214,8 +235,7 @@ def _ask_one(server: RunningServer) -> Answer:
         sessions = client.list_sessions()
     except ServerUnreachable as trouble:
         return Answer(server=server, trouble=trouble)
-    kernel_ids = frozenset(str(model.get("id")) for model in kernels)
-    return Answer(server=server, sessions=sessions, kernel_ids=kernel_ids)
+    return Answer(server=server, sessions=sessions, kernels=kernels)
 
 
 def _moment(text: Any) -> datetime | None:

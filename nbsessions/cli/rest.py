@@ -45,6 +45,13 @@ class ServerClient:
         if status not in (204, 404):
             raise self._error(f"answered {status} when it was asked to end {session_id}")
 
+    def shutdown_kernel(self, kernel_id: str) -> None:
+        """Have a kernel shut down. One that is gone already is fine."""
+        path = f"/api/kernels/{quote(kernel_id, safe='')}"
+        status, _ = self._request("DELETE", path, _STOP_TIMEOUT)
+        if status not in (204, 404):
+            raise self._error(f"answered {status} when it was asked to shut down {kernel_id}")
+
     def _get_list(self, path: str) -> list[dict[str, Any]]:
         status, body = self._request("GET", path, _READ_TIMEOUT)
         if status != 200:

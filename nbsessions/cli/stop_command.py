@@ -22,7 +22,10 @@ _MANY = 5
 _FLAGS = {
     **FLAGS,
     "all": ({"StopCommand": {"all": True}}, "End all sessions."),
-    "orphans": ({"StopCommand": {"orphans": True}}, "End all kernels that no server has."),
+    "orphans": (
+        {"StopCommand": {"orphans": True}},
+        "End all kernels that `list --orphans` lists.",
+    ),
     "y": ({"StopCommand": {"yes": True}}, "Do not ask."),
     "yes": ({"StopCommand": {"yes": True}}, "Do not ask."),
 }
@@ -64,7 +67,7 @@ jupyter nbsessions stop --all -y
         entries = overview.orphans if self.orphans else overview.sessions
         if not entries:
             raise CommandError(
-                "There is no kernel without a server" if self.orphans else "There are no sessions"
+                "No kernel is an orphan" if self.orphans else "There are no sessions"
             )
         return entries
 

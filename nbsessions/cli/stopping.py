@@ -64,9 +64,15 @@ class Stopper:
     # Sessions of running servers
 
     def _delete(self, entry: Entry) -> None:
-        if entry.server is ServerState.UNREACHABLE or entry.session_id is None:
+        if entry.server is ServerState.UNREACHABLE:
             raise CommandError("its server runs, or may run, and cannot be asked to end it")
-        ServerClient(self._overview.server_of(entry)).delete_session(entry.session_id)
+        client = ServerClient(self._overview.server_of(entry))
+        if entry.session_id is not None:
+            client.delete_session(entry.session_id)
+        elif entry.connections:
+            raise CommandError("somebody is connected to it")
+        else:
+            client.shutdown_kernel(entry.kernel_id)
 
     # Kernels that no server has
 

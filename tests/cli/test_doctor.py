@@ -370,3 +370,20 @@ def test_a_server_that_keeps_sessions_elsewhere_is_a_warning(
 
 def test_doctor_takes_no_names(stopped: Server, doctor: CommandLine) -> None:
     assert doctor("doctor", "me").err == "`doctor` takes no names\n"
+
+
+@pytest.mark.parametrize("running", [True, False])
+def test_a_place_without_file_locks_is_told(start_server: StartServer, running: bool) -> None:
+    server = start_server(start=running, environment={"WITHOUT_LOCKS": "1"})
+    server.allow_errors("kept in memory")
+    cli = CommandLine(server)
+    errors, warnings = found(cli, "error"), found(cli, "warning")
+    assert str(server.store.parent) in errors["store-locks"]
+    assert "memory" in errors["store-locks"]
+    assert str(server.runtime_dir) in warnings["runtime-locks"]
+
+
+def test_locks_that_work_are_told_and_leave_nothing(stopped: Server, doctor: CommandLine) -> None:
+    before = sorted(stopped.folder.rglob("*"))
+    assert {"store-locks", "runtime-locks"} <= found(doctor, "ok").keys()
+    assert sorted(stopped.folder.rglob("*")) == before

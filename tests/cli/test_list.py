@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from support.channel import Channel
 from support.cli import CommandLine, change_info, info_file
 from support.server import Server, StartServer
 from support.waiting import wait_until
@@ -123,7 +124,7 @@ def test_nothing_is_said_to_be_nothing(server: Server, cli: CommandLine) -> None
     assert cli("list", "--json").json() == []
     ran = cli("list")
     assert (ran.status, ran.out, ran.err) == (0, "", "There are no sessions\n")
-    assert cli("list", "--orphans").err == "No kernel is without a server\n"
+    assert cli("list", "--orphans").err == "No kernel is an orphan\n"
 
 
 def test_list_takes_no_names(server: Server, cli: CommandLine) -> None:
@@ -283,7 +284,7 @@ def test_a_kernel_without_a_session_is_among_the_orphans(server: Server, cli: Co
     ran = cli("list")
 
     assert ran.out == ""
-    assert "Kernels without a session and a server: 1" in ran.err
+    assert "Kernels without a session: 1" in ran.err
     (orphan,) = cli("list", "--orphans", "--json").json()
     assert list(orphan) == KEYS
     assert (orphan["id"], orphan["path"], orphan["kernel_id"]) == (None, None, kernel_id)
@@ -373,6 +374,58 @@ def test_a_config_file_can_be_named(server: Server, cli: CommandLine) -> None:
     ran = cli("list", f"--config={file}")
 
     assert "There are no sessions" in ran.err
+
+
+# Kernels that were taken over without a session
+
+
+@pytest.fixture
+def without_session(server: Server) -> str:
+    """The id of a kernel that a server has taken over, and that never had a session."""
+    kernel_id = server.start_kernel("python3")
+    assert server.execute(kernel_id, "x = 42; x") == "42"
+    session = server.create("a.ipynb")
+    server.kill()
+    server.start()
+    wait_until(lambda: server.log_lines("W", "no session of it is known"), "it is said")
+    (warning,) = server.log_lines("W", "no session of it is known")
+    assert kernel_id in warning
+    assert session["kernel"]["id"] not in warning
+    return kernel_id
+
+
+def test_a_kernel_that_was_taken_over_without_a_session_is_listed_with_how_to_reach_it(
+    server: Server, cli: CommandLine, without_session: str
+) -> None:
+    (listed,) = cli.sessions("--orphans")
+    assert (listed["kernel_id"], listed["id"], listed["path"]) == (without_session, None, None)
+    assert (listed["server"], listed["state"]) == ("running", "idle")
+    assert "Kernels without a session: 1" in cli("list").err
+    ran = cli("list", "--orphans")
+    assert f"jupyter console --existing kernel-{without_session}.json" in ran.err
+    reply = server.post({"path": "b.ipynb", "type": "notebook", "kernel": {"id": without_session}})
+    assert reply.status == 201
+    assert server.execute(without_session, "x") == "42"
+    assert cli.sessions("--orphans") == []
+
+
+def test_a_kernel_that_was_taken_over_without_a_session_is_shut_down_by_its_server(
+    server: Server, cli: CommandLine, without_session: str
+) -> None:
+    assert "taken over by a server" in cli("doctor").out
+    with Channel(server, without_session):
+        ran = cli("stop", "--orphans", "-y")
+        assert (ran.status, "somebody is connected" in ran.err) == (1, True)
+    assert cli("stop", "--orphans", "-y").status == 0
+    assert without_session not in server.kernel_ids()
+    assert len(server.list_sessions()) == 1
+
+
+def test_a_kernel_that_was_started_without_a_session_is_no_orphan(
+    server: Server, cli: CommandLine
+) -> None:
+    server.start_kernel("light")
+    assert cli.sessions("--orphans") == []
 
 
 # show

@@ -342,7 +342,9 @@ def test_what_is_not_there_cannot_be_stopped(
 ) -> None:
     ran = cli("stop", *arguments, "-y")
     assert (ran.status, ran.out) == (1, "")
-    assert ran.err.startswith(("no session has", "There are no sessions", "There is no kernel"))
+    assert ran.err.startswith(
+        ("no session has", "There are no sessions", "No kernel is an orphan")
+    )
 
 
 @pytest.mark.parametrize("arguments", [[], ["a", "--all"], ["--all", "--orphans"]])

@@ -9,6 +9,7 @@ from pathlib import Path
 from nbsessions.cli.checks.finding import Finding, ok, warning
 from nbsessions.cli.checks.permissions import exposed
 from nbsessions.cli.overview import Overview
+from nbsessions.cli.values import ServerState
 
 
 def check_records(runtime_dir: Path) -> Iterator[Finding]:
@@ -43,16 +44,22 @@ def check_running_servers(overview: Overview) -> Iterator[Finding]:
 
 def check_orphans(overview: Overview) -> Iterator[Finding]:
     """Look for kernels that no server has."""
-    kernels = {entry.kernel_id for entry in overview.orphans}
-    if kernels:
+    hint = "jupyter nbsessions list --orphans, jupyter nbsessions stop --orphans"
+    alone = {each.kernel_id for each in overview.orphans if each.server is ServerState.NONE}
+    if alone:
         yield warning(
             "orphans",
-            f"{_count(len(kernels))} without a server; the next one takes over those of its root "
+            f"{_count(len(alone))} without a server; the next one takes over those of its root "
             "directory",
-            "jupyter nbsessions list --orphans, jupyter nbsessions stop --orphans",
+            hint,
         )
     else:
         yield ok("orphans", "no kernel is without a server")
+    kept = {each.kernel_id for each in overview.orphans} - alone
+    if kept:
+        yield warning(
+            "orphans", f"{_count(len(kept))} without a session, taken over by a server", hint
+        )
 
 
 def _count(kernels: int) -> str:

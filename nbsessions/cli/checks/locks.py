@@ -1,0 +1,64 @@
+"""Do files have locks where servers need them?"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from nbsessions.cli.checks.finding import Finding, error, ok, warning
+from nbsessions.locks import SUPPORTED, FileLock
+from nbsessions.stores.sqlite.repair import beside
+
+_NAMELESS: int = getattr(os, "O_TMPFILE", 0)
+"""The flag of a file that has no name and leaves no trace; 0 where the platform has none."""
+
+
+def check_locks(store: Path | None, runtime_dir: Path) -> Iterator[Finding]:
+    """Try a lock beside the store and in the runtime directory; nothing is left there."""
+    if not SUPPORTED:
+        return  # As is said of the platform.
+    servers = sorted((runtime_dir / "nbsessions" / "servers").glob("*.lock"))
+    if (
+        store is not None
+        and (problem := _try_lock(store.parent, [beside(store, ".write")])) is not None
+    ):
+        yield error(
+            "store-locks",
+            f"files in {store.parent} have no locks ({problem}): sessions are kept in memory",
+            "set c.AsyncSessionManager.database_filepath to a file on a local file system",
+        )
+    elif store is not None:
+        yield ok("store-locks", "files beside it can be locked")
+    if (problem := _try_lock(runtime_dir, servers)) is not None:
+        yield warning(
+            "runtime-locks",
+            f"files in {runtime_dir} have no locks ({problem}): kernels end with their server",
+            "set JUPYTER_RUNTIME_DIR to a folder on a local file system",
+        )
+    else:
+        yield ok("runtime-locks", f"files in {runtime_dir} can be locked")
+
+
+def _try_lock(folder: Path, known: Iterable[Path]) -> OSError | None:
+    """Return what is wrong with locks in the folder, or its nearest parent that is there.
+
+    ``known``: lock files that may be there. None is made.
+    """
+    while not folder.is_dir() and folder != folder.parent:
+        folder = folder.parent
+    try:
+        # A file without a name, where the file system has them.
+        candidates = [(folder, os.O_RDWR | _NAMELESS)] if _NAMELESS else []
+        for path, flags in (*candidates, *((path, os.O_RDWR) for path in known)):
+            try:
+                lock = FileLock(path, flags=flags)
+            except OSError:
+                continue
+            with contextlib.closing(lock):
+                lock.acquire(shared=True)
+            break
+    except OSError as problem:
+        return problem
+    return None
