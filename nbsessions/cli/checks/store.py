@@ -16,6 +16,7 @@ from nbsessions.stores.sqlite.filesystem import is_local
 from nbsessions.stores.sqlite.inspection import StoreCondition, examine
 
 _SUFFIXES = ("", "-wal", "-shm", "-journal")
+_MOST_NAMED = 5
 
 
 def check_store(parent: Application) -> Iterator[Finding]:
@@ -88,6 +89,15 @@ def _condition(condition: StoreCondition, path: Path) -> Iterator[Finding]:
         yield ok("store-integrity", "it is not damaged")
     else:
         yield _damage(condition.damage)
+    if condition.unreadable:
+        yield warning(
+            "store-rows",
+            f"{len(condition.unreadable)} cannot be read and are left out: "
+            f"{'; '.join(condition.unreadable[:_MOST_NAMED])}",
+            "a newer release may have written them, which can read them; else they are damaged",
+        )
+    elif condition.damage is None:
+        yield ok("store-rows", "all rows can be read")
     if condition.schema:
         yield ok("store-schema", f"its schema is version {condition.schema}")
     else:

@@ -24,6 +24,7 @@ from nbsessions.locks import SUPPORTED
 from nbsessions.stores.sqlite.filesystem import is_local
 from nbsessions.stores.sqlite.locks import StoreLocks
 from nbsessions.stores.sqlite.repair import Repair, beside, make_private
+from nbsessions.stores.sqlite.rows import RowReader, text_of
 from nbsessions.stores.sqlite.schema import migrate
 from nbsessions.stores.sqlite.stock import is_stock_file
 
@@ -95,6 +96,7 @@ class Database:
         self._busy_timeout = busy_timeout
         self._repair = Repair(path, log)
         self.locks = StoreLocks(path, timeout=busy_timeout)
+        self.rows = RowReader(path, log)
         self._opened: os.stat_result | None = None
         self._log_seen: os.stat_result | None = None
         self._commits = 0
@@ -171,6 +173,7 @@ class Database:
             timeout=busy_timeout,
         )
         connection.row_factory = sqlite3.Row
+        connection.text_factory = text_of
         connection.execute("PRAGMA query_only = 1")
         return connection
 
@@ -251,6 +254,7 @@ class Database:
         )
         try:
             connection.row_factory = sqlite3.Row
+            connection.text_factory = text_of
             verdict = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
             if verdict != "ok":
                 raise sqlite3.DatabaseError(f"database disk image is malformed: {verdict}")

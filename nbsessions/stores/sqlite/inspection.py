@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -16,9 +17,16 @@ from nbsessions.models import Owner, Session
 from nbsessions.stores.sqlite.database import store_error
 from nbsessions.stores.sqlite.owners import is_dead
 from nbsessions.stores.sqlite.repair import beside
+from nbsessions.stores.sqlite.rows import (
+    RowReader,
+    UnreadableRow,
+    heartbeat_from_row,
+    intent_from_row,
+    session_from_row,
+    text_of,
+)
 from nbsessions.stores.sqlite.schema import read_version
 from nbsessions.stores.sqlite.stock import is_stock_file
-from nbsessions.stores.sqlite.transactions import session_from_row
 
 _BUSY_TIMEOUT = 5.0
 _READ_VERSION = 19
@@ -32,6 +40,14 @@ _SELECT_SESSIONS = """SELECT seq, session_id, scope, provider, path, name, type,
     kernel_name, created, last_activity, namespace FROM nbsessions_session ORDER BY seq"""
 _SELECT_OWNERS = """SELECT owner, namespace, host, boot, pid, heartbeat, stopped
     FROM nbsessions_owner ORDER BY rowid"""
+_SELECT_INTENTS = """SELECT token, verb, scope, document, kernel_id, lease_until
+    FROM nbsessions_intent ORDER BY rowid"""
+_CONVERSIONS: tuple[tuple[str, Callable[[sqlite3.Row], object]], ...] = (
+    (_SELECT_SESSIONS, session_from_row),
+    (_SELECT_INTENTS, intent_from_row),
+    (_SELECT_OWNERS, heartbeat_from_row),
+)
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +56,8 @@ class StoredOwner:
 
     owner: Owner
     namespace: str
-    heartbeat: datetime
+    heartbeat: datetime | None
+    """None when it cannot be read."""
     dead: bool
     """Proven dead, or silent for a day; see ``is_dead``."""
 
@@ -72,6 +89,8 @@ class StoreCondition:
     wal: bool
     damage: str | None
     """What SQLite's integrity check found first."""
+    unreadable: tuple[str, ...] = ()
+    """The rows that servers leave out, and what is wrong with each."""
 
 
 def read_contents(path: Path) -> StoreContents:
@@ -79,10 +98,12 @@ def read_contents(path: Path) -> StoreContents:
     with _opened(path) as connection:
         if _schema(connection) == 0:
             return StoreContents()
-        judge = new_owner()
+        judge, rows = new_owner(), RowReader(path, _LOG)
         return StoreContents(
-            sessions=tuple(map(_session, connection.execute(_SELECT_SESSIONS))),
-            owners=tuple(_owner(row, judge, path) for row in connection.execute(_SELECT_OWNERS)),
+            sessions=tuple(_sessions(connection, rows)),
+            owners=tuple(
+                _owner(row, judge, path, rows) for row in connection.execute(_SELECT_OWNERS)
+            ),
         )
 
 
@@ -90,11 +111,13 @@ def examine(path: Path) -> StoreCondition:
     """Check the whole file. Raises StoreError when it cannot be read at all."""
     with _opened(path) as connection:
         verdict: str = connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
+        schema, whole = _schema(connection), verdict == "ok"
         return StoreCondition(
-            schema=_schema(connection),
+            schema=schema,
             is_stock=is_stock_file(connection),
             wal=_has_log(path),
-            damage=None if verdict == "ok" else verdict,
+            damage=None if whole else verdict,
+            unreadable=tuple(_unreadable_rows(connection)) if schema and whole else (),
         )
 
 
@@ -110,6 +133,7 @@ def _opened(path: Path) -> Iterator[sqlite3.Connection]:
             )
             try:
                 connection.row_factory = sqlite3.Row
+                connection.text_factory = text_of
                 connection.execute("BEGIN")
                 yield connection
             finally:
@@ -174,14 +198,26 @@ def _schema(connection: sqlite3.Connection) -> int:
     return read_version(connection)
 
 
-def _session(row: sqlite3.Row) -> StoredSession:
-    return StoredSession(namespace=row["namespace"], session=session_from_row(row))
+def _sessions(connection: sqlite3.Connection, rows: RowReader) -> Iterator[StoredSession]:
+    for row in connection.execute(_SELECT_SESSIONS):
+        for session in rows.sessions([row]):
+            yield StoredSession(namespace=str(row["namespace"]), session=session)
 
 
-def _owner(row: sqlite3.Row, judge: Owner, path: Path) -> StoredOwner:
+def _owner(row: sqlite3.Row, judge: Owner, path: Path, rows: RowReader) -> StoredOwner:
     return StoredOwner(
         owner=Owner(owner_id=row["owner"], host=row["host"], boot_id=row["boot"], pid=row["pid"]),
         namespace=row["namespace"],
-        heartbeat=datetime.fromisoformat(row["heartbeat"]),
-        dead=is_dead(row, judge, path),
+        heartbeat=rows.heartbeat(row),
+        dead=is_dead(row, judge, path, rows),
     )
+
+
+def _unreadable_rows(connection: sqlite3.Connection) -> Iterator[str]:
+    """Go through the rows that servers leave out, and say what is wrong with each."""
+    for query, convert in _CONVERSIONS:
+        for row in connection.execute(query):
+            try:
+                convert(row)
+            except UnreadableRow as problem:
+                yield str(problem)

@@ -8,12 +8,13 @@ import os
 import sqlite3
 import time
 from collections.abc import Iterable
-from datetime import datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 
 from nbsessions.locks import SUPPORTED, FileLock
 from nbsessions.models import ABANDONED_AFTER, Owner, utcnow
 from nbsessions.stores.base import SILENT_KEPT_FOR
+from nbsessions.stores.sqlite.rows import RowReader
 
 
 def lock_path(database: Path, owner_id: str) -> Path:
@@ -28,7 +29,7 @@ def remove_locks(database: Path, owner_ids: Iterable[str]) -> None:
             lock_path(database, owner_id).unlink()
 
 
-def is_dead(row: sqlite3.Row, judge: Owner, database: Path) -> bool:
+def is_dead(row: sqlite3.Row, judge: Owner, database: Path, rows: RowReader) -> bool:
     """Return whether the owner of this row is proven dead, or was silent for a day."""
     if row["stopped"] is not None:
         return True
@@ -40,18 +41,20 @@ def is_dead(row: sqlite3.Row, judge: Owner, database: Path) -> bool:
         return is_free
     if is_here and not same_boot and row["boot"] and judge.boot_id:
         return True
-    return _silent_for(row) > SILENT_KEPT_FOR
+    return _silent_for(row, rows) > SILENT_KEPT_FOR
 
 
-def is_abandoned(row: sqlite3.Row, database: Path) -> bool:
+def is_abandoned(row: sqlite3.Row, database: Path, rows: RowReader) -> bool:
     """Return whether the owner was last heard of so long ago that its rows may go."""
-    if _silent_for(row) <= ABANDONED_AFTER:
+    if _silent_for(row, rows) <= ABANDONED_AFTER:
         return False
     return _lock_is_free(lock_path(database, row["owner"])) is not False
 
 
-def _silent_for(row: sqlite3.Row) -> timedelta:
-    return utcnow() - datetime.fromisoformat(row["heartbeat"])
+def _silent_for(row: sqlite3.Row, rows: RowReader) -> timedelta:
+    heartbeat = rows.heartbeat(row)
+    # One that cannot be read proves nothing.
+    return timedelta(0) if heartbeat is None else utcnow() - heartbeat
 
 
 def remove_abandoned_locks(database: Path) -> None:

@@ -44,4 +44,6 @@ def read_stock_sessions(connection: sqlite3.Connection) -> list[Session]:
             last_activity=now,
         )
         for row in rows
+        # What is not UTF-8 comes as bytes.
+        if not any(isinstance(value, bytes) for value in row)
     ]

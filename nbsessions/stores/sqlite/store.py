@@ -31,8 +31,6 @@ from nbsessions.stores.sqlite.transactions import (
     SELECT_OTHER_OWNERS,
     SELECT_SESSIONS,
     Transaction,
-    intent_from_row,
-    session_from_row,
 )
 from nbsessions.stores.sqlite.writer import Committed, Operation, Writer
 
@@ -112,12 +110,13 @@ class SQLiteSessionStore(SessionStore):
         # Locked before the owner is entered: whoever finds the row finds the lock held.
         self._database.own(owner.owner_id)
         with self._database.transaction(connection):
-            transaction = Transaction(connection, self._namespace, owner.owner_id)
+            rows = self._database.rows
+            transaction = Transaction(connection, self._namespace, owner.owner_id, rows)
             transaction.register(owner)
             transaction.import_stock()
             forgotten = transaction.forget_owners(
-                lambda row: is_dead(row, owner, self.path),
-                lambda row: is_abandoned(row, self.path),
+                lambda row: is_dead(row, owner, self.path, rows),
+                lambda row: is_abandoned(row, self.path, rows),
             )
         remove_locks(self.path, forgotten)
         remove_abandoned_locks(self.path)
@@ -185,11 +184,14 @@ class SQLiteSessionStore(SessionStore):
 
     async def find_intent(self, token: str) -> Intent | None:
         rows = await self._read(SELECT_INTENT, (token,))
-        return intent_from_row(rows[0]) if rows else None
+        intents = self._database.rows.intents(rows)
+        if rows and not intents:
+            raise StoreUnavailable(f"the intent {token} cannot be read")
+        return intents[0] if intents else None
 
     async def list_intents(self) -> Sequence[Intent]:
         rows = await self._read(SELECT_INTENTS, (self._namespace, self._scope))
-        return [intent_from_row(row) for row in rows]
+        return self._database.rows.intents(rows)
 
     async def count_holders(self, kernel_id: str) -> int:
         rows = await self._read(COUNT_HOLDERS, (self._namespace, self._scope, kernel_id))
@@ -258,18 +260,21 @@ class SQLiteSessionStore(SessionStore):
     def _find_orphans(self, adopted: Collection[str]) -> Orphans:
         query, namespace = self._reader.query, self._namespace
         rows = query(SELECT_OTHER_OWNERS, (namespace, self._scope))
+        read = self._database.rows
         dead = {
-            row["owner"]: row["provider"] for row in rows if is_dead(row, self._owner, self.path)
+            row["owner"]: str(row["provider"])
+            for row in rows
+            if is_dead(row, self._owner, self.path, read)
         }
         sessions: dict[int, Session] = {}
         intents: list[Intent] = []
         found: list[sqlite3.Row] = []
         for owner_id in dead:
             found.extend(query(SELECT_SESSIONS, (namespace, owner_id)))
-            intents.extend(map(intent_from_row, query(SELECT_INTENTS, (namespace, owner_id))))
+            intents.extend(read.intents(query(SELECT_INTENTS, (namespace, owner_id))))
         for kernel_id in adopted:
             found.extend(query(SELECT_ELSEWHERE, (namespace, self._scope, kernel_id)))
-        for session in map(session_from_row, found):
+        for session in read.sessions(found):
             sessions[session.seq] = session
         return Orphans(owners=dead, sessions=tuple(sessions.values()), intents=tuple(intents))
 
@@ -356,7 +361,7 @@ class SQLiteSessionStore(SessionStore):
         version, rows = self._reader.snapshot(
             self._namespace, self._scope, mark, SELECT_SESSIONS, (self._namespace, self._scope)
         )
-        return version, [session_from_row(row) for row in rows]
+        return version, self._database.rows.sessions(rows)
 
     def _bring_back(self) -> None:
         if self._bringing_back is None:

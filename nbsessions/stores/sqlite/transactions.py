@@ -5,7 +5,6 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
-from datetime import datetime
 
 from nbsessions.errors import (
     InvalidRequest,
@@ -27,6 +26,7 @@ from nbsessions.models import (
     utcnow,
 )
 from nbsessions.stores.base import ENDED_KEPT_FOR, START_LEASE
+from nbsessions.stores.sqlite.rows import RowReader, timestamp
 from nbsessions.stores.sqlite.stock import STOCK_SCOPE, is_stock_file, read_stock_sessions
 
 _SESSION_COLUMNS = (
@@ -38,7 +38,7 @@ SELECT_SESSIONS = f"""SELECT {_SESSION_COLUMNS} FROM nbsessions_session
 _SELECT_BY_ID = f"""SELECT {_SESSION_COLUMNS} FROM nbsessions_session
     WHERE namespace = ? AND scope = ? AND session_id = ?"""
 _SELECT_BY_DOCUMENT = f"""SELECT {_SESSION_COLUMNS} FROM nbsessions_session
-    WHERE namespace = ? AND scope = ? AND document = ? ORDER BY seq LIMIT 1"""
+    WHERE namespace = ? AND scope = ? AND document = ? ORDER BY seq"""
 _SELECT_WITHIN = f"""SELECT {_SESSION_COLUMNS} FROM nbsessions_session
     WHERE namespace = ? AND scope = ?
     AND (document = ? OR (document > ? AND document < ?)) ORDER BY seq"""
@@ -91,41 +91,6 @@ SELECT_VERSION = """SELECT
 SELECT_REVISION = "SELECT revision FROM nbsessions_namespace WHERE namespace = ?"
 
 
-def session_from_row(row: sqlite3.Row) -> Session:
-    """Convert a row of ``_SESSION_COLUMNS``."""
-    seq, session_id, scope, provider, path, name, type_, kernel_id, kernel_name = row[:9]
-    return Session(
-        session_id=session_id,
-        path=path,
-        name=name,
-        type=type_,
-        kernel_id=kernel_id,
-        kernel_name=kernel_name,
-        provider=provider,
-        scope=scope,
-        created=datetime.fromisoformat(row[9]),
-        last_activity=datetime.fromisoformat(row[10]),
-        seq=seq,
-    )
-
-
-def intent_from_row(row: sqlite3.Row) -> Intent:
-    """Convert a row of ``_INTENT_COLUMNS``."""
-    return Intent(
-        token=row["token"],
-        verb=Verb(row["verb"]),
-        scope=row["scope"],
-        document=row["document"],
-        kernel_id=row["kernel_id"],
-        lease_until=datetime.fromisoformat(row["lease_until"]),
-    )
-
-
-def timestamp(moment: datetime) -> str:
-    """Return the moment as text that sorts by time."""
-    return moment.isoformat(timespec="microseconds")
-
-
 class Transaction:
     """The writes of the SessionStore port, for one namespace and scope.
 
@@ -133,8 +98,11 @@ class Transaction:
     and ``intents`` what became of each intent, by token.
     """
 
-    def __init__(self, connection: sqlite3.Connection, namespace: str, scope: str) -> None:
+    def __init__(
+        self, connection: sqlite3.Connection, namespace: str, scope: str, rows: RowReader
+    ) -> None:
         self._connection = connection
+        self._rows = rows
         self._namespace = namespace
         self._scope = scope
         self.changed: dict[str, Session | None] = {}
@@ -189,11 +157,9 @@ class Transaction:
     def sign_off(self, held: Collection[str]) -> None:
         """Remove what is about kernels that ended with the server, and record a clean stop."""
         key = (self._namespace, self._scope)
-        sessions = map(session_from_row, self._connection.execute(SELECT_SESSIONS, key).fetchall())
+        sessions = self._rows.sessions(self._connection.execute(SELECT_SESSIONS, key))
         self._remove(session for session in sessions if session.kernel_id not in held)
-        for intent in map(
-            intent_from_row, self._connection.execute(SELECT_INTENTS, key).fetchall()
-        ):
+        for intent in self._rows.intents(self._connection.execute(SELECT_INTENTS, key)):
             if intent.kernel_id not in held:
                 self._connection.execute(_DELETE_INTENT, (intent.token,))
         self._connection.execute(
@@ -336,8 +302,8 @@ class Transaction:
         # All that begins with "old/" lies between it and "old0", the next character.
         rows = self._connection.execute(
             _SELECT_WITHIN, (self._namespace, self._scope, old, f"{old}/", f"{old}0")
-        ).fetchall()
-        renamed = [session_from_row(row).renamed(old, new) for row in rows]
+        )
+        renamed = [session.renamed(old, new) for session in self._rows.sessions(rows)]
         return [self._change(session) for session in renamed if session is not None]
 
     def delete(self, session_id: str, *, stop_token: str, force: bool) -> Release:
@@ -417,23 +383,21 @@ class Transaction:
         return session
 
     def _find(self, session_id: str) -> Session | None:
-        row = self._connection.execute(
-            _SELECT_BY_ID, (self._namespace, self._scope, session_id)
-        ).fetchone()
-        return None if row is None else session_from_row(row)
+        rows = self._connection.execute(_SELECT_BY_ID, (self._namespace, self._scope, session_id))
+        return next(iter(self._rows.sessions(rows)), None)
 
     def _find_by_document(self, document: str | None) -> Session | None:
         # NULL equals nothing: sessions without a path are never found.
-        row = self._connection.execute(
+        rows = self._connection.execute(
             _SELECT_BY_DOCUMENT, (self._namespace, self._scope, document)
-        ).fetchone()
-        return None if row is None else session_from_row(row)
+        )
+        return next(iter(self._rows.sessions(rows)), None)
 
     def _held_by(self, kernel_id: str) -> Sequence[Session]:
         rows = self._connection.execute(
             _SELECT_BY_KERNEL, (self._namespace, self._scope, kernel_id)
         )
-        return [session_from_row(row) for row in rows]
+        return self._rows.sessions(rows)
 
     def _insert(self, session: Session) -> Session:
         try:

@@ -175,7 +175,7 @@ class Writer:
                 self._intents[token] = intent
 
     def _transaction(self, connection: sqlite3.Connection) -> Transaction:
-        return Transaction(connection, self._namespace, self._scope)
+        return Transaction(connection, self._namespace, self._scope, self._database.rows)
 
     def _perform(self, connection: sqlite3.Connection, job: _Job, committed: Committed) -> None:
         transaction = self._transaction(connection)

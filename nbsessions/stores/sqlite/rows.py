@@ -1,0 +1,134 @@
+"""Converts rows of the tables. One that cannot be read is left out, and stays in the file."""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+from collections.abc import Iterable, Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from nbsessions.models import Intent, Session, Verb
+
+
+class UnreadableRow(Exception):
+    """A row of ours that makes no sense: damaged, or written by a newer release."""
+
+    def __init__(self, table: str, key: object, problem: object) -> None:
+        super().__init__(f"row {key!r} of nbsessions_{table}: {problem}")
+
+
+class RowReader:
+    """Reads the rows of one file. From any thread."""
+
+    def __init__(self, path: Path, log: logging.Logger) -> None:
+        self._path = path
+        self._log = log
+        self._named: set[str] = set()
+
+    def sessions(self, rows: Iterable[sqlite3.Row]) -> list[Session]:
+        """Return the sessions whose rows can be read."""
+        return list(self._read(rows, session_from_row))
+
+    def intents(self, rows: Iterable[sqlite3.Row]) -> list[Intent]:
+        """Return the intents whose rows can be read."""
+        return list(self._read(rows, intent_from_row))
+
+    def heartbeat(self, row: sqlite3.Row) -> datetime | None:
+        """Return when the owner was last heard of; None when its row does not tell."""
+        return next(self._read([row], heartbeat_from_row), None)
+
+    def _read(self, rows: Iterable[sqlite3.Row], convert: Any) -> Iterator[Any]:
+        for row in rows:
+            try:
+                yield convert(row)
+            except UnreadableRow as error:
+                self._name(str(error))
+
+    def _name(self, problem: str) -> None:
+        if problem not in self._named:
+            self._named.add(problem)
+            self._log.warning(
+                "The session store %s has a row that cannot be read. It is left out, and stays "
+                "in the file: %s",
+                self._path,
+                problem,
+            )
+
+
+def text_of(data: bytes) -> str | bytes:
+    """Return the text of a column as SQLite has it: bytes where it is not UTF-8.
+
+    With sqlite3's own conversion, one such value would fail the whole query.
+    """
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return data
+
+
+def timestamp(moment: datetime) -> str:
+    """Return the moment as text that sorts by time."""
+    return moment.isoformat(timespec="microseconds")
+
+
+def session_from_row(row: sqlite3.Row) -> Session:
+    """Convert a row of the session table. Raises UnreadableRow."""
+    # By position, and the same for all: a list may have a thousand of them.
+    seq, session_id, scope, provider, path, name, type_, kernel_id, kernel_name = row[:9]
+    try:
+        for value in (session_id, scope, provider, kernel_id):
+            if type(value) is not str:
+                raise TypeError(f"{value!r} is no text")
+        for value in (path, name, type_, kernel_name):
+            if value is not None and type(value) is not str:
+                raise TypeError(f"{value!r} is no text")
+        return Session(
+            session_id=session_id,
+            path=path,
+            name=name,
+            type=type_,
+            kernel_id=kernel_id,
+            kernel_name=kernel_name,
+            provider=provider,
+            scope=scope,
+            created=_moment(row[9]),
+            last_activity=_moment(row[10]),
+            seq=seq,
+        )
+    except (TypeError, ValueError) as error:
+        raise UnreadableRow("session", seq, error) from error
+
+
+def intent_from_row(row: sqlite3.Row) -> Intent:
+    """Convert a row of the intent table. Raises UnreadableRow."""
+    try:
+        for value in (row["token"], row["scope"]):
+            if type(value) is not str:
+                raise TypeError(f"{value!r} is no text")
+        return Intent(
+            token=row["token"],
+            verb=Verb(row["verb"]),
+            scope=row["scope"],
+            document=row["document"],
+            kernel_id=row["kernel_id"],
+            lease_until=_moment(row["lease_until"]),
+        )
+    except (TypeError, ValueError) as error:
+        raise UnreadableRow("intent", row["token"], error) from error
+
+
+def heartbeat_from_row(row: sqlite3.Row) -> datetime:
+    """Return when the owner of a row was last heard of. Raises UnreadableRow."""
+    try:
+        return _moment(row["heartbeat"])
+    except (TypeError, ValueError) as error:
+        raise UnreadableRow("owner", row["owner"], error) from error
+
+
+def _moment(text: str) -> datetime:
+    moment = datetime.fromisoformat(text)
+    if moment.tzinfo is None:
+        raise ValueError(f"{text!r} names no time zone")
+    return moment
