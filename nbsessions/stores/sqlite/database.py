@@ -94,7 +94,10 @@ class Database:
         self.wal = False
         self._private_folder = private_folder
         self._busy_timeout = busy_timeout
+        self._log = log
         self._repair = Repair(path, log)
+        self.damage: sqlite3.Error | None = None
+        """What SQLite said of the file that is open, when that was broken. Checks may miss it."""
         self.locks = StoreLocks(path, timeout=busy_timeout)
         self.rows = RowReader(path, log)
         self._opened: os.stat_result | None = None
@@ -148,20 +151,32 @@ class Database:
             reader.close()
 
     def _connect_or_mend(self) -> sqlite3.Connection:
-        problem: object = "its repair was cut short"
-        try:
-            if not self._repair.is_under_way:
+        if self.is_replaced():
+            self.damage = None  # It was another file's.
+        problem: object = self.damage
+        if self._repair.is_under_way:
+            problem = "its repair was cut short"
+        elif problem is None:
+            try:
                 return self._connect()
-        except sqlite3.Error as error:
-            if not is_damage(error):
-                raise
-            problem = error
+            except sqlite3.Error as error:
+                if not is_damage(error):
+                    raise
+                problem = error
         with self.locks.nobody_else(problem):
             self.shut_out_readers()
             if not self._repair.is_under_way:
                 self._repair.start()
             self._repair.finish(problem)
+            self.damage = None
             return self._connect()
+
+    def error(self, error: sqlite3.Error | OSError) -> StoreError:
+        """Translate an error, and remember that the file is broken if it says so."""
+        translated = store_error(error, self.path)
+        if isinstance(translated, StoreDamaged) and isinstance(error, sqlite3.Error):
+            self.damage = error
+        return translated
 
     def connect_reader(self, busy_timeout: float) -> sqlite3.Connection:
         """Return a connection that can only read. Raises sqlite3.Error."""
@@ -211,7 +226,7 @@ class Database:
                 self._note_log()
                 self._checkpoint(connection)
         except (sqlite3.Error, OSError) as error:
-            raise store_error(error, self.path) from error
+            raise self.error(error) from error
 
     def close(self, *, remove_owner: bool = True) -> None:
         """Release the locks; see StoreLocks.close. Close the connections first."""
@@ -244,8 +259,15 @@ class Database:
     def _connect(self) -> sqlite3.Connection:
         # Not opened if it is there: closing it would release the locks of our other connections,
         # and another process could then remove the log under them.
-        with contextlib.suppress(FileExistsError):
+        try:
             make_private(self.path)
+        except FileExistsError:
+            if self.path.stat().st_size == 0:
+                self._log.warning(
+                    "The session store %s is empty, as after a crash of the system: what was in "
+                    "it is lost",
+                    self.path,
+                )
         connection = sqlite3.connect(
             self.path,
             isolation_level=None,
@@ -255,7 +277,8 @@ class Database:
         try:
             connection.row_factory = sqlite3.Row
             connection.text_factory = text_of
-            verdict = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+            # Not quick_check, which does not look into indexes.
+            verdict = connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
             if verdict != "ok":
                 raise sqlite3.DatabaseError(f"database disk image is malformed: {verdict}")
             self._set_journal_mode(connection)

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Sequence
 
 from nbsessions.errors import StoreUnavailable
-from nbsessions.stores.sqlite.database import Database, store_error
+from nbsessions.stores.sqlite.database import Database
 from nbsessions.stores.sqlite.mark import Mark
 from nbsessions.stores.sqlite.transactions import SELECT_VERSION
 
@@ -33,7 +33,7 @@ class Reader:
             with self._lock:
                 return self._connect().execute(statement, parameters).fetchall()
         except (sqlite3.Error, OSError) as error:
-            raise store_error(error, self._database.path) from error
+            raise self._database.error(error) from error
 
     def version(self, namespace: str, scope: str, mark: Mark) -> tuple[int, int]:
         """Return the file's generation and the namespace's revision in it.

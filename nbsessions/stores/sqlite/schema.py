@@ -63,6 +63,8 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
 )
 """One entry per schema version. An entry that has been released is never edited."""
 
+_OUR_TABLES = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'nbsessions_session'"
+
 OLDEST_COMPATIBLE = 1
 """The lowest schema version whose code can still work on a file of the newest version."""
 
@@ -118,6 +120,8 @@ def migrate(connection: sqlite3.Connection) -> None:
             "CREATE TABLE IF NOT EXISTS nbsessions_meta (key TEXT PRIMARY KEY, value INTEGER)"
         )
         version = read_version(connection)
+        if version == 0 and connection.execute(_OUR_TABLES).fetchone() is not None:
+            raise sqlite3.DatabaseError("database disk image is malformed: its version is gone")
         if version < len(MIGRATIONS):
             for statements in MIGRATIONS[version:]:
                 for statement in statements:

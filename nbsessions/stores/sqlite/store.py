@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
-from nbsessions.errors import StartLost, StoreError, StoreUnavailable
+from nbsessions.errors import StartLost, StoreDamaged, StoreError, StoreUnavailable
 from nbsessions.models import Changes, Intent, Orphans, Owner, Release, Session
 from nbsessions.stores.base import SessionStore
 from nbsessions.stores.cache import SessionCache, Version
@@ -92,18 +92,26 @@ class SQLiteSessionStore(SessionStore):
 
     def _open(self, owner: Owner) -> sqlite3.Connection:
         try:
-            connection = self._database.open()
             try:
-                self._register(connection, owner)
-            except BaseException:
-                connection.close()
-                raise
+                connection = self._open_and_register(owner)
+            except StoreDamaged:
+                # Some damage is seen only when the file is used. It is repaired now.
+                connection = self._open_and_register(owner)
         except BaseException:
             self._database.close()
             raise
         self._database.lost = False
         # Both here: whoever awaits this may be cancelled.
         self._registered, self._connection = owner, connection
+        return connection
+
+    def _open_and_register(self, owner: Owner) -> sqlite3.Connection:
+        connection = self._database.open()
+        try:
+            self._register(connection, owner)
+        except BaseException:
+            connection.close()
+            raise
         return connection
 
     def _register(self, connection: sqlite3.Connection, owner: Owner) -> None:
@@ -166,7 +174,7 @@ class SQLiteSessionStore(SessionStore):
             self._reader.version(self._namespace, self._scope, mark)
         except StoreError:
             return False
-        return self._database.is_in_place()
+        return self._database.is_in_place() and self._database.damage is None
 
     # Reads
 
@@ -255,7 +263,8 @@ class SQLiteSessionStore(SessionStore):
     # What others left behind
 
     async def find_orphans(self, adopted: Collection[str] = ()) -> Orphans:
-        return await self._in_reader_thread(self._find_orphans, adopted)
+        self._check_open()
+        return await self._look_up(self._find_orphans, adopted)
 
     def _find_orphans(self, adopted: Collection[str]) -> Orphans:
         query, namespace = self._reader.query, self._namespace
@@ -379,7 +388,15 @@ class SQLiteSessionStore(SessionStore):
 
     async def _read(self, statement: str, parameters: Sequence[object]) -> list[sqlite3.Row]:
         self._check_open()
-        return await self._in_reader_thread(self._reader.query, statement, parameters)
+        return await self._look_up(self._reader.query, statement, parameters)
+
+    async def _look_up(self, function: Callable[..., T], *arguments: object) -> T:
+        """Read, if need be after the repair of a file that turns out to be broken."""
+        try:
+            return await self._in_reader_thread(function, *arguments)
+        except StoreDamaged:
+            await self.heartbeat()
+            return await self._in_reader_thread(function, *arguments)
 
     async def _in_reader_thread(self, function: Callable[..., T], *arguments: object) -> T:
         if self._closed:

@@ -197,7 +197,7 @@ class Writer:
         What this server has is in the file then.
         """
         if self._connection is not None:
-            if self._database.is_replaced():
+            if self._database.is_replaced() or self._database.damage is not None:
                 self._disconnect()
             else:
                 self._database.keep_locks()
