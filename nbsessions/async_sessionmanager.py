@@ -148,10 +148,9 @@ class AsyncSessionManager(LoggingConfigurable):
             )
         if self.database_filepath == ":memory:":
             return MemorySessionStore()
-        path = Path(self.database_filepath).expanduser().absolute()
-        return SQLiteSessionStore(
-            path, self.namespace, log=self.log, private_folder=path.parent == _private_folder()
-        )
+        path = Path(self.database_filepath).expanduser()
+        private = path.resolve().parent == _private_folder().resolve()
+        return SQLiteSessionStore(path, self.namespace, log=self.log, private_folder=private)
 
     # Life
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import hashlib
+import hmac
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -14,6 +18,8 @@ from nbsessions.models import Owner
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _PID_NAMESPACE = Path("/proc/self/ns/pid")
+_MACHINE_IDS = (Path("/etc/machine-id"), Path("/var/lib/dbus/machine-id"))
+_IOREG = ("ioreg", "-rd1", "-c", "IOPlatformExpertDevice")
 
 
 def new_owner() -> Owner:
@@ -42,10 +48,47 @@ def pid_namespace() -> str:
 
 
 @functools.cache
+def machine_key() -> str:
+    """Return what tells this machine from others, whatever it is called by now: 12 hex digits.
+
+    It is made of the id that the system gave the machine when it was installed (machine-id(5);
+    IOPlatformUUID on macOS; MachineGuid on Windows), which is not meant to be shown: nobody can
+    find the id by it. Without such an id it is made of the host's name.
+    """
+    known = _machine_id() or socket.gethostname()
+    return hmac.new(known.encode(), b"nbsessions", hashlib.sha256).hexdigest()[:12]
+
+
+def _machine_id() -> str:
+    """Return the system's own id of this machine; empty where it has none."""
+    if sys.platform == "darwin":
+        found = re.search(r'"IOPlatformUUID" = "([^"]+)"', _output_of(*_IOREG))
+        return found[1] if found else ""
+    if sys.platform == "win32":
+        import winreg
+
+        with (
+            contextlib.suppress(OSError),
+            winreg.OpenKey(winreg.HKEY_LOCAL_MACHINE, r"SOFTWARE\Microsoft\Cryptography") as key,
+        ):
+            return str(winreg.QueryValueEx(key, "MachineGuid")[0])
+        return ""
+    for path in _MACHINE_IDS:
+        with contextlib.suppress(OSError, ValueError):
+            found = re.fullmatch(r"[0-9a-f]{32}", path.read_text().strip())
+            if found:
+                return found[0]
+    return ""
+
+
+@functools.cache
 def _boot_session() -> str:
     """Return what macOS calls its current boot."""
-    command = ["sysctl", "-n", "kern.bootsessionuuid"]
+    return _output_of("sysctl", "-n", "kern.bootsessionuuid").strip()
+
+
+def _output_of(*command: str) -> str:
     try:
-        return subprocess.run(command, capture_output=True, text=True).stdout.strip()
+        return subprocess.run(command, capture_output=True, text=True).stdout
     except OSError:
         return ""

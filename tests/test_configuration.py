@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tornado.web import HTTPError
 from traitlets import TraitError
 from traitlets.config import Config, Configurable
 
-from nbsessions import AsyncSessionManager
+from nbsessions import AsyncSessionManager, async_sessionmanager
 from support.hosts import make_contents_manager, running_kernel_manager
 
 pytestmark = pytest.mark.gen_test
@@ -120,10 +121,33 @@ async def test_a_store_url_goes_before_a_file(tmp_path: Path) -> None:
     assert not other.exists()
 
 
-async def test_sessions_are_kept_in_memory_when_the_store_cannot_be_opened(
+async def test_a_folder_that_is_not_there_yet_is_waited_for(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(async_sessionmanager, "_PATIENCE", 0.2)
+    file = tmp_path / "missing" / "sessions.db"
+    async with kernels(tmp_path) as managers:
+        manager = AsyncSessionManager(database_filepath=str(file), **managers)
+        with caplog.at_level(logging.WARNING):
+            for _ in range(2):
+                with pytest.raises(HTTPError) as caught:
+                    await manager.create_session(path="a.ipynb", type="notebook")
+                assert caught.value.status_code == 503
+        (warning,) = caplog.messages
+        assert str(file) in warning
+        assert not managers["kernel_manager"].list_kernel_ids()
+        file.parent.mkdir()
+        monkeypatch.setattr(async_sessionmanager, "_PATIENCE", 60.0)
+        model = await manager.create_session(path="a.ipynb", type="notebook")
+        assert await manager.list_sessions() == [model]
+        manager.close()
+
+
+async def test_sessions_are_kept_in_memory_when_something_is_in_the_way_of_the_store(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    file = tmp_path / "missing" / "sessions.db"
+    (tmp_path / "file").touch()
+    file = tmp_path / "file" / "sessions.db"
     async with kernels(tmp_path) as managers:
         manager = AsyncSessionManager(database_filepath=str(file), **managers)
         with caplog.at_level(logging.ERROR):

@@ -79,7 +79,7 @@ def store_location(parent: Application) -> StoreLocation:
     if url:
         # No more of it: it may hold a password.
         return StoreLocation(label=f"a store of the kind {scheme!r}", file=None)
-    return _in_file(Path(file).expanduser().absolute())
+    return _in_file(Path(file).expanduser().resolve())
 
 
 def _manager_class(config: Config) -> type[AsyncSessionManager]:
@@ -94,5 +94,5 @@ def _manager_class(config: Config) -> type[AsyncSessionManager]:
 
 
 def _in_file(path: Path) -> StoreLocation:
-    private = Path(jupyter_data_dir()).absolute() / "nbsessions"
+    private = Path(jupyter_data_dir()).resolve() / "nbsessions"
     return StoreLocation(label=str(path), file=path, private_folder=path.parent == private)

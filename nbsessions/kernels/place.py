@@ -7,7 +7,7 @@ import socket
 from dataclasses import dataclass
 from urllib.parse import quote
 
-from nbsessions.identity import pid_namespace
+from nbsessions.identity import machine_key, pid_namespace
 from nbsessions.models import KernelTrace
 
 IMPORTED = "local:"
@@ -71,7 +71,8 @@ def this_place(folder: str, boot_id: str) -> Place:
     """Return the place of a server whose kernels have their files in this folder."""
     real = os.path.realpath(folder)
     return Place(
-        host=socket.gethostname(),
+        # A machine's copy has its id, and another one may have its name. Only both are proof.
+        host=f"{machine_key()}.{socket.gethostname()}",
         boot_id=boot_id,
         pid_namespace=pid_namespace(),
         # A name that is not UTF-8 cannot be kept as text.

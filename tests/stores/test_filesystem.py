@@ -10,7 +10,7 @@ import pytest
 
 from nbsessions.stores import memory
 from nbsessions.stores.sqlite import location
-from nbsessions.stores.sqlite.filesystem import is_local
+from nbsessions.stores.sqlite.filesystem import is_local, is_local_among
 from nbsessions.stores.sqlite.location import default_file, store_from_url
 
 ROOT = "27 1 254:0 / / rw,relatime - ext4 /dev/vda rw"
@@ -98,12 +98,37 @@ def test_the_default_file_is_in_our_folder(
     assert asked == [tmp_path]
 
 
-def test_where_hosts_may_share_the_folder_each_has_its_file(
+def test_where_hosts_may_share_the_folder_each_has_its_file_whatever_it_is_called(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(location, "is_local", lambda folder: False)
-    monkeypatch.setattr(socket, "gethostname", lambda: "a/host.example")
-    assert default_file(tmp_path) == tmp_path / "sessions-a_host.example.db"
+    monkeypatch.setattr(location, "machine_key", lambda: "0123456789ab")
+    monkeypatch.setattr(socket, "gethostname", lambda: "in-a-cafe")
+    assert default_file(tmp_path) == tmp_path / "sessions-0123456789ab.db"
+
+
+@pytest.mark.parametrize(
+    ("folder", "local"),
+    [
+        ("/Users/me", True),
+        ("/Volumes/share/me", False),
+        ("/Volumes/shared", True),
+        ("/Volumes/share/disk/me", True),
+        ("/net/home/me", False),
+    ],
+)
+def test_macos_tells_which_file_systems_are_local(folder: str, local: bool) -> None:
+    mounts = [
+        ("/", "ro,local,rootfs,dovolfs,journaled,multilabel"),
+        ("/Volumes/share/disk", "rw,local"),
+        ("/Volumes/share", "rw,nosuid,nodev,multilabel"),
+        ("/net", "rw,automounted"),
+    ]
+    assert is_local_among(Path(folder), mounts) is local
+
+
+def test_without_a_mount_nothing_is_known_to_be_local() -> None:
+    assert not is_local_among(Path("/Users/me"), [])
 
 
 def test_a_store_in_memory_is_made_from_a_url() -> None:

@@ -1,7 +1,8 @@
-"""What tells one boot of the host from another."""
+"""What tells a machine from others, and one boot of it from another."""
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,16 +12,32 @@ import pytest
 from nbsessions import identity
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def _macos(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     """Be on macOS, with the programs that are in the test's folder."""
     monkeypatch.setattr(identity, "sys", SimpleNamespace(platform="darwin"))
     monkeypatch.setenv("PATH", f"{tmp_path}:/nowhere")
-    identity._boot_session.cache_clear()
+    _forget()
     yield
+    _forget()
+
+
+def _forget() -> None:
     identity._boot_session.cache_clear()
+    identity.machine_key.cache_clear()
 
 
+@pytest.fixture
+def ids(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[list[Path]]:
+    """The files that the machine's id is looked for in, none of which is there."""
+    files = [tmp_path / "machine-id", tmp_path / "dbus-id"]
+    monkeypatch.setattr(identity, "_MACHINE_IDS", files)
+    _forget()
+    yield files
+    _forget()
+
+
+@pytest.mark.usefixtures("_macos")
 def test_macos_tells_its_boot(tmp_path: Path) -> None:
     program = tmp_path / "sysctl"
     program.write_text('#!/bin/sh\ntest "$*" = "-n kern.bootsessionuuid" && echo 1-2-3-4-5\n')
@@ -30,5 +47,45 @@ def test_macos_tells_its_boot(tmp_path: Path) -> None:
     assert identity.boot_id() == "1-2-3-4-5"
 
 
+@pytest.mark.usefixtures("_macos")
 def test_a_boot_that_cannot_be_asked_for_is_not_known() -> None:
     assert identity.boot_id() == ""
+
+
+ID = "0123456789abcdef0123456789abcdef"
+
+
+def key_of(name: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Return the key that the machine has while it is called so."""
+    _forget()
+    monkeypatch.setattr(socket, "gethostname", lambda: name)
+    return identity.machine_key()
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_machine_has_one_key_whatever_it_is_called(
+    ids: list[Path], number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids[number].write_text(f"{ID}\n")
+    keys = {key_of(name, monkeypatch) for name in ("at-home", "in-a-cafe")}
+    assert len(keys) == 1
+    assert not any(ID.startswith(key) for key in keys)
+
+
+@pytest.mark.parametrize("content", [None, "", "uninitialized\n", "\xff"])
+def test_a_machine_without_an_id_goes_by_its_name(
+    ids: list[Path], content: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if content is not None:
+        ids[0].write_text(content, encoding="latin-1")
+    assert key_of("one", monkeypatch) == key_of("one", monkeypatch)
+    assert key_of("one", monkeypatch) != key_of("two", monkeypatch)
+
+
+@pytest.mark.usefixtures("_macos")
+def test_macos_tells_its_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    by_name = key_of("a-mac", monkeypatch)
+    program = tmp_path / "ioreg"
+    program.write_text(f"""#!/bin/sh\necho '  "IOPlatformUUID" = "{ID}"'\n""")
+    program.chmod(0o755)
+    assert key_of("a-mac", monkeypatch) == key_of("another-name", monkeypatch) != by_name

@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 
 _CHECKPOINT_AFTER = 100
 """Commits between two checkpoints. Syncing a log that is used again is cheaper than growing it."""
+_LARGEST_LOG = 8_000_000
+"""Bytes that a log may keep when all of it is in the file."""
+
 _SYNC_FULL = "PRAGMA synchronous = FULL"
 _SYNC_NORMAL = "PRAGMA synchronous = NORMAL"
 _FULL_MESSAGE = "disk is full"
@@ -331,3 +334,24 @@ class Database:
             # What was committed stays so when this fails; it is tried again in time.
             with contextlib.suppress(sqlite3.Error):
                 connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
+                if self.log_is_large():
+                    self._truncate_log(connection)
+
+    def _truncate_log(self, connection: sqlite3.Connection) -> None:
+        # Without waiting for those who read still: the next time will do.
+        connection.execute("PRAGMA busy_timeout = 0")
+        try:
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        finally:
+            connection.execute(f"PRAGMA busy_timeout = {int(self._busy_timeout * 1000)}")
+
+    def log_is_large(self) -> bool:
+        """Return whether the log grew while somebody read for long, and is to be truncated."""
+        try:
+            return self.wal and beside(self.path, "-wal").stat().st_size > _LARGEST_LOG
+        except OSError:
+            return False
+
+    def checkpoint_soon(self) -> None:
+        """Have the next commit followed by a checkpoint."""
+        self._commits = _CHECKPOINT_AFTER

@@ -95,6 +95,7 @@ class StoreCondition:
 
 def read_contents(path: Path) -> StoreContents:
     """Return what is kept in the file. Raises StoreError."""
+    path = path.resolve()
     with _opened(path) as connection:
         if _schema(connection) == 0:
             return StoreContents()
@@ -109,6 +110,7 @@ def read_contents(path: Path) -> StoreContents:
 
 def examine(path: Path) -> StoreCondition:
     """Check the whole file. Raises StoreError when it cannot be read at all."""
+    path = path.resolve()
     with _opened(path) as connection:
         verdict: str = connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
         schema, whole = _schema(connection), verdict == "ok"

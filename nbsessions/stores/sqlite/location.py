@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import logging
-import re
-import socket
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from nbsessions.identity import machine_key
 from nbsessions.stores.sqlite.filesystem import is_local
 from nbsessions.stores.sqlite.store import SQLiteSessionStore
 
@@ -19,8 +18,8 @@ def default_file(folder: Path) -> Path:
         existing = existing.parent
     if is_local(existing):
         return folder / "sessions.db"
-    host = re.sub(r"[^\w.-]", "_", socket.gethostname())
-    return folder / f"sessions-{host}.db"
+    # The name of a laptop changes with the network that it is in.
+    return folder / f"sessions-{machine_key()}.db"
 
 
 def store_from_url(url: str, *, namespace: str, log: logging.Logger) -> SQLiteSessionStore:

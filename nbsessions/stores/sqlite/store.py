@@ -58,7 +58,8 @@ class SQLiteSessionStore(SessionStore):
 
         ``busy_timeout``: seconds that a write waits for other processes.
         """
-        self.path = path
+        # Where it leads by now: log, locks and permissions go by the file, not by links to it.
+        self.path = path = path.resolve()
         self._namespace = namespace
         self._log = log
         self._database = Database(
@@ -170,6 +171,9 @@ class SQLiteSessionStore(SessionStore):
             await self.heartbeat()
 
     def _is_intact(self, mark: Mark) -> bool:
+        if self._database.log_is_large():
+            self._database.checkpoint_soon()
+            return False
         try:
             self._reader.version(self._namespace, self._scope, mark)
         except StoreError:
