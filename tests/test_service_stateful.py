@@ -1,12 +1,16 @@
 """The service beside a plain model, through races, failures and crashes.
 
 After each step the sessions are those of the model and the kernels those of the sessions: no
-loss, no leak, no twin.
+loss, no leak, no twin. Above all: an acknowledged session whose kernel runs is listed by the next
+server that serves its kernel, or that server cannot be asked yet. It never lists others without
+it, whatever became of the file and whoever else has looked into it meanwhile.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import sqlite3
 import tempfile
 import uuid
 from collections import Counter
@@ -25,12 +29,14 @@ from hypothesis.stateful import (
 )
 
 from nbsessions import settling, sharing
-from nbsessions.errors import SessionError, StoreError
+from nbsessions.errors import SessionError, StoreError, StoreUnavailable
 from nbsessions.kernels.base import StartRequest
 from nbsessions.models import NewSession, Session, SessionPatch, is_within, named_document
+from nbsessions.stores.base import SessionStore
 from support.faults import Fault
 from support.provider import FakeKernelProvider
 from support.services import Bench, make_owner, make_store, notebook
+from support.storefile import read_rows
 
 T = TypeVar("T")
 
@@ -79,6 +85,46 @@ class Interrupted(NamedTuple):
     pick: int
 
 
+REMOVED, PUT_BACK = "the file is removed", "a backup is put back"
+FORGOTTEN, UNDONE = "the owner is forgotten", "the owner is forgotten with all that it had"
+LOSSES = (REMOVED, PUT_BACK, FORGOTTEN, UNDONE)
+_STORED = "SELECT session_id FROM nbsessions_session WHERE scope = ?"
+
+
+def back_up(path: Path) -> None:
+    """Keep a copy of the file."""
+    with (
+        contextlib.closing(sqlite3.connect(path)) as source,
+        contextlib.closing(sqlite3.connect(_backup(path))) as copy,
+    ):
+        source.backup(copy)
+
+
+def _backup(path: Path) -> Path:
+    return path.with_name("backup")
+
+
+def lose(path: Path, what: str) -> None:
+    """Take from the file what was written to it."""
+    if what == REMOVED:
+        for each in path.parent.glob(f"{path.name}*"):
+            each.unlink()
+    elif what == PUT_BACK:
+        if not _backup(path).exists():
+            back_up(path)
+        with (
+            contextlib.closing(sqlite3.connect(_backup(path))) as copy,
+            contextlib.closing(sqlite3.connect(path)) as target,
+        ):
+            copy.backup(target)
+    else:
+        with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
+            connection.execute("DELETE FROM nbsessions_owner")
+            if what == UNDONE:
+                connection.execute("DELETE FROM nbsessions_session")
+                connection.execute("DELETE FROM nbsessions_intent")
+
+
 HANG_UP, DEATH, CRASH = "the first client hangs up", "a kernel dies", "the server crashes"
 
 Trouble: TypeAlias = StoreFails | Interrupted | None
@@ -123,13 +169,29 @@ class ServiceMachine(RuleBasedStateMachine):
             self.violations.append(f"kernel {kernel_id} is stopped while a session holds it")
 
     @initialize()
-    def open(self) -> None:
+    def open(self, fails: str | None = None) -> None:
+        """Start a server; ``fails`` is what its store cannot do at the first try."""
         self.boots += 1
         owner = make_owner(f"boot {self.boots}")
-        self.bench = Bench(make_store(self.kind, Path(self.folder.name)), self.provider, owner)
+        self.provider.adopted = set(self.provider.held)
+        self.bench = Bench(self._make_store(), self.provider, owner)
+        if fails is not None:
+            self.bench.faults.fail(fails)
+            with contextlib.suppress(StoreUnavailable):
+                # What is not called, as there is nothing to settle, does not fail.
+                self.run(self.bench.service.open())
+                self.bench.faults.heal()
+                self._opened()
+                return
         self.run(self.bench.service.open())
+        self._opened()
+
+    def _opened(self) -> None:
         self.recent.clear()
         self.doubtful.clear()
+
+    def _make_store(self) -> SessionStore:
+        return make_store(self.kind, Path(self.folder.name))
 
     def teardown(self) -> None:
         try:
@@ -325,8 +387,19 @@ class ServiceMachine(RuleBasedStateMachine):
         self.provider.die(kernel_id)
         self._forget_kernel(kernel_id)
 
-    @rule(crashes=st.booleans(), kernels_survive=st.booleans())
-    def the_server_is_started_again(self, crashes: bool, kernels_survive: bool) -> None:
+    @rule(
+        crashes=st.booleans(),
+        kernels_survive=st.booleans(),
+        visited=st.booleans(),
+        fails=st.none() | st.sampled_from(["open", "find_orphans", "settle_orphans"]),
+    )
+    def the_server_is_started_again(
+        self,
+        crashes: bool,
+        kernels_survive: bool,
+        visited: bool = False,
+        fails: str | None = None,
+    ) -> None:
         if crashes:
             self.bench.interruption.crash()
             self.run(quiet())
@@ -339,7 +412,45 @@ class ServiceMachine(RuleBasedStateMachine):
             self._forget(*self.known)
         if not crashes:
             self.bench.service.close()
-        self.open()
+        if visited:
+            self.another_server_visits()
+        self.open(fails)
+
+    @rule()
+    def another_server_visits(self) -> None:
+        """A server that does not see the kernels comes and goes, on the same file."""
+        if self.kind == "memory":
+            return
+        self.boots += 1
+        provider = FakeKernelProvider("local:elsewhere")
+        bench = Bench(self._make_store(), provider, make_owner(f"boot {self.boots}"))
+        self.run(bench.service.open())
+        assert self.run(bench.sessions()) == []
+        session = self.run(bench.create("a.ipynb"))
+        assert self.run(bench.sessions()) == [session]
+        self.run(bench.service.stop())
+        provider.die(session.kernel_id)
+        bench.service.close()
+
+    @rule(what=st.sampled_from(LOSSES), by_a_write=st.booleans())
+    def the_store_loses_what_was_written(self, what: str, by_a_write: bool) -> None:
+        """The file is removed or put back, or another server has forgotten this one."""
+        if self.kind == "memory":
+            return
+        lose(self.bench.store.path, what)
+        self._compare()
+        if by_a_write:
+            self._attempt(None, self._create(NewSession(path=None)))
+        else:
+            self.run(self.bench.store.ensure_intact())
+            self._compare()
+        shown = read_rows(self.bench.store.path, _STORED, self.bench.owner.owner_id)
+        assert {row["session_id"] for row in shown} == self.known.keys()
+
+    @rule()
+    def a_backup_is_made(self) -> None:
+        if self.kind != "memory":
+            back_up(self.bench.store.path)
 
     # What holds after every step
 

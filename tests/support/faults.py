@@ -23,6 +23,7 @@ READS = (
     "find_orphans",
 )
 WRITES = (
+    "open",
     "heartbeat",
     "ensure_intact",
     "acquire",

@@ -49,7 +49,7 @@ def read_store(path: Path) -> StoreContents:
     )
 
 
-def read_rows(path: Path, query: str) -> list[dict[str, Any]]:
+def read_rows(path: Path, query: str, *parameters: object) -> list[dict[str, Any]]:
     """Return the rows of a query on a copy of the file."""
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / path.name
@@ -60,7 +60,7 @@ def read_rows(path: Path, query: str) -> list[dict[str, Any]]:
         connection = sqlite3.connect(copy)
         try:
             connection.row_factory = sqlite3.Row
-            return [dict(row) for row in connection.execute(query)]
+            return [dict(row) for row in connection.execute(query, parameters)]
         finally:
             connection.close()
 

@@ -354,26 +354,30 @@ class SQLiteSessionStore(SessionStore):
 
     async def _reload(self) -> None:
         try:
-            version, sessions = await self._in_reader_thread(self._read_unless_current, self._mark)
-        except StoreReverted:
-            # This owner alone writes its sessions: what it knows is written again.
-            self._bring_back()
+            found = await self._in_reader_thread(self._read_unless_current, self._mark)
         except StoreError as error:
             self._log.debug("Sessions are listed from memory: %s", error)
         else:
-            if sessions is not None:
-                self._cache.replace(version, sessions)
+            if found is None:
+                # This owner alone writes its sessions: what it knows is written again.
+                self._bring_back()
+            elif found[1] is not None:
+                self._cache.replace(found[0], found[1])
 
     def _reloaded(self, task: asyncio.Task[None]) -> None:
         self._reloading = None
 
-    def _read_unless_current(self, mark: Mark) -> tuple[Version, list[Session] | None]:
-        version = self._reader.version(self._namespace, self._scope, mark)
-        if self._cache.is_at(version):
-            return version, None
-        version, rows = self._reader.snapshot(
-            self._namespace, self._scope, mark, SELECT_SESSIONS, (self._namespace, self._scope)
-        )
+    def _read_unless_current(self, mark: Mark) -> tuple[Version, list[Session] | None] | None:
+        """Return the version, and the sessions unless they are cached; None: file was put back."""
+        try:
+            version = self._reader.version(self._namespace, self._scope, mark)
+            if self._cache.is_at(version):
+                return version, None
+            version, rows = self._reader.snapshot(
+                self._namespace, self._scope, mark, SELECT_SESSIONS, (self._namespace, self._scope)
+            )
+        except StoreReverted:
+            return None
         return version, self._database.rows.sessions(rows)
 
     def _bring_back(self) -> None:

@@ -229,8 +229,10 @@ class Writer:
         )
         transaction = self._transaction(connection)
         transaction.raise_revision()
-        # Whoever has forgotten this server has undone what it had begun.
-        intents = [] if forgotten else list(self._intents.values())
+        if forgotten:
+            # Whoever has forgotten this server has undone what it had begun.
+            self._intents.clear()
+        intents = list(self._intents.values())
         self._restore(transaction, list(self._undelivered), intents, self.mark.revision)
         revision = transaction.raise_revision() + 1
         transaction.sign(revision, 0)
