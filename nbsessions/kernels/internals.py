@@ -56,6 +56,18 @@ def open_websockets() -> Iterator[tuple[str, str]]:
         yield key.partition(":")[0], key
 
 
+def websocket_channels(kernel_id: str) -> Iterator[dict[str, Any]]:
+    """Go through the websockets of a kernel: their ZMQStreams by channel.
+
+    Only the class that jupyter_server uses by default keeps such a list.
+    """
+    from jupyter_server.services.kernels.connection.channels import ZMQChannelsWebsocketConnection
+
+    for connection in list(ZMQChannelsWebsocketConnection._open_sockets):
+        if connection.kernel_id == kernel_id:
+            yield connection.channels
+
+
 # One kernel's manager
 
 

@@ -141,5 +141,5 @@ class Channel:
                 message: dict[str, Any] = json.loads(self._socket.recv())
             except websocket.WebSocketTimeoutException:
                 return None
-            if message["parent_header"].get("msg_id") == message_id:
+            if (message["parent_header"] or {}).get("msg_id") == message_id:
                 return message

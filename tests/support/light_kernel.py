@@ -4,6 +4,8 @@ Takes its connection file as the argument. Starts many times faster than ipykern
 ``--stubborn`` it does not heed a shutdown request, only a signal.
 """
 
+import hashlib
+import hmac
 import json
 import os
 import signal
@@ -28,9 +30,20 @@ def main() -> None:
     control = sockets["control"]
     stubborn = "--stubborn" in sys.argv
     while parent in (1, os.getppid()):  # 1: as in ipykernel
-        if control.poll(100) and not stubborn:
-            break
-        time.sleep(0.1 * stubborn)
+        if control.poll(100) and is_signed(control.recv_multipart(), connection["key"]):
+            if not stubborn:
+                break
+            time.sleep(0.1)
+
+
+def is_signed(frames: list[bytes], key: str) -> bool:
+    """Return whether the message is for this kernel.
+
+    What could not be delivered to one that has ended comes to the next one on its port.
+    """
+    signature, *signed = frames[frames.index(b"<IDS|MSG>") + 1 :]
+    expected = hmac.new(key.encode(), b"".join(signed[:4]), hashlib.sha256).hexdigest()
+    return hmac.compare_digest(signature.decode(), expected)
 
 
 if __name__ == "__main__":

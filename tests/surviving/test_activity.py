@@ -30,7 +30,7 @@ async def test_a_kernel_that_is_busy_for_long_is_not_asked_again_and_again(
     async with surviving_kernel_manager(tmp_path) as kernel_manager:
         # It never answers, as a busy one.
         kernel = kernel_manager.get_kernel(await kernel_manager.start_kernel(path=""))
-        probe = IdleProbe(kernel, log=logging.getLogger("nbsessions.tests"))
+        probe = IdleProbe(kernel, clients=list, log=logging.getLogger("nbsessions.tests"))
         asking = asyncio.ensure_future(probe.run())
         for _ in range(40):
             await looked.acquire()

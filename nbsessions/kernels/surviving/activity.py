@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from jupyter_client.session import Session
 
 from nbsessions.kernels import internals
+from nbsessions.kernels.surviving.hearing import Channels, Hearing
 
 _FIRST_DELAY, _LAST_DELAY = 0.1, 30.0
 _MOST_REQUESTS = 10
@@ -26,8 +27,14 @@ class IdleProbe:
     the other messages. What is said because of us is kept from the server: it is no activity.
     """
 
-    def __init__(self, kernel: Any, *, log: logging.Logger) -> None:
-        """Listen from now on: a kernel may greet new subscribers."""
+    def __init__(
+        self, kernel: Any, *, clients: Callable[[], Iterable[Channels]], log: logging.Logger
+    ) -> None:
+        """Listen from now on: a kernel may greet new subscribers.
+
+        ``clients``: whom the kernel has to hear as soon as it is idle.
+        """
+        self._clients = clients
         self._kernel = kernel
         self._log = log
         self._session = _session_like(kernel.session)
@@ -50,6 +57,9 @@ class IdleProbe:
                 except asyncio.TimeoutError:
                     # Not subscribed yet, or really busy.
                     delay = min(2 * delay, _LAST_DELAY)
+            if self._idle.is_set():
+                hearing = Hearing(self._kernel, ask=self._ask, parent_of=self._parent_of)
+                await hearing.ensure(self._clients())
             await asyncio.sleep(_SETTLING_TIME)
         finally:
             if not shell.closed():
@@ -57,10 +67,12 @@ class IdleProbe:
             if not self._is_replaced():
                 self._stream.on_recv(self._pass_on)
 
-    def _ask(self, shell: Any) -> None:
+    def _ask(self, shell: Any) -> str:
         request = self._session.msg("kernel_info_request", {})
-        self._requests.add(request["header"]["msg_id"])
+        message_id: str = request["header"]["msg_id"]
+        self._requests.add(message_id)
         self._session.send(shell, request)
+        return message_id
 
     def _is_over(self, shell: Any) -> bool:
         return bool(shell.closed()) or self._is_replaced()
@@ -75,21 +87,33 @@ class IdleProbe:
             self._pass_on(frames)
 
     def _is_ours(self, frames: list[bytes]) -> bool:
-        try:
-            _, parts = self._session.feed_identities(frames)
-            message = self._session.deserialize(parts)
-        except Exception as error:
-            self._log.debug("A message that cannot be read: %r", error)
+        message = self._read(frames)
+        if message is None:
             return False
         if message["msg_type"] == "iopub_welcome":
             return True
-        parent = message["parent_header"] or {}
-        if parent.get("msg_id") not in self._requests:
+        if _parent_id(message) not in self._requests:
             return False
         if message["content"].get("execution_state") == "idle" and not self._idle.is_set():
             self._idle.set()
             self._kernel.execution_state = "idle"
         return True
+
+    def _parent_of(self, frames: list[bytes]) -> str:
+        message = self._read(frames)
+        return "" if message is None else _parent_id(message)
+
+    def _read(self, frames: list[bytes]) -> dict[str, Any] | None:
+        try:
+            _, parts = self._session.feed_identities(frames)
+            return dict(self._session.deserialize(parts))
+        except Exception as error:
+            self._log.debug("A message that cannot be read: %r", error)
+            return None
+
+
+def _parent_id(message: dict[str, Any]) -> str:
+    return str((message["parent_header"] or {}).get("msg_id", ""))
 
 
 def _session_like(session: Session) -> Session:

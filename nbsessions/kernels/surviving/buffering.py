@@ -7,6 +7,8 @@ from typing import Any
 
 from tornado.ioloop import IOLoop
 
+from nbsessions.kernels.surviving.hearing import remember_sent
+
 _CHANNELS = ("iopub", "shell", "control", "stdin")
 _LATECOMERS = 120.0
 """Seconds that the others have once one client is back. JupyterLab comes within 31 of them, and
@@ -40,6 +42,10 @@ class KeptMessages:
         IOLoop.current().call_later(_LATECOMERS, self.drop, kernel_id)
         return waiting.pop(client, None)
 
+    def channels(self, kernel_id: str) -> list[dict[str, Any]]:
+        """Return the streams of the clients that have not come back, by channel."""
+        return [info["channels"] for info in self._kept.get(kernel_id, {}).values()]
+
     def drop(self, kernel_id: str) -> None:
         """Drop what was kept of the kernel's messages, and keep no more. Idempotent."""
         for info in self._kept.pop(kernel_id, {}).values():
@@ -58,6 +64,7 @@ def _listen(kernel: Any, client: str) -> dict[str, Any]:
         stream.channel = channel
         stream.on_recv(_appender(buffer, channel))
         streams[channel] = stream
+    remember_sent(streams)
     return {"session_key": client, "buffer": buffer, "channels": streams}
 
 

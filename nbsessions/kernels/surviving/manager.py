@@ -257,7 +257,14 @@ class SurvivingKernels(LoggingConfigurable):
         return kernel
 
     def _probe(self, kernel: Any) -> None:
-        probe = IdleProbe(kernel, log=self.log)
+        def clients() -> list[Any]:
+            kernel_id = kernel.kernel_id
+            return [
+                *self._kept.channels(kernel_id),
+                *internals.websocket_channels(kernel_id),
+            ]
+
+        probe = IdleProbe(kernel, clients=clients, log=self.log)
 
         def run() -> None:
             self._probes.spawn(probe.run())
