@@ -376,6 +376,25 @@ def test_a_config_file_can_be_named(server: Server, cli: CommandLine) -> None:
     assert "There are no sessions" in ran.err
 
 
+@pytest.mark.parametrize("kernel", ["python3", "light"])
+def test_an_orphan_whose_record_was_lost_is_listed_though_it_is_connected_to_itself(
+    server: Server, cli: CommandLine, kernel: str
+) -> None:
+    model = server.create("a.ipynb", kernel)
+    if kernel == "python3":
+        execute(server, model)
+    server.wait_for_kernels(1)
+    server.kill()
+    for record in server.runtime_dir.glob("nbsessions/kernels/*.json"):
+        record.unlink()
+    # The connections of the server that was killed end in their time.
+    wait_until(lambda: cli.sessions("--orphans"), "it is listed")
+    (orphan,) = cli.sessions("--orphans")
+    assert orphan["kernel_id"] == model["kernel"]["id"]
+    assert cli("stop", "--orphans", "-y").status == 0
+    assert server.kernel_processes() == []
+
+
 # Kernels that were taken over without a session
 
 
