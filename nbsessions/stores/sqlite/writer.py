@@ -34,8 +34,11 @@ class _Job:
     error: BaseException | None = None
 
 
-class _Reverted(Exception):
+class _Reverted(StoreUnavailable):
     """The file was put back to an earlier state, or has forgotten the owner."""
+
+    def __init__(self) -> None:
+        super().__init__("the session store was put back to an earlier state: try again")
 
 
 @dataclass(eq=False)
