@@ -26,6 +26,7 @@ from nbsessions.errors import (
 from nbsessions.kernels import internals
 from nbsessions.kernels.base import KernelHost, KernelProvider, StartRequest, current_start
 from nbsessions.kernels.place import IMPORTED, RecordedKernel, this_place
+from nbsessions.kernels.surviving.process import list_kernels
 from nbsessions.models import Kernel, KernelModel, KernelModels, KernelTrace
 
 _ADDRESSABLE = re.compile(r"\w+-\w+-\w+-\w+-\w+")
@@ -38,7 +39,8 @@ class HostKernelProvider(KernelProvider):
     """Has the host's kernel manager start kernels; how long they live is up to that."""
 
     def __init__(self, host: KernelHost) -> None:
-        self._place = this_place(getattr(host.kernel_manager, "connection_dir", ""), host.boot_id)
+        self._folder = os.path.realpath(getattr(host.kernel_manager, "connection_dir", ""))
+        self._place = this_place(self._folder, host.boot_id)
         self.name = self._place.name
         self._kernel_manager = host.kernel_manager
         self._contents_manager = host.contents_manager
@@ -233,17 +235,27 @@ class HostKernelProvider(KernelProvider):
             )()
         except OSError as error:
             self._log.debug("The records of kernels cannot be read: %s", error)
-            return [each for each in traces if self._place.has_rebooted(each.provider)]
-        return [each for each in traces if self._has_ended(each, recorded)]
+            return [each for each in traces if self._has_ended_with_its_host(each)]
+        ended, absent = [], []
+        for trace in traces:
+            of_kernel = [each for each in recorded if each.may_be(trace)]
+            if self._has_ended_with_its_host(trace):
+                ended.append(trace)
+            elif of_kernel:
+                ended += [] if any(each.may_run for each in of_kernel) else [trace]
+            elif self._place.sees(trace.provider):
+                absent.append(trace)
+        return [*ended, *self._without_process(absent)]
 
-    def _has_ended(self, trace: KernelTrace, recorded: Collection[RecordedKernel]) -> bool:
-        if trace.provider == IMPORTED or self._place.has_rebooted(trace.provider):
-            return True
-        of_kernel = [each for each in recorded if each.may_be(trace)]
-        if of_kernel:
-            return not any(each.may_run for each in of_kernel)
-        # A kernel of this place that outlives its server has a record here for as long as it runs.
-        return self._place.sees(trace.provider)
+    def _has_ended_with_its_host(self, trace: KernelTrace) -> bool:
+        return trace.provider == IMPORTED or self._place.has_rebooted(trace.provider)
+
+    def _without_process(self, traces: Collection[KernelTrace]) -> list[KernelTrace]:
+        """Return those of this place's kernels, which have no record, that do not run either."""
+        if not traces:
+            return []
+        running = {each.kernel_id for each in list_kernels(self._folder)}
+        return [each for each in traces if each.kernel_id not in running]
 
     def list_adopted(self) -> Collection[str]:
         adopted: Collection[str] = getattr(self._kernel_manager, "list_adopted", tuple)()

@@ -12,6 +12,7 @@ import pytest
 from nbsessions.identity import boot_id
 from support.server import Server, StartServer
 from support.storefile import read_store
+from support.waiting import wait_until
 
 SHARED = {"AsyncSessionManager": {"namespace": "my notebooks"}}
 
@@ -102,6 +103,25 @@ def test_a_kernel_that_cannot_be_adopted_keeps_its_session(start_server: StartSe
 
     file.write_bytes(whole)
     check_it_goes_on(server, model)
+
+
+def test_a_kernel_that_runs_without_a_record_keeps_its_session(start_server: StartServer) -> None:
+    server = start_server()
+    model = leave_a_session(server)
+    (record,) = server.runtime_dir.glob("nbsessions/kernels/*.json")
+    whole = record.read_bytes()
+    record.unlink()
+
+    visit(server)
+    assert model["id"] in read_store(server.store).session_ids()
+
+    # Its server is forgotten, as nothing was left of it: nobody follows the kernel any more.
+    record.write_bytes(whole)
+    server.kill_kernels()
+    server.start()
+    wait_until(
+        lambda: model["id"] not in read_store(server.store).session_ids(), "the session has ended"
+    )
 
 
 @pytest.mark.parametrize("visited", [False, True], ids=["at once", "after a visit"])
