@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 
@@ -63,11 +64,19 @@ def test_a_store_that_is_locked_at_the_start_is_waited_for(
 
     with held(server.store):  # type: ignore[call-arg]
         server.start()
-        check_refused(server.request("GET", "/api/sessions"))
-        check_refused(server.post({"path": "a.ipynb", "type": "notebook"}))
-        check_refused(server.get(str(model["id"])))
+        # At once: each is patient for some seconds.
+        with ThreadPoolExecutor() as pool:
+            replies = [
+                pool.submit(server.request, "GET", "/api/sessions"),
+                pool.submit(server.post, {"path": "a.ipynb", "type": "notebook"}),
+                pool.submit(server.get, str(model["id"])),
+            ]
+        for reply in replies:
+            check_refused(reply.result())
         assert len(server.kernel_ids()) == 1
-        assert server.log_lines("W", "Sessions are not available until")
+        wait_until(
+            lambda: server.log_lines("W", "Sessions are not available until"), "the log says so"
+        )
 
     check_goes_on(server, model)
     assert server.log_lines("W", "The session store can be used now")

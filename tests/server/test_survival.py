@@ -498,14 +498,19 @@ def test_of_two_servers_that_start_at_once_one_gets_the_sessions(
 def test_kernels_that_nobody_follows_are_ended_by_a_server_elsewhere(
     start_server: StartServer,
 ) -> None:
+    impatient = {"SurvivingKernels": {"orphan_timeout": 0.01}}
     first = start_server()
-    first.create("a.ipynb")
-    first.kill()
     environment = {"JUPYTER_RUNTIME_DIR": str(first.runtime_dir)}
+    second = start_server(environment=environment, config=impatient)
+    kept, ended = first.create("a.ipynb"), second.create("a.ipynb")
+    first.kill()
+    second.kill()
 
-    patient = start_server(environment=environment)
-    assert patient.kernel_ids() == set()
+    # What its own server was set to counts for a kernel, not what this one is.
+    third = start_server(environment=environment, config=impatient)
+
+    assert third.kernel_ids() == set()
+    wait_until(lambda: first.kernel_records() == {kept["kernel"]["id"]}, "the other one is kept")
     first.wait_for_kernels(1)
-
-    start_server(environment=environment, config={"SurvivingKernels": {"orphan_timeout": 0.01}})
-    first.wait_for_kernels(0)
+    assert ended["kernel"]["id"] not in first.start().kernel_ids()
+    assert first.kernel_ids() == {kept["kernel"]["id"]}

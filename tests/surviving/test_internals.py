@@ -46,7 +46,11 @@ KERNEL = {
 RESTARTER = {"_initial_startup": _CLIENT}
 STREAM = {"_recv_callback": _ZMQ}
 SERVER = {"_stopping": _SERVER, "_signal_stop": _SERVER}
-CONNECTION = {"_open_sessions": _SERVER, "_kernel_info_future": _SERVER}
+CONNECTION = {
+    "_open_sessions": _SERVER,
+    "_open_sockets": _SERVER,
+    "_kernel_info_future": _SERVER,
+}
 
 KERNEL_ID = "11111111-2222-4333-8444-555555555555"
 
