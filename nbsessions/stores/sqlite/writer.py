@@ -226,9 +226,11 @@ class Writer:
         revision, written = found
         forgotten = written is None and revision >= self.mark.revision and not self._database.lost
         self._log.warning(
-            "The session store %s was %s; this server writes its sessions to it again",
+            "The session store %s %s; this server writes its sessions to it again",
             self._database.path,
-            "left without them" if forgotten else "replaced, or put back to an earlier state",
+            "does not know this server any more"
+            if forgotten
+            else "was replaced, or put back to an earlier state",
         )
         transaction = self._transaction(connection)
         transaction.raise_revision()
