@@ -13,7 +13,7 @@ import pytest
 
 from nbsessions.locks import FileLock
 from support.server import Server, StartServer
-from support.storefile import read_rows, read_store
+from support.storefile import find_paths, read_store
 from support.waiting import wait_until
 
 
@@ -66,7 +66,8 @@ def is_back(server: Server) -> bool:
         server.store.exists()
         and len(owners) == 1
         and all(map(is_locked, [*owners, server.store.with_name("sessions.db.lock")]))
-        and read_store(server.store).session_ids() == set(listed(server))
+        and find_paths(server.store)
+        == {session_id: path for session_id, (path, _) in listed(server).items()}
     )
 
 
@@ -162,8 +163,7 @@ class Changed:
         return {key: path for key, (path, _) in listed(self.server).items()}
 
     def stored(self) -> dict[str, Any]:
-        rows = read_rows(self.server.store, "SELECT session_id, path FROM nbsessions_session")
-        return {row["session_id"]: row["path"] for row in rows}
+        return find_paths(self.server.store) or {}
 
 
 @pytest.mark.parametrize("put_back", BACKUPS)

@@ -65,6 +65,15 @@ def read_rows(path: Path, query: str, *parameters: object) -> list[dict[str, Any
             connection.close()
 
 
+def find_paths(path: Path) -> dict[str, Any] | None:
+    """Return the paths of the sessions, by their ids; None while the file is being made."""
+    try:
+        rows = read_rows(path, "SELECT session_id, path FROM nbsessions_session")
+    except (OSError, sqlite3.Error):
+        return None
+    return {row["session_id"]: row["path"] for row in rows}
+
+
 def wait_for_rest(path: Path) -> None:
     """Wait until nothing is under way any more."""
     wait_until(lambda: not read_store(path).unfinished(), "no intent is open")
