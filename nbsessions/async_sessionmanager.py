@@ -253,7 +253,9 @@ class AsyncSessionManager(LoggingConfigurable):
 
     def _note_problem(self, problem: StoreError) -> None:
         if str(problem) != str(self._problem):
-            self.log.warning("Sessions are not available until their store can be used: %s", problem)
+            self.log.warning(
+                "Sessions are not available until their store can be used: %s", problem
+            )
         self._problem = problem
 
     # Sessions
