@@ -91,12 +91,23 @@ def surviving_kernels(serverapp: Any) -> SurvivingKernels | None:
 def handle_signals(serverapp: Any, kernels: SurvivingKernels) -> None:
     """Have signals stop the server that would end it without a word to its kernels.
 
-    SIGINT does so in a server without a terminal, and SIGHUP in any. What somebody has set
-    up for a signal stays.
+    SIGINT does so in a server without a terminal, SIGHUP in any, and SIGTERM where the
+    server is just writing to its log. What somebody has set up for a signal stays.
     """
     if threading.current_thread() is not threading.main_thread():
         return
-    stop = internals.stop_handler(serverapp)
+    stop_handler = internals.stop_handler(serverapp)
+    io_loop = serverapp.io_loop
+
+    def stop(signum: int, frame: Any) -> None:
+        try:
+            stop_handler(signum, frame)
+        except RuntimeError:
+            # It came while a line was being logged, and cannot log another one in there.
+            io_loop.add_callback_from_signal(stop_handler, signum, None)
+
+    if signal.getsignal(signal.SIGTERM) == stop_handler:
+        signal.signal(signal.SIGTERM, stop)
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, stop)
     hangup = getattr(signal, "SIGHUP", None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import signal
@@ -237,6 +238,19 @@ def test_a_shutdown_over_the_api_ends_kernels(start_server: StartServer, keep: s
 
     assert server.kernel_processes() == []
     assert server.kernel_records() == set()
+
+
+def test_a_sigterm_that_comes_while_a_line_is_logged_is_not_lost(
+    start_server: StartServer,
+) -> None:
+    server = start_server(environment={"SIGTERM_WHILE_LOGGING": "Kernel started"})
+
+    with contextlib.suppress(OSError):
+        server.create("a.ipynb", "light")
+
+    assert server.wait_for_end() == 0
+    assert server.kernel_processes() == []
+    assert read_store(server.store).sessions == []
 
 
 def test_sighup_can_be_a_stop(start_server: StartServer) -> None:

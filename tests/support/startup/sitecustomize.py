@@ -3,7 +3,8 @@
 When a server imports our package, and not before, its coverage begins to be measured: to trace
 all that it imports until then would double the time of its start. Nothing of ours runs in
 kernels: they are not measured at all. When jupyter_client is imported, the ports of kernels are
-reserved. A server with ``WITHOUT_LOCKS`` in its environment has no file locks.
+reserved. A server with ``WITHOUT_LOCKS`` in its environment has no file locks, and one with
+``SIGTERM_WHILE_LOGGING`` gets a SIGTERM while it logs a line with that text.
 """
 
 import importlib.abc
@@ -65,8 +66,26 @@ def _remove_locks():
     fcntl.flock = flock
 
 
+def _stop_while_logging(text):
+    import io
+    import signal
+
+    class Log(io.RawIOBase):
+        def writable(self):
+            return True
+
+        def write(self, data):
+            if text in bytes(data).decode():
+                os.kill(os.getpid(), signal.SIGTERM)
+            return os.write(2, data)
+
+    sys.stderr = io.TextIOWrapper(io.BufferedWriter(Log()), line_buffering=True)
+
+
 if os.environ.pop("WITHOUT_LOCKS", None):
     _remove_locks()
+if _text := os.environ.pop("SIGTERM_WHILE_LOGGING", None):
+    _stop_while_logging(_text)
 _variables = {
     name.removeprefix(PREFIX): os.environ.pop(name)
     for name in list(os.environ)
