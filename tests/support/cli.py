@@ -11,6 +11,7 @@ import select
 import subprocess
 import sys
 import termios
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,8 @@ from support.server import Server
 
 _QUESTION = b"(n)"  # the end of it, whatever its colours
 _TIMEOUT = 60.0
+_TYPED_AGAIN_AFTER = 3.0
+"""Seconds after which a person types the answer again, when nothing happens."""
 
 
 @dataclass(frozen=True)
@@ -74,12 +77,17 @@ class CommandLine:
         )
         os.close(terminal)
         screen = b""
+        deadline = time.monotonic() + _TIMEOUT
         with contextlib.suppress(OSError):  # Nobody is at the other end any more.
-            while select.select([controller], [], [], _TIMEOUT)[0]:
-                part = os.read(controller, 4096)
-                asked = _QUESTION in screen
-                screen += part
-                if not asked and _QUESTION in screen:
+            while time.monotonic() < deadline:
+                if select.select([controller], [], [], _TYPED_AGAIN_AFTER)[0]:
+                    asked = _QUESTION in screen
+                    screen += os.read(controller, 4096)
+                    answers = not asked and _QUESTION in screen
+                else:
+                    # Python misses a Ctrl-C that comes just as it begins to wait for a line.
+                    answers = _QUESTION in screen
+                if answers:
                     os.write(controller, answer.encode())
         os.close(controller)
         try:
