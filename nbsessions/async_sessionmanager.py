@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import uuid
 from collections.abc import Mapping
-from dataclasses import replace
 from itertools import starmap
 from pathlib import Path
 from types import TracebackType
@@ -18,18 +16,9 @@ from traitlets import Any as AnyTrait
 from traitlets import Unicode, default, validate
 from traitlets.config.configurable import LoggingConfigurable
 
-from nbsessions.errors import (
-    ServiceClosed,
-    SessionError,
-    StoreDamaged,
-    StoreError,
-    StoreTooNew,
-    StoreUnavailable,
-    StoreUnsupported,
-    StoreUnusable,
-)
+from nbsessions.errors import SessionError
 from nbsessions.httperrors import http_error
-from nbsessions.identity import new_owner
+from nbsessions.identity import boot_id
 from nbsessions.kernels.base import KernelHost, KernelProvider
 from nbsessions.models import UNSET, KernelModel, NewSession, Session, SessionPatch
 from nbsessions.plugins import (
@@ -39,17 +28,12 @@ from nbsessions.plugins import (
     kernel_provider_factory,
     store_factory,
 )
-from nbsessions.service import SessionService
+from nbsessions.service import ServiceOpening, SessionService
 from nbsessions.stores.base import SessionStore
 from nbsessions.stores.memory import MemorySessionStore
 from nbsessions.stores.sqlite.location import default_file
 from nbsessions.stores.sqlite.store import SQLiteSessionStore
 from nbsessions.stores.sqlite.validation import validate_database_path
-
-_PATIENCE = 5.0
-"""Seconds that a request waits for a store that is not open yet."""
-
-_FIRST_RETRY, _LAST_RETRY = 0.1, 2.0
 
 _COLUMNS = frozenset({"session_id", "path", "name", "type", "kernel_id"})
 
@@ -133,13 +117,8 @@ class AsyncSessionManager(LoggingConfigurable):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._service: SessionService | None = None
-        self._opening: asyncio.Task[None] | None = None
-        self._problem: StoreError = StoreUnavailable("the session store is being opened")
-        self._stopping = False
-        self._closed = False
-        # Now, so that what is configured wrongly is said when the server starts.
-        self._store = self._make_store()
+        # Both are built now, so that a wrong configuration is reported when the server starts.
+        self._opening = ServiceOpening(self._make_store(), self._make_provider, log=self.log)
 
     def _make_store(self) -> SessionStore:
         if self.store_url:
@@ -152,111 +131,42 @@ class AsyncSessionManager(LoggingConfigurable):
         private = path.resolve().parent == _private_folder().resolve()
         return SQLiteSessionStore(path, self.namespace, log=self.log, private_folder=private)
 
+    def _make_provider(self) -> KernelProvider:
+        return kernel_provider_factory(self.kernel_provider)(
+            KernelHost(
+                kernel_manager=self.kernel_manager,
+                contents_manager=self.contents_manager,
+                kernel_env=self.get_kernel_env,
+                boot_id=boot_id(),
+                log=self.log,
+            )
+        )
+
     # Life
 
     async def open(self) -> None:
-        """Open the store and settle what earlier servers left. Called by the first use, too.
+        """Open the store and recover what earlier servers left. The first use does so, too.
 
-        A store that is not there yet is waited for, for a few seconds here, and on and on
-        behind the callers. Raises HTTPError 503 until then.
+        If the store cannot be used yet, this waits for a few seconds and then raises
+        HTTPError 503. The opening goes on in the background.
         """
         with _http_errors:
             await self._opened()
 
     def begin(self) -> None:
-        """Begin to open the store, behind the caller. Called on the event loop."""
-        # One that failed is tried again.
-        under_way = self._opening is not None and not self._opening.done()
-        if self._service is None and not self._closed and not under_way:
-            self._opening = asyncio.ensure_future(self._open())
-            self._opening.add_done_callback(self._log_failure)
-
-    def _log_failure(self, opening: asyncio.Task[None]) -> None:
-        if not opening.cancelled() and opening.exception() is not None:
-            self.log.error("Sessions cannot be served", exc_info=opening.exception())
+        """Begin to open the store in the background. Called on the event loop."""
+        self._opening.begin()
 
     async def stop(self) -> None:
-        """Take no new work and let what is running finish; call it before kernels are ended."""
-        self._stopping = True
-        if self._service is not None:
-            await self._service.stop()
+        """Accept no new work, and let running work finish. Call it before kernels are ended."""
+        await self._opening.stop()
 
     def close(self) -> None:
-        """Let go of the store. Synchronous and idempotent; what comes later is answered 503."""
-        self._closed = True
-        if self._service is not None:
-            self._service.close()
-        opening = self._opening
-        if opening is not None and not opening.done() and not opening.get_loop().is_closed():
-            opening.cancel()
+        """Close the store. Synchronous and idempotent. Later requests are answered with 503."""
+        self._opening.close()
 
     async def _opened(self) -> SessionService:
-        if self._service is None and not self._closed:
-            self.begin()
-            assert self._opening is not None
-            done, _ = await asyncio.wait({self._opening}, timeout=_PATIENCE)
-            if not done:
-                raise self._problem
-            if not self._opening.cancelled():
-                self._opening.result()
-        if self._service is None or self._closed:
-            raise ServiceClosed
-        return self._service
-
-    async def _open(self) -> None:
-        owner = new_owner()
-        provider = kernel_provider_factory(self.kernel_provider)(
-            KernelHost(
-                kernel_manager=self.kernel_manager,
-                contents_manager=self.contents_manager,
-                kernel_env=self.get_kernel_env,
-                boot_id=owner.boot_id,
-                log=self.log,
-            )
-        )
-        owner = replace(owner, provider=provider.name)
-        service = SessionService(self._store, provider, owner=owner, log=self.log)
-        try:
-            await self._open_in_time(service, provider)
-        except StoreError as error:
-            self.log.error(
-                "Sessions are kept in memory and will be lost when this server ends: %s", error
-            )
-            service.close()
-            service = SessionService(MemorySessionStore(), provider, owner=owner, log=self.log)
-            await service.open()
-        except BaseException:
-            service.close()
-            raise
-        self._service = service
-        if self._stopping:
-            await service.stop()
-        if self._closed:
-            service.close()
-
-    async def _open_in_time(self, service: SessionService, provider: KernelProvider) -> None:
-        """Open the service as soon as its store can be used. StoreError: it never can."""
-        delay = _FIRST_RETRY
-        while True:
-            try:
-                await service.open()
-            except StoreError as error:
-                if _is_hopeless(error, provider):
-                    raise
-                self._note_problem(error)
-            else:
-                break
-            await asyncio.sleep(delay)
-            delay = min(2 * delay, _LAST_RETRY)
-        if delay > _FIRST_RETRY:
-            self.log.warning("The session store can be used now")
-
-    def _note_problem(self, problem: StoreError) -> None:
-        if str(problem) != str(self._problem):
-            self.log.warning(
-                "Sessions are not available until their store can be used: %s", problem
-            )
-        self._problem = problem
+        return await self._opening.opened()
 
     # Sessions
 
@@ -363,7 +273,7 @@ class AsyncSessionManager(LoggingConfigurable):
 
         Servers that load the extension do this by themselves. After ``close`` it is ignored.
         """
-        if not self._closed:
+        if not self._opening.closed:
             with _http_errors:
                 await (await self._opened()).rename(old_path, new_path)
 
@@ -429,17 +339,6 @@ def _model(session: Session, kernel: KernelModel) -> dict[str, Any]:
         # Deprecated since IPython 4; the classic tree page still reads it.
         model["notebook"] = {"path": path, "name": name}
     return model
-
-
-def _is_hopeless(error: StoreError, provider: KernelProvider) -> bool:
-    """Return whether the server has to do without the store, rather than wait for it.
-
-    Not when the sessions of kernels that were taken over may be in it: in memory there would be
-    none of them, and a notebook that is opened again would get another kernel.
-    """
-    if isinstance(error, (StoreTooNew, StoreUnsupported)):
-        return True
-    return isinstance(error, (StoreDamaged, StoreUnusable)) and not provider.list_adopted()
 
 
 def _check_columns(columns: Mapping[str, object], also: str | None = None) -> None:

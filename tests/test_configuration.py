@@ -15,7 +15,7 @@ from tornado.web import HTTPError
 from traitlets import TraitError
 from traitlets.config import Config, Configurable
 
-from nbsessions import AsyncSessionManager, async_sessionmanager
+from nbsessions import AsyncSessionManager
 from support.hosts import make_contents_manager, running_kernel_manager
 
 pytestmark = pytest.mark.gen_test
@@ -124,7 +124,7 @@ async def test_a_store_url_goes_before_a_file(tmp_path: Path) -> None:
 async def test_a_folder_that_is_not_there_yet_is_waited_for(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(async_sessionmanager, "_PATIENCE", 0.2)
+    monkeypatch.setattr("nbsessions.service.opening._PATIENCE", 0.2)
     file = tmp_path / "missing" / "sessions.db"
     async with kernels(tmp_path) as managers:
         manager = AsyncSessionManager(database_filepath=str(file), **managers)
@@ -137,7 +137,7 @@ async def test_a_folder_that_is_not_there_yet_is_waited_for(
         assert str(file) in warning
         assert not managers["kernel_manager"].list_kernel_ids()
         file.parent.mkdir()
-        monkeypatch.setattr(async_sessionmanager, "_PATIENCE", 60.0)
+        monkeypatch.setattr("nbsessions.service.opening._PATIENCE", 60.0)
         model = await manager.create_session(path="a.ipynb", type="notebook")
         assert await manager.list_sessions() == [model]
         manager.close()

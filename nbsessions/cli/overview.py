@@ -18,7 +18,7 @@ from nbsessions.cli.rest import ServerClient
 from nbsessions.cli.running_servers import RunningServer, list_running_servers
 from nbsessions.cli.values import Entry, ServerState
 from nbsessions.errors import StoreError
-from nbsessions.kernels.surviving.servers import State
+from nbsessions.kernels.registry.servers import State
 from nbsessions.stores.sqlite.inspection import (
     StoreContents,
     StoredOwner,

@@ -14,9 +14,9 @@ from nbsessions.cli.local_kernels import LocalKernel
 from nbsessions.cli.overview import Overview
 from nbsessions.cli.rest import ServerClient
 from nbsessions.cli.values import Entry, ServerState
-from nbsessions.kernels.surviving.ending import KernelEnder, end_process
-from nbsessions.kernels.surviving.process import attach
-from nbsessions.kernels.surviving.records import KernelRecord
+from nbsessions.kernels.registry.ending import KernelEnder, end_process
+from nbsessions.kernels.registry.process import attach
+from nbsessions.kernels.registry.records import KernelRecord
 
 _STOPPED_AT_ONCE = 8
 

@@ -66,7 +66,7 @@ class KernelProvider(ABC):
     def default_kernel_name(self) -> str | None:
         """The kernelspec of those who ask for none; None where that is not known."""
 
-    def judges(self, name: str) -> bool:
+    def is_authority_for(self, name: str) -> bool:
         """Return whether this server's provider may pronounce a kernel of its own dead.
 
         It may when the kernel's session names it: then it is gone as soon as ``models`` does
@@ -131,5 +131,5 @@ class KernelProvider(ABC):
         """Return whether a client has ever been connected to the kernel, or may have been."""
 
     @abstractmethod
-    def list_held(self) -> Collection[str]:
+    def list_running(self) -> Collection[str]:
         """Return the ids of the kernels that live with this server, without any I/O."""

@@ -25,8 +25,8 @@ from nbsessions.errors import (
 )
 from nbsessions.kernels import internals
 from nbsessions.kernels.base import KernelHost, KernelProvider, StartRequest, current_start
-from nbsessions.kernels.place import IMPORTED, RecordedKernel, this_place
-from nbsessions.kernels.surviving.process import list_kernels
+from nbsessions.kernels.registry.place import IMPORTED, RecordedKernel, this_place
+from nbsessions.kernels.registry.process import list_kernels
 from nbsessions.models import Kernel, KernelModel, KernelModels, KernelTrace
 
 _ADDRESSABLE = re.compile(r"\w+-\w+-\w+-\w+-\w+")
@@ -223,7 +223,7 @@ class HostKernelProvider(KernelProvider):
         return find(token)
 
     async def find_ended(self, traces: Collection[KernelTrace]) -> Collection[KernelTrace]:
-        held = set(self.list_held())
+        held = set(self.list_running())
         left = [trace for trace in traces if trace.kernel_id not in held]
         return await asyncio.get_running_loop().run_in_executor(None, self._find_ended, left)
 
@@ -285,7 +285,7 @@ class HostKernelProvider(KernelProvider):
         ask: Callable[[str], object] = getattr(self._kernel_manager, "had_clients", _nobody)
         return kernel_id in self._connected or bool(ask(kernel_id))
 
-    def list_held(self) -> Collection[str]:
+    def list_running(self) -> Collection[str]:
         ids: list[str] = self._kernel_manager.list_kernel_ids()
         return ids
 

@@ -39,9 +39,9 @@ class SessionStore(ABC):
         """
 
     @abstractmethod
-    def close(self, held: Collection[str] = ()) -> None:
+    def close(self, running: Collection[str] = ()) -> None:
         """Finish what is queued, remove the sessions and intents of all kernels but the
-        ``held`` ones (by id), sign off, let go.
+        ``running`` ones (by id), sign off, let go.
 
         Synchronous and idempotent; never raises. Mutations after it raise StoreUnavailable.
         """
@@ -190,7 +190,7 @@ class SessionStore(ABC):
         """
 
     @abstractmethod
-    async def settle_orphans(
+    async def recover(
         self,
         orphans: Orphans,
         *,

@@ -5,32 +5,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Sequence
 from dataclasses import replace
+from datetime import datetime
 
-from nbsessions.errors import (
-    InvalidRequest,
-    KernelConflict,
-    SessionNotFound,
-    StartInProgress,
-    StartLost,
-    StoreUnavailable,
-)
-from nbsessions.models import (
-    UNSET,
-    Changes,
-    Intent,
-    Orphans,
-    Owner,
-    Release,
-    Session,
-    Verb,
-    utcnow,
-)
-from nbsessions.stores.base import ENDED_KEPT_FOR, START_LEASE, SessionStore
+from nbsessions.errors import InvalidRequest, StoreUnavailable
+from nbsessions.models import Changes, Intent, Orphans, Owner, Release, Session, Verb, is_within
+from nbsessions.stores.base import SessionStore
 from nbsessions.stores.cache import SessionCache
+from nbsessions.stores.transaction import Tables, Transaction, unless_lost
 
 
 def store_from_url(url: str, *, namespace: str, log: logging.Logger) -> MemorySessionStore:
-    """Return a store for ``memory:``, which is nobody else's, whatever the namespace."""
+    """Return a store for ``memory:``, which nothing else has access to."""
     return MemorySessionStore()
 
 
@@ -38,93 +23,57 @@ class MemorySessionStore(SessionStore):
     """Keeps sessions in memory. No method waits, so each is a transaction by itself."""
 
     def __init__(self) -> None:
-        self._sessions = SessionCache()
-        self._intents: dict[str, Intent] = {}
-        self._seq = 0
-        self._scope: str | None = None
+        self._tables = _MemoryTables()
+        self._transaction: Transaction | None = None
 
     async def open(self, owner: Owner) -> None:
-        self._scope = owner.owner_id
+        self._transaction = Transaction(self._tables, owner.owner_id)
 
-    def close(self, held: Collection[str] = ()) -> None:
-        self._scope = None
+    def close(self, running: Collection[str] = ()) -> None:
+        self._transaction = None
 
     async def heartbeat(self) -> None:
-        self._check_open()
+        self._opened()
 
     async def ensure_intact(self) -> None:
-        self._check_open()
+        self._opened()
 
     # Reads
 
     async def list_sessions(self) -> Sequence[Session]:
-        return self._sessions.list_sessions()
+        return self._tables.sessions.list_sessions()
 
     async def find_session(self, session_id: str) -> Session | None:
-        return self._sessions.find(session_id)
+        return self._tables.find_session(session_id)
 
     async def find_by_document(self, document: str) -> Session | None:
-        return self._oldest_of(document)
+        return self._tables.find_by_document(document)
 
     async def find_intent(self, token: str) -> Intent | None:
-        return self._intents.get(token)
+        return self._tables.intents.get(token)
 
     async def list_intents(self) -> Sequence[Intent]:
-        return list(self._intents.values())
+        return list(self._tables.intents.values())
 
     async def count_holders(self, kernel_id: str) -> int:
-        return sum(each.kernel_id == kernel_id for each in self._sessions.list_sessions())
+        return len(self._tables.list_by_kernel(kernel_id))
 
-    # Starts
+    # Writes
 
     async def acquire(self, intent: Intent) -> Session | None:
-        self._check_open()
-        existing = self._oldest_of(intent.document)
-        if existing is not None:
-            return existing
-        ended = [] if intent.kernel_id is None else self._claim(intent.kernel_id)
-        starts = [
-            other
-            for other in self._intents.values()
-            if other.verb is Verb.START and other.document == intent.document is not None
-        ]
-        if any(other.lease_until >= utcnow() for other in starts):
-            raise StartInProgress(intent.document)
-        for other in ended:
-            del self._intents[other.token]
-        for other in starts:
-            self._intents[other.token] = replace(other, verb=Verb.LOST)
-        self._intents[intent.token] = intent
-        return None
+        return self._opened().acquire(intent)
 
     async def commit(self, token: str, session: Session) -> Session:
-        self._check_open()
-        started = self._drop(token, Verb.START)
-        winner = self._oldest_of(session.document)
-        if winner is not None or not started:
-            self._note_stop(token, session.kernel_id)
-            raise StartLost(winner)
-        return self._insert(session)
+        return unless_lost(self._opened().commit(token, session))
 
     async def drop_start(self, token: str) -> None:
-        self._check_open()
-        self._drop(token, Verb.START)
-        self._drop(token, Verb.LOST)
-
-    # Sessions
+        self._opened().drop_start(token)
 
     async def attach(self, session: Session) -> Session:
-        self._check_open()
-        return self._oldest_of(session.document) or await self.insert(session)
+        return self._opened().attach(session)
 
     async def insert(self, session: Session) -> Session:
-        self._check_open()
-        self._refuse_unsettled(session.kernel_id)
-        if self._sessions.find(session.session_id) is not None:
-            raise InvalidRequest(
-                "session_id", f"{session.session_id!r} is the id of another session"
-            )
-        return self._insert(session)
+        return self._opened().insert(session)
 
     async def update(
         self,
@@ -135,67 +84,30 @@ class MemorySessionStore(SessionStore):
         stop_token: str,
         force: bool = False,
     ) -> Release:
-        before = self._get(session_id)
-        kernel = changes.kernel
-        if kernel is not UNSET:
-            if start_token is None:
-                self._refuse_unsettled(kernel.kernel_id)
-            elif not self._drop(start_token, Verb.START):
-                self._note_stop(start_token, kernel.kernel_id)
-                raise StartLost(None)
-        session = replace(changes.applied_to(before), last_activity=utcnow())
-        self._sessions.put(session)
-        released = None
-        if session.kernel_id != before.kernel_id:
-            released = self._release(before.kernel_id, stop_token, force=force)
-        return Release(session=session, kernel_id=released)
+        return unless_lost(
+            self._opened().update(
+                session_id, changes, start_token=start_token, stop_token=stop_token, force=force
+            )
+        )
 
     async def rename_document(self, old: str, new: str) -> Sequence[Session]:
-        self._check_open()
-        renamed = []
-        for before in self._sessions.list_sessions():
-            after = before.renamed(old, new)
-            if after is not None:
-                renamed.append(replace(after, last_activity=utcnow()))
-                self._sessions.put(renamed[-1])
-        return renamed
+        return self._opened().rename_document(old, new)
 
     async def delete(self, session_id: str, *, stop_token: str, force: bool = False) -> Release:
-        session = self._get(session_id)
-        self._sessions.drop(session_id)
-        released = self._release(session.kernel_id, stop_token, force=force)
-        return Release(session=session, kernel_id=released)
+        return self._opened().delete(session_id, stop_token=stop_token, force=force)
 
     async def finish_stop(self, token: str) -> None:
-        self._check_open()
-        now = utcnow()
-        intent = self._intents.get(token)
-        if intent is not None and intent.verb is Verb.STOP:
-            self._intents[token] = replace(
-                intent, verb=Verb.ENDED, lease_until=now + ENDED_KEPT_FOR
-            )
-        for other in list(self._intents.values()):
-            if other.verb is Verb.ENDED and other.lease_until < now:
-                del self._intents[other.token]
+        self._opened().finish_stop(token)
 
     async def end_sessions(self, sessions: Collection[Session]) -> Sequence[Session]:
-        self._check_open()
-        kernel_ids = {each.session_id: each.kernel_id for each in sessions}
-        ended = [
-            each
-            for each in self._sessions.list_sessions()
-            if kernel_ids.get(each.session_id) == each.kernel_id
-        ]
-        for session in ended:
-            self._sessions.drop(session.session_id)
-        return ended
+        return self._opened().end_sessions(sessions)
 
     # What others left behind
 
     async def find_orphans(self, adopted: Collection[str] = ()) -> Orphans:
         return Orphans()
 
-    async def settle_orphans(
+    async def recover(
         self,
         orphans: Orphans,
         *,
@@ -205,68 +117,103 @@ class MemorySessionStore(SessionStore):
     ) -> Sequence[Session]:
         return []
 
-    # Pieces
-
-    def _check_open(self) -> None:
-        if self._scope is None:
+    def _opened(self) -> Transaction:
+        if self._transaction is None:
             raise StoreUnavailable("the session store is not open")
+        return self._transaction
 
-    def _get(self, session_id: str) -> Session:
-        self._check_open()
-        session = self._sessions.find(session_id)
-        if session is None:
-            raise SessionNotFound(session_id=session_id)
-        return session
 
-    def _oldest_of(self, document: str | None) -> Session | None:
-        return None if document is None else self._sessions.find_by_document(document)
+class _MemoryTables(Tables):
+    """Sessions and intents as plain values. Nothing is rolled back: what raises writes nothing."""
 
-    def _insert(self, session: Session) -> Session:
+    def __init__(self) -> None:
+        self.sessions = SessionCache()
+        self.intents: dict[str, Intent] = {}
+        self._seq = 0
+
+    # Sessions
+
+    def find_session(self, session_id: str) -> Session | None:
+        return self.sessions.find(session_id)
+
+    def find_by_document(self, document: str) -> Session | None:
+        return self.sessions.find_by_document(document)
+
+    def list_by_kernel(self, kernel_id: str) -> Sequence[Session]:
+        return [each for each in self.sessions.list_sessions() if each.kernel_id == kernel_id]
+
+    def list_within(self, top: str) -> Sequence[Session]:
+        return [
+            session
+            for session in self.sessions.list_sessions()
+            if session.document is not None and is_within(session.document, top)
+        ]
+
+    def is_kernel_used(self, kernel_id: str) -> bool:
+        return bool(self.list_by_kernel(kernel_id))
+
+    def add_session(self, session: Session) -> Session:
+        if self.sessions.find(session.session_id) is not None:
+            raise InvalidRequest(
+                "session_id", f"{session.session_id!r} is the id of another session"
+            )
         self._seq += 1
         session = replace(session, seq=self._seq)
-        self._sessions.put(session)
+        self.sessions.put(session)
         return session
 
-    def _release(self, kernel_id: str, stop_token: str, *, force: bool) -> str | None:
-        others = [each for each in self._sessions.list_sessions() if each.kernel_id == kernel_id]
-        if others and not force:
-            return None
-        for session in others:
-            self._sessions.drop(session.session_id)
-        self._note_stop(stop_token, kernel_id)
-        return kernel_id
+    def change_session(self, session: Session) -> None:
+        self.sessions.put(session)
 
-    def _note_stop(self, token: str, kernel_id: str) -> None:
-        assert self._scope is not None
-        self._intents[token] = Intent(
-            token=token,
-            verb=Verb.STOP,
-            scope=self._scope,
-            document=None,
-            kernel_id=kernel_id,
-            lease_until=utcnow() + START_LEASE,
+    def remove_session(self, session: Session) -> None:
+        self.sessions.drop(session.session_id)
+
+    # Intents
+
+    def has_intent(self, kernel_id: str, *, ended_since: datetime | None = None) -> bool:
+        return any(
+            intent.verb is not Verb.ENDED
+            or (ended_since is not None and intent.lease_until >= ended_since)
+            for intent in self.intents.values()
+            if intent.kernel_id == kernel_id
         )
 
-    def _drop(self, token: str, verb: Verb) -> bool:
-        intent = self._intents.get(token)
-        if intent is None or intent.verb is not verb:
+    def add_intent(self, intent: Intent) -> bool:
+        if intent.verb is Verb.START and self._starts_of(intent.document):
             return False
-        del self._intents[token]
+        self.intents[intent.token] = intent
         return True
 
-    def _claim(self, kernel_id: str) -> list[Intent]:
-        """Refuse an id that is in use, or about to be; return what is to be forgotten of it."""
-        if any(each.kernel_id == kernel_id for each in self._sessions.list_sessions()):
-            raise KernelConflict(kernel_id, "belongs to another session")
-        intents = [each for each in self._intents.values() if each.kernel_id == kernel_id]
-        if any(each.verb is not Verb.ENDED for each in intents):
-            raise KernelConflict(kernel_id, "is being started or stopped")
-        return intents
+    def remove_intent(self, token: str, verb: Verb) -> bool:
+        intent = self.intents.get(token)
+        if intent is None or intent.verb is not verb:
+            return False
+        del self.intents[token]
+        return True
 
-    def _refuse_unsettled(self, kernel_id: str) -> None:
-        now = utcnow()
-        for intent in self._intents.values():
-            if intent.kernel_id == kernel_id and (
-                intent.verb is not Verb.ENDED or intent.lease_until >= now
-            ):
-                raise KernelConflict(kernel_id, "is being started or stopped")
+    def lose_starts(self, document: str, before: datetime) -> None:
+        for intent in self._starts_of(document):
+            if intent.lease_until < before:
+                self.intents[intent.token] = replace(intent, verb=Verb.LOST)
+
+    def end_stop(self, token: str, lease_until: datetime) -> None:
+        intent = self.intents.get(token)
+        if intent is not None and intent.verb is Verb.STOP:
+            self.intents[token] = replace(intent, verb=Verb.ENDED, lease_until=lease_until)
+
+    def forget_ended(self, kernel_id: str) -> None:
+        for intent in list(self.intents.values()):
+            if intent.verb is Verb.ENDED and intent.kernel_id == kernel_id:
+                del self.intents[intent.token]
+
+    def forget_ended_before(self, moment: datetime) -> None:
+        for intent in list(self.intents.values()):
+            if intent.verb is Verb.ENDED and intent.lease_until < moment:
+                del self.intents[intent.token]
+
+    def _starts_of(self, document: str | None) -> list[Intent]:
+        return [
+            intent
+            for intent in self.intents.values()
+            if intent.verb is Verb.START and intent.document == document is not None
+        ]

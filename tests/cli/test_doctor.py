@@ -44,7 +44,7 @@ def make_store(path: Path, **options: Any) -> None:
         await store.open(owner := new_owner())
         session = make_session(scope=owner.owner_id)
         await store.insert(session)
-        store.close(held=[session.kernel_id])
+        store.close(running=[session.kernel_id])
 
     asyncio.run(make())
 

@@ -19,8 +19,8 @@ from nbsessions.cli.memory import ProcessTree
 from nbsessions.cli.overview import Overview
 from nbsessions.cli.running_servers import list_running_servers
 from nbsessions.cli.stopping import Outcome, Stopper
-from nbsessions.kernels.surviving.ending import KernelEnder
-from nbsessions.kernels.surviving.servers import State
+from nbsessions.kernels.registry.ending import KernelEnder
+from nbsessions.kernels.registry.servers import State
 from support.server import Server
 from support.storefile import read_store
 from support.surviving import Processes, processes, runs

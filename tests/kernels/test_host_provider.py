@@ -80,7 +80,7 @@ async def test_a_kernel_manager_of_the_synchronous_class_will_do(tmp_path: Path)
         kernel = await provider.start(request())
         assert set((await provider.models([kernel.kernel_id])).alive) == {kernel.kernel_id}
         await provider.shutdown(kernel.kernel_id)
-        assert list(provider.list_held()) == []
+        assert list(provider.list_running()) == []
 
 
 @pytest.mark.gen_test
@@ -148,7 +148,7 @@ async def test_a_kernel_manager_of_classic_notebook_is_given_only_what_it_takes(
     assert (kernel.kernel_id, kernel.kernel_name) == ("a-b-c-d-e", "classic")
     provider.update_env(kernel.kernel_id, path="b", name=None)
     await provider.shutdown(kernel.kernel_id)
-    assert list(provider.list_held()) == []
+    assert list(provider.list_running()) == []
 
 
 @pytest.mark.gen_test
@@ -211,7 +211,7 @@ async def test_the_connection_file_of_another_server_is_left_alone(tmp_path: Pat
         with pytest.raises(KernelConflict, match=CHOSEN_ID):
             await provider.start(request(kernel_id=CHOSEN_ID))
         assert file.read_text() == "another server's"
-        assert list(provider.list_held()) == []
+        assert list(provider.list_running()) == []
 
 
 class RefusingKernelManager(AsyncMappingKernelManager):
@@ -346,4 +346,4 @@ async def test_a_kernel_that_somebody_else_shuts_down_meanwhile_is_no_error(
             await provider.shutdown(kernel.kernel_id)
         kernel_manager.gone = True
         await provider.shutdown(kernel.kernel_id)
-        assert list(provider.list_held()) == []
+        assert list(provider.list_running()) == []

@@ -53,7 +53,7 @@ async def test_a_kernel_that_was_started_is_alive(kind: str, tmp_path: Path) -> 
         assert model.keys() >= MODEL_KEYS
         assert (model["id"], model["name"]) == (kernel.kernel_id, "other")
         assert provider.can_address(kernel.kernel_id)
-        assert list(provider.list_held()) == [kernel.kernel_id]
+        assert list(provider.list_running()) == [kernel.kernel_id]
 
 
 @pytest.mark.gen_test
@@ -84,7 +84,7 @@ async def test_an_unknown_kernelspec_raises(kind: str, tmp_path: Path) -> None:
         with pytest.raises(KernelspecNotFound) as caught:
             await provider.start(request("missing"))
         assert caught.value.kernel_name == "missing"
-        assert list(provider.list_held()) == []
+        assert list(provider.list_running()) == []
 
 
 @pytest.mark.gen_test
@@ -95,7 +95,7 @@ async def test_a_kernel_that_does_not_come_up_raises_and_leaves_nothing(
         with pytest.raises(KernelStartFailed) as caught:
             await provider.start(request("broken", kernel_id=CHOSEN_ID))
         assert caught.value.__cause__ is not None or kind == "fake"
-        assert list(provider.list_held()) == []
+        assert list(provider.list_running()) == []
         await provider.start(request("light", kernel_id=CHOSEN_ID))
 
 
@@ -122,7 +122,7 @@ async def test_a_kernel_that_was_shut_down_is_dead(kind: str, tmp_path: Path) ->
         kernel = await provider.start(request())
         await provider.shutdown(kernel.kernel_id)
         assert (await provider.models([kernel.kernel_id])).is_dead(kernel.kernel_id)
-        assert list(provider.list_held()) == []
+        assert list(provider.list_running()) == []
 
 
 @pytest.mark.gen_test
@@ -142,9 +142,9 @@ async def test_a_new_environment_for_what_is_gone_is_no_error(kind: str, tmp_pat
 @pytest.mark.gen_test
 async def test_a_provider_judges_its_own_kernels_and_no_others(kind: str, tmp_path: Path) -> None:
     async with provider_of(kind, tmp_path) as provider:
-        assert provider.judges(provider.name)
-        assert not provider.judges("local:another boot")
-        assert not provider.judges("gateway:https://example.org")
+        assert provider.is_authority_for(provider.name)
+        assert not provider.is_authority_for("local:another boot")
+        assert not provider.is_authority_for("gateway:https://example.org")
 
 
 @pytest.mark.gen_test

@@ -82,7 +82,7 @@ def test_a_store_that_is_locked_at_the_start_is_waited_for(
     assert server.log_lines("W", "The session store can be used now")
 
 
-@pytest.mark.parametrize("point", ["find_orphans", "settle_orphans"])
+@pytest.mark.parametrize("point", ["find_orphans", "recover"])
 def test_what_dead_servers_left_is_settled_before_sessions_are_listed(
     start_server: StartServer, tmp_path: Path, point: str
 ) -> None:

@@ -289,5 +289,5 @@ async def test_a_store_of_one_owner_has_no_orphans(store: SessionStore) -> None:
     session = await store.insert(make_session())
     orphans = await store.find_orphans()
     assert orphans == Orphans()
-    assert list(await store.settle_orphans(orphans)) == []
+    assert list(await store.recover(orphans)) == []
     assert list(await store.list_sessions()) == [session]

@@ -9,7 +9,7 @@ import pytest
 from nbsessions.errors import KernelConflict, StoreUnavailable
 from nbsessions.models import Session
 from nbsessions.stores.sqlite.inspection import examine, read_contents
-from support.stores import SQLITE_KINDS, Stores, ids, insert_many, rows, settle
+from support.stores import SQLITE_KINDS, Stores, ids, insert_many, recover, rows
 from support.values import make_id, make_owner, make_session, make_start
 
 pytestmark = pytest.mark.parametrize("stores", SQLITE_KINDS, indirect=True)
@@ -81,7 +81,7 @@ async def test_a_bad_row_keeps_no_other_session_of_a_dead_owner_from_being_taken
     store = await stores.open(make_owner("next"))
     orphans = await store.find_orphans()
     assert ids(orphans.sessions) == ids([first, last])
-    await settle(store, orphans, [first.session_id])
+    await recover(store, orphans, [first.session_id])
     assert ids(await store.list_sessions()) == [first.session_id]
     assert raw(stores, bad) == row
 
@@ -113,7 +113,7 @@ async def test_an_intent_of_a_newer_release_is_neither_absent_nor_in_the_way(
     assert await store.acquire(make_start("c.ipynb")) is None
     store.close([kernel_id])
     store = await stores.open(make_owner("next"))
-    await settle(store, await store.find_orphans())
+    await recover(store, await store.find_orphans())
     assert rows(stores.path, "SELECT verb FROM nbsessions_intent") == [("pause",)]
 
 

@@ -11,7 +11,7 @@ import pytest
 from nbsessions.errors import InvalidRequest, SessionNotFound, StoreUnavailable
 from nbsessions.stores.base import SessionStore
 from nbsessions.stores.sqlite import SQLiteSessionStore
-from nbsessions.stores.sqlite.transactions import Transaction
+from nbsessions.stores.sqlite.transaction import SQLiteTransaction
 from support.stores import (
     LOG,
     SQLITE_KINDS,
@@ -76,7 +76,7 @@ async def test_a_failing_operation_leaves_nothing_of_itself(stores: Stores) -> N
     assert isinstance(store, SQLiteSessionStore)
     session = make_session("half")
 
-    def half(transaction: Transaction) -> None:
+    def half(transaction: SQLiteTransaction) -> None:
         transaction.insert(session)
         raise SessionNotFound(session_id="unknown")
 

@@ -13,7 +13,7 @@ from nbsessions.errors import StoreUnavailable
 from nbsessions.models import Changes
 from nbsessions.stores.sqlite import database
 from support.store_processes import OtherProcess, close_store, insert, list_sessions, open_store
-from support.stores import SQLITE_KINDS, Connections, Stores, ids, revision_of, rows, settle
+from support.stores import SQLITE_KINDS, Connections, Stores, ids, recover, revision_of, rows
 from support.values import make_id, make_owner, make_session, make_start
 
 both = pytest.mark.parametrize("stores", SQLITE_KINDS, indirect=True)
@@ -242,7 +242,7 @@ async def test_sessions_come_back_from_a_backup_that_has_them_as_somebody_elses(
     earlier.close([session.kernel_id])
     shutil.copy(stores.path, tmp_path / "backup")
     store = await stores.open()
-    await settle(store, await store.find_orphans(), [session.session_id])
+    await recover(store, await store.find_orphans(), [session.session_id])
     assert ids(await store.list_sessions()) == [session.session_id]
     (tmp_path / "backup").replace(stores.path)
     added = await store.insert(make_session("b"))

@@ -15,7 +15,7 @@ from nbsessions.locks import FileLock
 from nbsessions.models import Owner, Session, utcnow
 from nbsessions.stores.base import SILENT_KEPT_FOR, SessionStore
 from support.store_processes import OtherProcess, close_store, insert, open_store
-from support.stores import NAMESPACE, SQLITE_KINDS, Stores, ids, rows, settle
+from support.stores import NAMESPACE, SQLITE_KINDS, Stores, ids, recover, rows
 from support.values import make_id, make_owner, make_session, make_start
 
 pytestmark = pytest.mark.parametrize("stores", SQLITE_KINDS, indirect=True)
@@ -402,7 +402,7 @@ async def test_adopted_sessions_move_into_the_scope_and_the_rest_goes(stores: St
     store = await stores.open(JUDGE)
     own = await store.insert(make_session("own", scope="judge"))
     orphans = await store.find_orphans()
-    removed = await settle(store, orphans, [adopted.session_id])
+    removed = await recover(store, orphans, [adopted.session_id])
     assert ids(removed) == [left.session_id]
     listed = await store.list_sessions()
     assert ids(listed) == ids([adopted, own])
@@ -417,7 +417,7 @@ async def test_adopted_sessions_move_into_the_scope_and_the_rest_goes(stores: St
 async def test_an_adopted_session_is_as_good_as_any(stores: Stores) -> None:
     session = await leave(stores, make_owner("earlier", boot_id="an earlier boot"))
     store = await stores.open(JUDGE)
-    await settle(store, await store.find_orphans(), [session.session_id])
+    await recover(store, await store.find_orphans(), [session.session_id])
     release = await store.delete(session.session_id, stop_token=make_id())
     assert release.kernel_id == session.kernel_id
     assert list(await store.list_sessions()) == []
@@ -429,8 +429,8 @@ async def test_of_two_that_settle_one_gets_what_was_left(stores: Stores) -> None
     one, two_ = await two(stores)
     orphans = [await store.find_orphans() for store in (one, two_)]
     assert orphans[0] == orphans[1]
-    await settle(one, orphans[0], [session.session_id])
-    assert await settle(two_, orphans[1], [session.session_id]) == []
+    await recover(one, orphans[0], [session.session_id])
+    assert await recover(two_, orphans[1], [session.session_id]) == []
     assert ids(await one.list_sessions()) == [session.session_id]
     assert list(await two_.list_sessions()) == []
 
@@ -441,6 +441,6 @@ async def test_the_lock_files_of_the_dead_are_removed(stores: Stores, other: Oth
     other.kill()
     assert lock_file(stores, "theirs").exists()
     store = await stores.open(JUDGE)
-    await settle(store, await store.find_orphans())
+    await recover(store, await store.find_orphans())
     assert not lock_file(stores, "theirs").exists()
     assert lock_file(stores, "judge").exists()

@@ -11,7 +11,7 @@ import pytest
 from nbsessions.errors import StoreError, StoreUnavailable
 from nbsessions.models import Session
 from nbsessions.stores.base import SessionStore
-from nbsessions.stores.sqlite.transactions import Transaction
+from nbsessions.stores.sqlite.transaction import SQLiteTransaction
 from support.repairs import DAMAGES, die_at_each_step, spoil
 from support.store_processes import OtherProcess
 from support.stores import SQLITE_KINDS, Connections, Stores, ids, insert_many, rows
@@ -29,7 +29,7 @@ class Unreadable(sqlite3.Connection):
         return super().execute(sql, *parameters)
 
 
-def fail(transaction: Transaction, *arguments: object) -> None:
+def fail(transaction: SQLiteTransaction, *arguments: object) -> None:
     raise sqlite3.OperationalError("database or disk is full")
 
 
@@ -103,7 +103,7 @@ async def test_what_we_know_is_written_to_a_mended_file_however_often_that_fails
     await check_that_nothing_is_written(store, kept)
     connections.full = False
     with monkeypatch.context() as patch:
-        patch.setattr(Transaction, "restore", fail)
+        patch.setattr(SQLiteTransaction, "restore", fail)
         await check_that_nothing_is_written(store, kept)
         await check_that_nothing_is_written(store, kept)
     added = await store.insert(make_session("new.ipynb"))

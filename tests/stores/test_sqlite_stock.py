@@ -13,7 +13,7 @@ from jupyter_server.services.kernels.kernelmanager import MappingKernelManager
 from jupyter_server.services.sessions.sessionmanager import SessionManager
 
 from nbsessions.models import UNSET, Changes
-from support.stores import Stores, ids, rows, settle
+from support.stores import Stores, ids, recover, rows
 from support.values import make_owner, make_session
 
 
@@ -86,7 +86,7 @@ async def test_the_sessions_of_a_stock_file_are_imported(
     ]
     assert {each.kernel_id for each in orphans.sessions} == {"kernel-a"}
     adopted = [model["id"] for model in saved]
-    assert await settle(store, orphans, adopted) == []
+    assert await recover(store, orphans, adopted) == []
     assert ids(await store.list_sessions()) == adopted
 
 
@@ -98,7 +98,7 @@ async def test_a_stock_file_is_imported_once(
     await save(manager)
     close(manager)
     store = await stores.open()
-    await settle(store, await store.find_orphans())
+    await recover(store, await store.find_orphans())
     store.close()
     store = await stores.open(make_owner("next"))
     orphans = await store.find_orphans()
@@ -117,7 +117,7 @@ async def test_the_stock_table_is_never_altered_and_stock_goes_on_using_it(
     close(manager)
     before = table_of(stores.path)
     store = await stores.open()
-    await settle(store, await store.find_orphans(), [model["id"]])
+    await recover(store, await store.find_orphans(), [model["id"]])
     session = await store.insert(make_session("b.ipynb"))
     await store.update(session.session_id, Changes(path="c", name=UNSET), stop_token="stop")
     await store.delete(model["id"], stop_token="another stop")

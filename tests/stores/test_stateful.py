@@ -24,7 +24,7 @@ from nbsessions.errors import (
 from nbsessions.models import Changes, Session, Verb
 from nbsessions.stores.base import START_LEASE, SessionStore
 from nbsessions.stores.sqlite import database
-from support.stores import NAMESPACE, OTHER_NAMESPACE, Stores, revision_of, rows, settle
+from support.stores import NAMESPACE, OTHER_NAMESPACE, Stores, recover, revision_of, rows
 from support.values import LAPSED, make_id, make_owner, make_session, make_start, to_kernel
 
 T = TypeVar("T")
@@ -340,7 +340,7 @@ class SQLiteMachine(StoreMachine):
             token for token, (_, _, kernel_id) in self.model.intents.items() if kernel_id in held
         }
         assert {intent.token for intent in orphans.intents} == open_intents
-        assert self.write(settle(self.store, orphans, list(kept))) == []
+        assert self.write(recover(self.store, orphans, list(kept))) == []
         self.model = Model()
         self.model.sessions = kept
 

@@ -30,7 +30,7 @@ WRAPPED = {
         "delete",
         "finish_stop",
         "find_orphans",
-        "settle_orphans",
+        "recover",
     ),
     HostKernelProvider: ("start", "shutdown"),
 }

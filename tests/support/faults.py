@@ -36,7 +36,7 @@ WRITES = (
     "delete",
     "finish_stop",
     "end_sessions",
-    "settle_orphans",
+    "recover",
 )
 
 
@@ -89,10 +89,10 @@ class StoreFaults:
         self.down_after = None
         self._faults.clear()
 
-    def close(self, held: Collection[str] = ()) -> None:
+    def close(self, running: Collection[str] = ()) -> None:
         """Close the store, unless it is abandoned."""
         if not self.abandoned:
-            self.inner.close(held)
+            self.inner.close(running)
 
     def __getattr__(self, name: str) -> Any:
         attribute = getattr(self.inner, name)

@@ -73,7 +73,7 @@ class FakeKernelProvider(KernelProvider):
     # The ledger
 
     @property
-    def held(self) -> set[str]:
+    def running(self) -> set[str]:
         """The kernels that run: starts without stops and deaths."""
         return set(self._names)
 
@@ -131,7 +131,7 @@ class FakeKernelProvider(KernelProvider):
         await self.interruption.moment()
         asked = set(kernel_ids)
         return KernelModels(
-            alive={each: self.model(each) for each in asked & self.held - self.unknown},
+            alive={each: self.model(each) for each in asked & self.running - self.unknown},
             unknown=dict.fromkeys(asked & self.unknown),
         )
 
@@ -177,7 +177,7 @@ class FakeKernelProvider(KernelProvider):
         return self.find_started(str(trace.token)) is None and trace.kernel_id not in self._names
 
     def list_adopted(self) -> Collection[str]:
-        return self.adopted & self.held
+        return self.adopted & self.running
 
     def was_connected(self, kernel_id: str) -> bool:
         return kernel_id in self.connected
@@ -191,5 +191,5 @@ class FakeKernelProvider(KernelProvider):
         for ended in self._watchers:
             ended(kernel_id)
 
-    def list_held(self) -> Collection[str]:
+    def list_running(self) -> Collection[str]:
         return list(self._names)

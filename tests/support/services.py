@@ -151,7 +151,7 @@ class Bench:
     async def is_at_rest(self) -> bool:
         """Return whether nothing is under way, and each kernel has a session."""
         held = {session.kernel_id for session in await self.store.list_sessions()}
-        return not await self.open_intents() and self.provider.held == held
+        return not await self.open_intents() and self.provider.running == held
 
     async def rest(self) -> None:
         """Wait until nothing is under way; fails when a kernel is left over or missing."""

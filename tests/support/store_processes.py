@@ -113,9 +113,9 @@ def list_sessions() -> list[Session]:
     return list(_loop.run_until_complete(_store.list_sessions()))
 
 
-def close_store(held: Collection[str] = ()) -> None:
+def close_store(running: Collection[str] = ()) -> None:
     assert _store is not None
-    _store.close(held)
+    _store.close(running)
 
 
 def lock_rows(path: Path) -> None:

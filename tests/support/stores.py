@@ -14,7 +14,7 @@ from nbsessions.models import Orphans, Owner, Session
 from nbsessions.stores.base import SessionStore
 from nbsessions.stores.memory import MemorySessionStore
 from nbsessions.stores.sqlite import SQLiteSessionStore
-from nbsessions.stores.sqlite.transactions import Transaction
+from nbsessions.stores.sqlite.transaction import SQLiteTransaction
 from support.values import SCOPE, make_owner, make_session
 
 T = TypeVar("T")
@@ -107,12 +107,12 @@ async def insert_many(store: SessionStore, count: int, scope: str = SCOPE) -> li
     return list(await asyncio.gather(*(store.insert(session) for session in sessions)))
 
 
-async def settle(
+async def recover(
     store: SessionStore, orphans: Orphans, adopted: Sequence[str] = ()
 ) -> list[Session]:
     """Take over the sessions of these ids, and end all else; return what was removed."""
     return list(
-        await store.settle_orphans(
+        await store.recover(
             orphans,
             adopted=[each for each in orphans.sessions if each.session_id in adopted],
             ended=[each for each in orphans.sessions if each.session_id not in adopted],
@@ -128,7 +128,7 @@ class WriterGate:
         self._reached = threading.Event()
         self._opened = threading.Event()
 
-    def __call__(self, transaction: Transaction) -> None:
+    def __call__(self, transaction: SQLiteTransaction) -> None:
         self._reached.set()
         assert self._opened.wait(60)
 

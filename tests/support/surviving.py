@@ -17,11 +17,11 @@ from typing import Any
 import psutil
 from msgspec.structs import replace
 
+from nbsessions.kernels.registry.ending import KernelEnder
+from nbsessions.kernels.registry.process import ProcessIdentity, attach, identify
+from nbsessions.kernels.registry.records import KernelRecord, KernelRecords
+from nbsessions.kernels.registry.servers import Servers, State
 from nbsessions.kernels.surviving.adoption import Adoption
-from nbsessions.kernels.surviving.ending import KernelEnder
-from nbsessions.kernels.surviving.process import ProcessIdentity, attach, identify
-from nbsessions.kernels.surviving.records import KernelRecord, KernelRecords
-from nbsessions.kernels.surviving.servers import Servers, State
 from support.waiting import wait_until
 
 LOG = logging.getLogger("nbsessions.tests.surviving")
@@ -135,7 +135,7 @@ class Place:
         server.register()
         if ending:
             server.note_ending()
-        server.sign_off(followed=True)
+        server.sign_off(kernels_left=True)
         return server.server_id
 
     def record(

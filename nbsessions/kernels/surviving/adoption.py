@@ -9,14 +9,14 @@ from collections.abc import Callable
 from msgspec.structs import replace
 
 from nbsessions.identity import boot_id, pid_namespace
-from nbsessions.kernels.surviving.ending import KernelEnder
-from nbsessions.kernels.surviving.process import (
+from nbsessions.kernels.registry.ending import KernelEnder
+from nbsessions.kernels.registry.process import (
     KERNEL_ID_VARIABLE,
     find_kernel,
     is_running,
 )
-from nbsessions.kernels.surviving.records import KernelRecord, KernelRecords, forget_kernel
-from nbsessions.kernels.surviving.servers import Servers
+from nbsessions.kernels.registry.records import KernelRecord, KernelRecords, forget_kernel
+from nbsessions.kernels.registry.servers import Servers
 from nbsessions.locks import FileLock
 from nbsessions.models import ABANDONED_AFTER
 

@@ -23,18 +23,18 @@ from traitlets.config.configurable import LoggingConfigurable
 from traitlets.utils.importstring import import_item
 
 from nbsessions.kernels import internals
-from nbsessions.kernels.place import RecordedKernel
+from nbsessions.kernels.registry.ending import KernelEnder
+from nbsessions.kernels.registry.place import RecordedKernel
+from nbsessions.kernels.registry.process import is_running
+from nbsessions.kernels.registry.records import KernelRecord, KernelRecords
+from nbsessions.kernels.registry.servers import Servers
+from nbsessions.kernels.registry.trouble import explain
 from nbsessions.kernels.surviving.activity import IdleProbe
 from nbsessions.kernels.surviving.adoption import Adoption
 from nbsessions.kernels.surviving.buffering import KeptMessages
-from nbsessions.kernels.surviving.ending import KernelEnder
 from nbsessions.kernels.surviving.output import KernelOutput
-from nbsessions.kernels.surviving.process import is_running
 from nbsessions.kernels.surviving.provisioner import SurvivingProvisioner
 from nbsessions.kernels.surviving.recorder import KernelRecorder
-from nbsessions.kernels.surviving.records import KernelRecord, KernelRecords
-from nbsessions.kernels.surviving.servers import Servers
-from nbsessions.kernels.surviving.trouble import explain
 from nbsessions.locks import SUPPORTED
 from nbsessions.tasks import Tasks
 

@@ -19,10 +19,10 @@ from tornado.ioloop import PeriodicCallback
 
 from nbsessions.kernels import internals
 from nbsessions.kernels.base import current_start
+from nbsessions.kernels.registry.records import KernelRecord, KernelRecords
+from nbsessions.kernels.registry.servers import Servers
+from nbsessions.kernels.registry.trouble import explain
 from nbsessions.kernels.surviving.output import KernelOutput
-from nbsessions.kernels.surviving.records import KernelRecord, KernelRecords
-from nbsessions.kernels.surviving.servers import Servers
-from nbsessions.kernels.surviving.trouble import explain
 
 _FLUSH_INTERVAL = 1.0
 
@@ -277,7 +277,7 @@ class KernelRecorder:
         changed = list(self._changes())
         self._writing.shutdown(wait=True)
         self._write_all(changed)
-        self._servers.sign_off(followed=bool(self._current))
+        self._servers.sign_off(kernels_left=bool(self._current))
         atexit.unregister(self.close)
 
 

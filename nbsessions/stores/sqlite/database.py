@@ -3,33 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import logging
 import os
 import sqlite3
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from nbsessions.errors import (
-    StoreDamaged,
-    StoreError,
-    StoreUnavailable,
-    StoreUncertain,
-    StoreUnsupported,
-    StoreUnusable,
-)
+from nbsessions.errors import StoreDamaged, StoreError, StoreUncertain
 from nbsessions.locks import SUPPORTED
+from nbsessions.stores.sqlite.errors import is_damage, store_error
 from nbsessions.stores.sqlite.filesystem import is_local
 from nbsessions.stores.sqlite.locks import StoreLocks
 from nbsessions.stores.sqlite.repair import Repair, beside, make_private
 from nbsessions.stores.sqlite.rows import RowReader, text_of
 from nbsessions.stores.sqlite.schema import migrate
 from nbsessions.stores.sqlite.stock import is_stock_file
-
-if TYPE_CHECKING:
-    from nbsessions.stores.sqlite.reader import Reader
 
 _CHECKPOINT_AFTER = 100
 """Commits between two checkpoints. Syncing a log that is used again is cheaper than growing it."""
@@ -39,47 +28,6 @@ _LARGEST_LOG = 8_000_000
 _SYNC_FULL = "PRAGMA synchronous = FULL"
 _SYNC_NORMAL = "PRAGMA synchronous = NORMAL"
 _FULL_MESSAGE = "disk is full"
-_DAMAGE_MESSAGES = ("malformed", "not a database")
-
-
-_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP)
-_IN_THE_WAY = (FileExistsError, NotADirectoryError, IsADirectoryError)
-
-
-def store_error(error: sqlite3.Error | OSError, path: Path) -> StoreError:
-    """Translate a foreign error. Only a malformed file is damage: a full disk is not."""
-    text = f"the session store {path} cannot be used: {error}"
-    if is_damage(error):
-        return StoreDamaged(text)
-    if isinstance(error, OSError) and error.errno in _NO_LOCKS:
-        return StoreUnsupported(
-            f"{text}. Its file system has no file locks: set "
-            "c.AsyncSessionManager.database_filepath to a file on a local one"
-        )
-    if isinstance(error, _IN_THE_WAY):
-        return StoreUnusable(text)
-    if isinstance(error, PermissionError) or _is_forbidden(path):
-        return StoreUnusable(
-            f"{text}. Another user may have made it, as with sudo: make {path.parent} and all "
-            "in it yours (chown -R), or set c.AsyncSessionManager.database_filepath to another "
-            "file"
-        )
-    return StoreUnavailable(text)
-
-
-def _is_forbidden(path: Path) -> bool:
-    """Return whether this user may not write the file, or what belongs to it."""
-    files = [path, *(beside(path, suffix) for suffix in ("-wal", "-shm", "-journal"))]
-    there = [each for each in (path.parent, *files) if os.path.lexists(each)]
-    return any(not os.access(each, os.R_OK | os.W_OK) for each in there)
-
-
-def is_damage(error: BaseException) -> bool:
-    """Return whether SQLite says that the file itself is broken (CORRUPT or NOTADB)."""
-    # Python 3.10 has no sqlite_errorcode; SQLite's texts for these two are stable.
-    return isinstance(error, sqlite3.DatabaseError) and any(
-        message in str(error) for message in _DAMAGE_MESSAGES
-    )
 
 
 class Database:
@@ -106,7 +54,8 @@ class Database:
         self._opened: os.stat_result | None = None
         self._log_seen: os.stat_result | None = None
         self._commits = 0
-        self.readers: list[Reader] = []
+        self.close_readers: list[Callable[[], None]] = []
+        """What closes each connection that reads."""
         self.lost = False
         """Whether what we know is still to be written to the file: until then nobody reads it."""
         self.generation = 0
@@ -150,8 +99,8 @@ class Database:
         What is mapped by a connection to a file that went away is truncated by the next one.
         """
         self.lost = True
-        for reader in self.readers:
-            reader.close()
+        for close in self.close_readers:
+            close()
 
     def _connect_or_mend(self) -> sqlite3.Connection:
         if self.is_replaced():

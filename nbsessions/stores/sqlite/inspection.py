@@ -14,7 +14,7 @@ from nbsessions.errors import StoreUnavailable
 from nbsessions.identity import new_owner
 from nbsessions.locks import FileLock
 from nbsessions.models import Owner, Session
-from nbsessions.stores.sqlite.database import store_error
+from nbsessions.stores.sqlite.errors import store_error
 from nbsessions.stores.sqlite.owners import is_dead
 from nbsessions.stores.sqlite.repair import beside
 from nbsessions.stores.sqlite.rows import (
@@ -26,6 +26,7 @@ from nbsessions.stores.sqlite.rows import (
     text_of,
 )
 from nbsessions.stores.sqlite.schema import read_version
+from nbsessions.stores.sqlite.statements import INTENT_COLUMNS, SESSION_COLUMNS
 from nbsessions.stores.sqlite.stock import is_stock_file
 
 _BUSY_TIMEOUT = 5.0
@@ -36,12 +37,10 @@ _READ_VERSION = 19
 _WITH_LOG = "mode=ro&readonly_shm=1"
 
 _SELECT_TABLE = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?"
-_SELECT_SESSIONS = """SELECT seq, session_id, scope, provider, path, name, type, kernel_id,
-    kernel_name, created, last_activity, namespace FROM nbsessions_session ORDER BY seq"""
+_SELECT_SESSIONS = f"SELECT {SESSION_COLUMNS}, namespace FROM nbsessions_session ORDER BY seq"
 _SELECT_OWNERS = """SELECT owner, namespace, host, boot, pid, heartbeat, stopped
     FROM nbsessions_owner ORDER BY rowid"""
-_SELECT_INTENTS = """SELECT token, verb, scope, document, kernel_id, lease_until
-    FROM nbsessions_intent ORDER BY rowid"""
+_SELECT_INTENTS = f"SELECT {INTENT_COLUMNS} FROM nbsessions_intent ORDER BY rowid"
 _CONVERSIONS: tuple[tuple[str, Callable[[sqlite3.Row], object]], ...] = (
     (_SELECT_SESSIONS, session_from_row),
     (_SELECT_INTENTS, intent_from_row),

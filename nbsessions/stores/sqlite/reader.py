@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from nbsessions.errors import StoreUnavailable
 from nbsessions.stores.sqlite.database import Database
 from nbsessions.stores.sqlite.mark import Mark
-from nbsessions.stores.sqlite.transactions import SELECT_VERSION
+from nbsessions.stores.sqlite.statements import SELECT_VERSION
 
 
 class StoreReverted(StoreUnavailable):
@@ -25,7 +25,7 @@ class Reader:
         self._connection: sqlite3.Connection | None = None
         self._generation = 0
         self._lock = threading.RLock()
-        database.readers.append(self)
+        database.close_readers.append(self.close)
 
     def query(self, statement: str, parameters: Sequence[object] = ()) -> list[sqlite3.Row]:
         """Return the rows. Raises StoreError."""

@@ -1,38 +1,37 @@
-"""The SQLite session store: writes go to one thread, reads are answered from a checked cache."""
+"""The SQLite session store: one thread writes, and reads are answered from a checked cache."""
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import sqlite3
-from collections.abc import Callable, Collection, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from nbsessions.errors import StartLost, StoreDamaged, StoreError, StoreUnavailable
+from nbsessions.errors import StoreDamaged, StoreUnavailable
 from nbsessions.models import Changes, Intent, Orphans, Owner, Release, Session
 from nbsessions.stores.base import SessionStore
-from nbsessions.stores.cache import SessionCache, Version
+from nbsessions.stores.cache import SessionCache
 from nbsessions.stores.sqlite.database import Database
-from nbsessions.stores.sqlite.mark import Mark
 from nbsessions.stores.sqlite.owners import (
     is_abandoned,
     is_dead,
     remove_abandoned_locks,
     remove_locks,
 )
-from nbsessions.stores.sqlite.reader import Reader, StoreReverted
-from nbsessions.stores.sqlite.transactions import (
-    COUNT_HOLDERS,
-    SELECT_ELSEWHERE,
+from nbsessions.stores.sqlite.reads import Reads
+from nbsessions.stores.sqlite.statements import (
+    COUNT_BY_KERNEL,
+    SELECT_BY_KERNEL_ELSEWHERE,
     SELECT_INTENT,
     SELECT_INTENTS,
     SELECT_OTHER_OWNERS,
     SELECT_SESSIONS,
-    Transaction,
 )
-from nbsessions.stores.sqlite.writer import Committed, Operation, Writer
+from nbsessions.stores.sqlite.thread import ReaderThread
+from nbsessions.stores.sqlite.transaction import SQLiteTransaction
+from nbsessions.stores.sqlite.writer import Operation, Writer
+from nbsessions.stores.transaction import unless_lost
 
 T = TypeVar("T")
 
@@ -40,9 +39,9 @@ T = TypeVar("T")
 class SQLiteSessionStore(SessionStore):
     """Keeps sessions in a file that several servers of one user may share.
 
-    This owner alone writes the sessions of its scope, so the cache holds them all. It is
-    checked against the revision in the file at each read; a file that cannot be read does not
-    keep anybody from their sessions.
+    This owner alone writes the sessions of its scope, so the cache holds them all. Each read
+    checks it against the revision in the file. While the file cannot be read, sessions are
+    answered from the cache.
     """
 
     def __init__(
@@ -58,36 +57,43 @@ class SQLiteSessionStore(SessionStore):
 
         ``busy_timeout``: seconds that a write waits for other processes.
         """
-        # Where it leads by now: log, locks and permissions go by the file, not by links to it.
+        # Log, locks and permissions belong to the file itself, not to a link that leads to it.
         self.path = path = path.resolve()
         self._namespace = namespace
         self._log = log
+        self._busy_timeout = busy_timeout
         self._database = Database(
             path, private_folder=private_folder, busy_timeout=busy_timeout, log=log
         )
-        self._cache = SessionCache()
-        self._writer: Writer | None = None
-        self._checker = Reader(self._database, busy_timeout=0.0)
-        self._reader = Reader(self._database, busy_timeout=busy_timeout)
-        self._reader_thread = ThreadPoolExecutor(1, thread_name_prefix="nbsessions-reader")
-        self._reloading: asyncio.Task[None] | None = None
-        self._bringing_back: asyncio.Task[None] | None = None
-        self._closed = False
-        self._registered: Owner | None = None
+        self._thread = ReaderThread()
+        self._owner: Owner | None = None
         self._connection: sqlite3.Connection | None = None
-        """What the writer gets; it may replace it."""
+        """The writer's, which may replace it."""
+        self._writer: Writer | None = None
+        self._reads: Reads | None = None
 
     # Life
 
     async def open(self, owner: Owner) -> None:
-        connection = await self._in_reader_thread(self._open, owner)
-        self._writer = Writer(
+        connection = await self._thread.run(self._open, owner)
+        cache = SessionCache()
+        writer = Writer(
             self._database,
             connection,
+            cache,
+            namespace=self._namespace,
+            owner=owner,
+            log=self._log,
+        )
+        self._writer = writer
+        self._reads = Reads(
+            self._database,
+            writer,
+            cache,
+            self._thread,
             namespace=self._namespace,
             scope=owner.owner_id,
-            committed=self._apply,
-            restore=self._restore,
+            busy_timeout=self._busy_timeout,
             log=self._log,
         )
 
@@ -96,14 +102,14 @@ class SQLiteSessionStore(SessionStore):
             try:
                 connection = self._open_and_register(owner)
             except StoreDamaged:
-                # Some damage is seen only when the file is used. It is repaired now.
+                # Some damage shows only when the file is used. It is repaired now.
                 connection = self._open_and_register(owner)
         except BaseException:
             self._database.close()
             raise
         self._database.lost = False
-        # Both here: whoever awaits this may be cancelled.
-        self._registered, self._connection = owner, connection
+        # Both are set here, because whoever awaits this may be cancelled.
+        self._owner, self._connection = owner, connection
         return connection
 
     def _open_and_register(self, owner: Owner) -> sqlite3.Connection:
@@ -118,9 +124,9 @@ class SQLiteSessionStore(SessionStore):
     def _register(self, connection: sqlite3.Connection, owner: Owner) -> None:
         # Locked before the owner is entered: whoever finds the row finds the lock held.
         self._database.own(owner.owner_id)
+        rows = self._database.rows
         with self._database.transaction(connection):
-            rows = self._database.rows
-            transaction = Transaction(connection, self._namespace, owner.owner_id, rows)
+            transaction = SQLiteTransaction(connection, self._namespace, owner.owner_id, rows)
             transaction.register(owner)
             transaction.import_stock()
             forgotten = transaction.forget_owners(
@@ -130,98 +136,70 @@ class SQLiteSessionStore(SessionStore):
         remove_locks(self.path, forgotten)
         remove_abandoned_locks(self.path)
 
-    def _restore(
-        self,
-        transaction: Transaction,
-        undelivered: Sequence[Committed],
-        intents: Sequence[Intent],
-        revision: int,
-    ) -> None:
-        # In the writer's thread, which is ahead of the cache by what is undelivered.
-        sessions = {session.session_id: session for session in self._cache.list_sessions()}
-        for committed in undelivered:
-            for session_id, session in committed.changed.items():
-                if session is None:
-                    sessions.pop(session_id, None)
-                else:
-                    sessions[session_id] = session
-        by_age = sorted(sessions.values(), key=lambda each: each.seq)
-        transaction.restore(self._owner, by_age, intents, revision)
-
-    def close(self, held: Collection[str] = ()) -> None:
-        self._closed = True
-        # Without a row that says so, a lock file that is free is what proves the death.
+    def close(self, running: Collection[str] = ()) -> None:
         signed_off = False
         if self._writer is not None:
-            signed_off = self._writer.close(lambda transaction: transaction.sign_off(held))
-        self._reader_thread.shutdown(wait=True)
+            signed_off = self._writer.close(lambda transaction: transaction.sign_off(running))
+        self._thread.close()
         if self._writer is None and self._connection is not None:
             self._connection.close()
-        self._checker.close()
-        self._reader.close()
-        self._database.close(remove_owner=signed_off or self._registered is None)
+        if self._reads is not None:
+            self._reads.close()
+        # Where no row tells of the stop, the lock file proves it by being free.
+        self._database.close(remove_owner=signed_off or self._owner is None)
 
     async def heartbeat(self) -> None:
-        await self._write(lambda transaction: transaction.register(self._owner), durable=False)
+        await self._opened(self._writer).heartbeat()
 
     async def ensure_intact(self) -> None:
-        self._check_open()
-        if not await self._in_reader_thread(self._is_intact, self._mark):
-            # Whatever is written, the writer brings the file up to date first.
-            await self.heartbeat()
-
-    def _is_intact(self, mark: Mark) -> bool:
+        writer = self._opened(self._writer)
         if self._database.log_is_large():
             self._database.checkpoint_soon()
-            return False
-        try:
-            self._reader.version(self._namespace, self._scope, mark)
-        except StoreError:
-            return False
-        return self._database.is_in_place() and self._database.damage is None
+        elif await self._opened(self._reads).is_intact():
+            return
+        # Before it writes anything, the writer brings the file up to date.
+        await writer.heartbeat()
 
     # Reads
 
     async def list_sessions(self) -> Sequence[Session]:
-        await self._refresh()
-        return self._cache.list_sessions()
+        return (await self._refreshed()).list_sessions()
 
     async def find_session(self, session_id: str) -> Session | None:
-        await self._refresh()
-        return self._cache.find(session_id)
+        return (await self._refreshed()).find(session_id)
 
     async def find_by_document(self, document: str) -> Session | None:
-        await self._refresh()
-        return self._cache.find_by_document(document)
+        return (await self._refreshed()).find_by_document(document)
 
     async def find_intent(self, token: str) -> Intent | None:
-        rows = await self._read(SELECT_INTENT, (token,))
+        rows = await self._opened(self._reads).query(SELECT_INTENT, (token,))
         intents = self._database.rows.intents(rows)
         if rows and not intents:
             raise StoreUnavailable(f"the intent {token} cannot be read")
         return intents[0] if intents else None
 
     async def list_intents(self) -> Sequence[Intent]:
-        rows = await self._read(SELECT_INTENTS, (self._namespace, self._scope))
+        reads = self._opened(self._reads)
+        rows = await reads.query(SELECT_INTENTS, (self._namespace, self._scope))
         return self._database.rows.intents(rows)
 
     async def count_holders(self, kernel_id: str) -> int:
-        rows = await self._read(COUNT_HOLDERS, (self._namespace, self._scope, kernel_id))
+        reads = self._opened(self._reads)
+        rows = await reads.query(COUNT_BY_KERNEL, (self._namespace, self._scope, kernel_id))
         count: int = rows[0][0]
         return count
 
     # Writes
 
     async def acquire(self, intent: Intent) -> Session | None:
-        # A power cut ends a local kernel too: its intent need not survive what it does not.
+        # A power cut ends a local kernel too, so its intent need not survive one.
         durable = intent.scope != self._scope
         return await self._write(lambda transaction: transaction.acquire(intent), durable=durable)
 
     async def commit(self, token: str, session: Session) -> Session:
-        outcome = await self._write(lambda transaction: transaction.commit(token, session))
-        if isinstance(outcome, StartLost):
-            raise outcome
-        return outcome
+        return unless_lost(
+            await self._write(lambda transaction: transaction.commit(token, session))
+        )
 
     async def drop_start(self, token: str) -> None:
         await self._write(lambda transaction: transaction.drop_start(token), durable=False)
@@ -246,9 +224,7 @@ class SQLiteSessionStore(SessionStore):
                 session_id, changes, start_token=start_token, stop_token=stop_token, force=force
             )
         )
-        if isinstance(outcome, StartLost):
-            raise outcome
-        return outcome
+        return unless_lost(outcome)
 
     async def rename_document(self, old: str, new: str) -> Sequence[Session]:
         return await self._write(lambda transaction: transaction.rename_document(old, new))
@@ -267,31 +243,29 @@ class SQLiteSessionStore(SessionStore):
     # What others left behind
 
     async def find_orphans(self, adopted: Collection[str] = ()) -> Orphans:
-        self._check_open()
-        return await self._look_up(self._find_orphans, adopted)
+        return await self._opened(self._reads).run(self._find_orphans, adopted)
 
     def _find_orphans(self, adopted: Collection[str]) -> Orphans:
-        query, namespace = self._reader.query, self._namespace
-        rows = query(SELECT_OTHER_OWNERS, (namespace, self._scope))
-        read = self._database.rows
+        owner, reads = self._opened(self._owner), self._opened(self._reads)
+        query, rows, namespace = reads.query_in_thread, self._database.rows, self._namespace
+        others = query(SELECT_OTHER_OWNERS, (namespace, owner.owner_id))
         dead = {
             row["owner"]: str(row["provider"])
-            for row in rows
-            if is_dead(row, self._owner, self.path, read)
+            for row in others
+            if is_dead(row, owner, self.path, rows)
         }
-        sessions: dict[int, Session] = {}
-        intents: list[Intent] = []
         found: list[sqlite3.Row] = []
+        intents: list[Intent] = []
         for owner_id in dead:
             found.extend(query(SELECT_SESSIONS, (namespace, owner_id)))
-            intents.extend(read.intents(query(SELECT_INTENTS, (namespace, owner_id))))
+            intents.extend(rows.intents(query(SELECT_INTENTS, (namespace, owner_id))))
         for kernel_id in adopted:
-            found.extend(query(SELECT_ELSEWHERE, (namespace, self._scope, kernel_id)))
-        for session in read.sessions(found):
-            sessions[session.seq] = session
+            found.extend(query(SELECT_BY_KERNEL_ELSEWHERE, (namespace, owner.owner_id, kernel_id)))
+        # A dead owner's session of an adopted kernel is in both.
+        sessions = {session.seq: session for session in rows.sessions(found)}
         return Orphans(owners=dead, sessions=tuple(sessions.values()), intents=tuple(intents))
 
-    async def settle_orphans(
+    async def recover(
         self,
         orphans: Orphans,
         *,
@@ -300,114 +274,25 @@ class SQLiteSessionStore(SessionStore):
         undone: Collection[Intent] = (),
     ) -> Sequence[Session]:
         removed, forgotten = await self._write(
-            lambda transaction: transaction.settle_orphans(orphans, adopted, ended, undone)
+            lambda transaction: transaction.recover(orphans, adopted, ended, undone)
         )
-        await self._in_reader_thread(remove_locks, self.path, forgotten)
+        await self._thread.run(remove_locks, self.path, forgotten)
         return removed
 
-    # Pieces
-
-    @property
-    def _owner(self) -> Owner:
-        if self._registered is None:
-            raise StoreUnavailable("the session store is not open")
-        return self._registered
+    # Steps
 
     @property
     def _scope(self) -> str:
-        return self._owner.owner_id
+        return self._opened(self._owner).owner_id
 
-    def _check_open(self) -> None:
-        if self._writer is None:
+    @staticmethod
+    def _opened(part: T | None) -> T:
+        if part is None:
             raise StoreUnavailable("the session store is not open")
+        return part
+
+    async def _refreshed(self) -> SessionCache:
+        return await self._opened(self._reads).refresh()
 
     async def _write(self, operation: Operation[T], *, durable: bool = True) -> T:
-        if self._writer is None:
-            raise StoreUnavailable("the session store is not open")
-        return await self._writer.submit(operation, durable=durable)
-
-    def _apply(self, committed: Committed) -> None:
-        self._cache.apply(
-            committed.generation, committed.before, committed.after, committed.changed
-        )
-
-    async def _refresh(self) -> None:
-        """Make sure that the cache shows what was committed before this call."""
-        if self._database.wal and self._is_fresh():
-            return
-        if self._reloading is not None:
-            # It may have read before this call: wait it out, it does not count.
-            await asyncio.shield(self._reloading)
-        if self._reloading is None:
-            self._reloading = asyncio.ensure_future(self._reload())
-            self._reloading.add_done_callback(self._reloaded)
-        await asyncio.shield(self._reloading)
-
-    def _is_fresh(self) -> bool:
-        # On the event loop: it takes microseconds, and in WAL mode it waits for nobody.
-        try:
-            return self._cache.is_at(
-                self._checker.version(self._namespace, self._scope, self._mark)
-            )
-        except StoreError:
-            return False
-
-    async def _reload(self) -> None:
-        try:
-            found = await self._in_reader_thread(self._read_unless_current, self._mark)
-        except StoreError as error:
-            self._log.debug("Sessions are listed from memory: %s", error)
-        else:
-            if found is None:
-                # This owner alone writes its sessions: what it knows is written again.
-                self._bring_back()
-            elif found[1] is not None:
-                self._cache.replace(found[0], found[1])
-
-    def _reloaded(self, task: asyncio.Task[None]) -> None:
-        self._reloading = None
-
-    def _read_unless_current(self, mark: Mark) -> tuple[Version, list[Session] | None] | None:
-        """Return the version, and the sessions unless they are cached; None: file was put back."""
-        try:
-            version = self._reader.version(self._namespace, self._scope, mark)
-            if self._cache.is_at(version):
-                return version, None
-            version, rows = self._reader.snapshot(
-                self._namespace, self._scope, mark, SELECT_SESSIONS, (self._namespace, self._scope)
-            )
-        except StoreReverted:
-            return None
-        return version, self._database.rows.sessions(rows)
-
-    def _bring_back(self) -> None:
-        if self._bringing_back is None:
-            self._bringing_back = asyncio.ensure_future(self.heartbeat())
-            self._bringing_back.add_done_callback(self._brought_back)
-
-    def _brought_back(self, task: asyncio.Task[None]) -> None:
-        self._bringing_back = None
-        if not task.cancelled() and task.exception() is not None:
-            self._log.debug("The session store is brought up to date later: %s", task.exception())
-
-    @property
-    def _mark(self) -> Mark:
-        return Mark() if self._writer is None else self._writer.mark
-
-    async def _read(self, statement: str, parameters: Sequence[object]) -> list[sqlite3.Row]:
-        self._check_open()
-        return await self._look_up(self._reader.query, statement, parameters)
-
-    async def _look_up(self, function: Callable[..., T], *arguments: object) -> T:
-        """Read, if need be after the repair of a file that turns out to be broken."""
-        try:
-            return await self._in_reader_thread(function, *arguments)
-        except StoreDamaged:
-            await self.heartbeat()
-            return await self._in_reader_thread(function, *arguments)
-
-    async def _in_reader_thread(self, function: Callable[..., T], *arguments: object) -> T:
-        if self._closed:
-            raise StoreUnavailable("the session store is closed")
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._reader_thread, function, *arguments)
+        return await self._opened(self._writer).submit(operation, durable=durable)

@@ -14,13 +14,15 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from nbsessions.errors import InvalidRequest, SessionError, StoreUnavailable
-from nbsessions.models import Intent, Session
+from nbsessions.models import Intent, Owner, Session
+from nbsessions.stores.cache import SessionCache
 from nbsessions.stores.sqlite.database import Database
 from nbsessions.stores.sqlite.mark import Mark
-from nbsessions.stores.sqlite.transactions import SELECT_VERSION, Transaction
+from nbsessions.stores.sqlite.statements import SELECT_VERSION
+from nbsessions.stores.sqlite.transaction import SQLiteTransaction
 
 T = TypeVar("T")
-Operation = Callable[[Transaction], T]
+Operation = Callable[[SQLiteTransaction], T]
 
 _CLOSE_TIMEOUT = 10.0
 
@@ -42,7 +44,7 @@ class _Reverted(StoreUnavailable):
 
 
 @dataclass(eq=False)
-class Committed:
+class _Committed:
     """What one transaction did, for the store's cache and the writer's own memory."""
 
     generation: int
@@ -62,29 +64,23 @@ class Writer:
         self,
         database: Database,
         connection: sqlite3.Connection,
+        cache: SessionCache,
         *,
         namespace: str,
-        scope: str,
-        committed: Callable[[Committed], None],
-        restore: Callable[[Transaction, Sequence[Committed], Sequence[Intent], int], None],
+        owner: Owner,
         log: logging.Logger,
     ) -> None:
-        """``committed`` is called on the event loop before the futures of its batch resolve.
-
-        ``restore`` is run first in a file that lacks what was written before: with what was
-        committed but not yet told to the event loop, the open intents, and the last revision.
-        """
+        """``cache`` gets what is committed, on the event loop, before the callers know of it."""
         self.mark = Mark()
-        """How far the writer has come for certain; read from any thread."""
+        """How far the writer has certainly come. Read from any thread."""
         self._intents: dict[str, Intent] = {}
         self._database = database
         self._connection: sqlite3.Connection | None = connection
         self._namespace = namespace
-        self._scope = scope
-        self._committed = committed
-        self._restore = restore
+        self._owner = owner
+        self._cache = cache
         self._log = log
-        self._undelivered: deque[Committed] = deque()
+        self._undelivered: deque[_Committed] = deque()
         self._loop = asyncio.get_running_loop()
         self._queue: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._closed = False
@@ -107,6 +103,14 @@ class Writer:
         future: asyncio.Future[T] = self._loop.create_future()
         self._queue.put(_Job(operation, future, durable))
         return await future
+
+    async def heartbeat(self) -> None:
+        """Renew the owner's heartbeat.
+
+        As before each write, the file is repaired if it is damaged, and brought up to date if it
+        was replaced.
+        """
+        await self.submit(lambda transaction: transaction.register(self._owner), durable=False)
 
     def close(self, last: Operation[None]) -> bool:
         """Commit what is queued and then ``last``; let go of the file. Idempotent.
@@ -146,7 +150,7 @@ class Writer:
         with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._deliver, jobs, committed)
 
-    def _commit(self, jobs: Sequence[_Job]) -> Committed:
+    def _commit(self, jobs: Sequence[_Job]) -> _Committed:
         try:
             return self._commit_once(jobs)
         except _Reverted:
@@ -154,7 +158,7 @@ class Writer:
             self._disconnect()
             return self._commit_once(jobs)
 
-    def _commit_once(self, jobs: Sequence[_Job]) -> Committed:
+    def _commit_once(self, jobs: Sequence[_Job]) -> _Committed:
         connection = self._connect()
         durable = any(job.durable for job in jobs)
         with self._database.transaction(connection, durable=durable):
@@ -163,24 +167,26 @@ class Writer:
             known = before >= self.mark.revision
             if not known or not transaction.sign(before + 1, self.mark.written):
                 raise _Reverted
-            committed = Committed(self._database.generation, before, before + 1)
+            committed = _Committed(self._database.generation, before, before + 1)
             for job in jobs:
                 self._perform(connection, job, committed)
         self._note(committed)
         self._undelivered.append(committed)
         return committed
 
-    def _note(self, committed: Committed) -> None:
+    def _note(self, committed: _Committed) -> None:
         self.mark = Mark(committed.after, committed.after)
         for token, intent in committed.intents.items():
             self._intents.pop(token, None)
             if intent is not None:
                 self._intents[token] = intent
 
-    def _transaction(self, connection: sqlite3.Connection) -> Transaction:
-        return Transaction(connection, self._namespace, self._scope, self._database.rows)
+    def _transaction(self, connection: sqlite3.Connection) -> SQLiteTransaction:
+        return SQLiteTransaction(
+            connection, self._namespace, self._owner.owner_id, self._database.rows
+        )
 
-    def _perform(self, connection: sqlite3.Connection, job: _Job, committed: Committed) -> None:
+    def _perform(self, connection: sqlite3.Connection, job: _Job, committed: _Committed) -> None:
         transaction = self._transaction(connection)
         connection.execute("SAVEPOINT operation")
         try:
@@ -190,8 +196,8 @@ class Writer:
             job.error = error if isinstance(error, SessionError) else unusable
             connection.execute("ROLLBACK TO operation")
         else:
-            committed.changed.update(transaction.changed)
-            committed.intents.update(transaction.intents)
+            committed.changed.update(transaction.tables.changed)
+            committed.intents.update(transaction.tables.intents)
         connection.execute("RELEASE operation")
 
     def _connect(self) -> sqlite3.Connection:
@@ -220,7 +226,9 @@ class Writer:
         return self._connection
 
     def _bring_up_to_date(self, connection: sqlite3.Connection) -> Mark:
-        found = connection.execute(SELECT_VERSION, (self._namespace, self._scope)).fetchone()
+        found = connection.execute(
+            SELECT_VERSION, (self._namespace, self._owner.owner_id)
+        ).fetchone()
         if self.mark.is_known_to(*found) and not self._database.lost:
             return self.mark
         revision, written = found
@@ -237,11 +245,25 @@ class Writer:
         if forgotten:
             # Whoever has forgotten this server has undone what it had begun.
             self._intents.clear()
-        intents = list(self._intents.values())
-        self._restore(transaction, list(self._undelivered), intents, self.mark.revision)
+        transaction.restore(
+            self._owner, self._known_sessions(), self._intents.values(), self.mark.revision
+        )
         revision = transaction.raise_revision() + 1
         transaction.sign(revision, 0)
         return Mark(revision, revision)
+
+    def _known_sessions(self) -> list[Session]:
+        """Return this owner's sessions, oldest first."""
+        # Taken before the cache is read: what the event loop delivers meanwhile is in both.
+        undelivered = list(self._undelivered)
+        sessions = {session.session_id: session for session in self._cache.list_sessions()}
+        for committed in undelivered:
+            for session_id, session in committed.changed.items():
+                if session is None:
+                    sessions.pop(session_id, None)
+                else:
+                    sessions[session_id] = session
+        return sorted(sessions.values(), key=lambda session: session.seq)
 
     def _disconnect(self) -> None:
         connection, self._connection = self._connection, None
@@ -249,9 +271,11 @@ class Writer:
             with contextlib.suppress(sqlite3.Error):
                 connection.close()
 
-    def _deliver(self, jobs: Sequence[_Job], committed: Committed | None) -> None:
+    def _deliver(self, jobs: Sequence[_Job], committed: _Committed | None) -> None:
         if committed is not None:
-            self._committed(committed)
+            self._cache.apply(
+                committed.generation, committed.before, committed.after, committed.changed
+            )
             self._undelivered.popleft()
         for job in jobs:
             if job.future.done():

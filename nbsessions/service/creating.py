@@ -1,0 +1,218 @@
+"""Creates sessions: finds the one there is, shares a kernel, or starts one."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import uuid
+from collections.abc import Awaitable
+
+from nbsessions.errors import KernelConflict, StartInProgress, StartLost, StoreUncertain
+from nbsessions.kernels.base import KernelProvider
+from nbsessions.models import Kernel, LiveSession, NewSession, Session, utcnow
+from nbsessions.service.cleanup import Cleanup
+from nbsessions.service.ending import SessionEndings
+from nbsessions.service.joining import RunningCreations
+from nbsessions.service.kernels import SessionKernels
+from nbsessions.service.mutations import Mutations
+from nbsessions.service.placeholders import Placeholders
+from nbsessions.service.renaming import Renaming
+from nbsessions.service.sharing import RecentStarts, sharing_key
+from nbsessions.service.starting import KernelStarts
+from nbsessions.stores.base import SessionStore
+
+
+class Creating:
+    """Creates sessions, with new kernels or for kernels that are running already."""
+
+    def __init__(
+        self,
+        store: SessionStore,
+        provider: KernelProvider,
+        *,
+        scope: str,
+        mutations: Mutations,
+        running: RunningCreations,
+        kernels: SessionKernels,
+        starts: KernelStarts,
+        cleanup: Cleanup,
+        endings: SessionEndings,
+        placeholders: Placeholders,
+        renaming: Renaming,
+        log: logging.Logger,
+    ) -> None:
+        """``scope``: the owner id that new sessions get."""
+        self._store = store
+        self._provider = provider
+        self._scope = scope
+        self._mutations = mutations
+        self._running = running
+        self._kernels = kernels
+        self._starts = starts
+        self._recent = RecentStarts(mutations)
+        self._cleanup = cleanup
+        self._endings = endings
+        self._placeholders = placeholders
+        self._renaming = renaming
+        self._log = log
+
+    # Use cases
+
+    async def create(self, request: NewSession) -> LiveSession:
+        """Return the session of the document. If there is none, create it with its kernel.
+
+        However many clients ask for one document at once, one kernel is started and all get
+        the same session. Requests without a path are never joined to anything.
+
+        Raises what starting a kernel raises (see KernelProvider.start), KernelConflict,
+        StartInProgress, StoreError, ServiceClosed.
+        """
+        await self._renaming.wait()
+        if request.document is None:
+            session = await self._mutations.run(self._create(request))
+        else:
+            session = await self._running.join(request.document, request, self._create)
+        if request.kernel_id not in (None, session.kernel_id):
+            self._log.warning(
+                "The request for %r asked for kernel %s, which is not used: session %s has "
+                "kernel %s",
+                request.path,
+                request.kernel_id,
+                session.session_id,
+                session.kernel_id,
+            )
+        return await self._kernels.present(session)
+
+    async def save(self, session_id: str, request: NewSession) -> LiveSession:
+        """Create a session under this id for a kernel that is running already.
+
+        Other sessions of the path stay as they are. Raises KernelNotFound, KernelConflict,
+        InvalidRequest when the id is taken, StoreError, ServiceClosed.
+        """
+        session = await self._mutations.run(self._save(session_id, request))
+        return await self._kernels.present(session)
+
+    async def start_kernel(self, request: NewSession, session_id: str) -> Kernel:
+        """Start a kernel for a caller who looks after it. No session is created for it."""
+        kernel_id = self._kernels.addressable(request.kernel_id)
+        token = str(uuid.uuid4())
+        return await self._mutations.run(
+            self._starts.start(token, session_id, request, request.kernel_name, kernel_id)
+        )
+
+    # Steps
+
+    async def _create(self, request: NewSession) -> Session:
+        session = await self._find_or_create(request)
+        if await self._kernels.is_dead(session):
+            # It was found, but its kernel is dead. The next one is new.
+            await self._endings.end([session.kernel_id])
+            session = await self._find_or_create(request)
+        self._placeholders.watch(session)
+        return session
+
+    async def _save(self, session_id: str, request: NewSession) -> Session:
+        kernel = await self._kernels.get(request.kernel_id or "")
+        session = self._new_session(request, kernel, session_id)
+        return await self._written(session, self._store.insert(session))
+
+    async def _find_or_create(self, request: NewSession) -> Session:
+        if request.document is not None:
+            existing = await self._store.find_by_document(request.document)
+            if existing is not None:
+                return existing
+        kernel_id = self._kernels.addressable(request.kernel_id)
+        if kernel_id is not None:
+            kernel = await self._kernels.find(kernel_id)
+            if kernel is not None:
+                return await self._attach(request, kernel)
+            # The id is free for a new kernel once no session has the dead one any more.
+            await self._endings.end([kernel_id])
+        return await self._share_or_start(request, kernel_id)
+
+    async def _share_or_start(self, request: NewSession, kernel_id: str | None) -> Session:
+        key = sharing_key(request, kernel_id, self._provider.default_kernel_name)
+        if key is None:
+            return await self._create_with_kernel(request, kernel_id)
+        while (start := self._recent.find(key)) is not None:
+            shared = await self._share(request, await asyncio.shield(start.task))
+            if shared is not None:
+                return shared
+            self._recent.forget(key, start)
+        return await asyncio.shield(
+            self._recent.begin(key, self._create_with_kernel(request, None))
+        )
+
+    async def _share(self, request: NewSession, first: Session) -> Session | None:
+        """Attach to the kernel that was started for another session of the document.
+
+        Returns None when that kernel was shut down meanwhile, or serves another document.
+        """
+        sharers = [
+            each
+            for each in await self._store.list_sessions()
+            if each.kernel_id == first.kernel_id and each.named_document == request.named_document
+        ]
+        if not sharers or await self._kernels.is_dead(sharers[0]):
+            return None
+        kernel = Kernel(
+            kernel_id=first.kernel_id, kernel_name=first.kernel_name, provider=first.provider
+        )
+        try:
+            return await self._attach(request, kernel)
+        except KernelConflict:
+            return None
+
+    async def _attach(self, request: NewSession, kernel: Kernel) -> Session:
+        session = self._new_session(request, kernel)
+        return await self._written(session, self._store.attach(session))
+
+    async def _create_with_kernel(self, request: NewSession, kernel_id: str | None) -> Session:
+        session_id, token = str(uuid.uuid4()), str(uuid.uuid4())
+        existing = await self._starts.acquire(token, request.document, kernel_id)
+        if existing is not None:
+            return existing
+        kernel = await self._starts.start(
+            token, session_id, request, request.kernel_name, kernel_id
+        )
+        session = self._new_session(request, kernel, session_id)
+        try:
+            return await self._store.commit(token, session)
+        except StartLost as lost:
+            await self._cleanup.stop_kernel(token, kernel.kernel_id)
+            if lost.winner is None:
+                raise StartInProgress(request.path) from lost
+            return lost.winner
+        except Exception as error:
+            await self._cleanup.after_failed_write(error, token, kernel.kernel_id)
+            written = await self._store.find_session(session_id)
+            if written is None:
+                raise
+            return written
+
+    async def _written(self, session: Session, write: Awaitable[Session]) -> Session:
+        """Return what the write returns. If that is uncertain, look whether it happened."""
+        try:
+            return await write
+        except StoreUncertain:
+            written = await self._store.find_session(session.session_id)
+            if written is None:
+                raise
+            return written
+
+    def _new_session(
+        self, request: NewSession, kernel: Kernel, session_id: str | None = None
+    ) -> Session:
+        now = utcnow()
+        return Session(
+            session_id=session_id or str(uuid.uuid4()),
+            path=request.path,
+            name=request.name,
+            type=request.type,
+            kernel_id=kernel.kernel_id,
+            kernel_name=kernel.kernel_name,
+            provider=kernel.provider,
+            scope=self._scope,
+            created=now,
+            last_activity=now,
+        )

@@ -1,0 +1,109 @@
+"""What the kernel provider knows of the kernels of sessions."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from nbsessions.errors import KernelNotFound
+from nbsessions.kernels.base import KernelProvider
+from nbsessions.models import Kernel, KernelModel, KernelModels, LiveSession, Session
+
+
+class SessionKernels:
+    """Tells which kernels are alive, dead or unknown, and pairs sessions with kernel models."""
+
+    def __init__(self, provider: KernelProvider) -> None:
+        self._provider = provider
+        self._changing: Counter[str] = Counter()
+
+    # One kernel
+
+    def addressable(self, kernel_id: str | None) -> str | None:
+        """Return the id if ``/api/kernels/ID`` can address it, else None."""
+        return kernel_id if kernel_id and self._provider.can_address(kernel_id) else None
+
+    async def find(self, kernel_id: str) -> Kernel | None:
+        """Return the kernel, unless it is dead."""
+        models = await self._provider.models([kernel_id])
+        if models.is_dead(kernel_id):
+            return None
+        model = models.alive.get(kernel_id) or models.unknown.get(kernel_id) or {}
+        return Kernel(
+            kernel_id=kernel_id, kernel_name=model.get("name"), provider=self._provider.name
+        )
+
+    async def get(self, kernel_id: str) -> Kernel:
+        """Return the kernel. Raises KernelNotFound when it is dead."""
+        kernel = await self.find(kernel_id)
+        if kernel is None:
+            raise KernelNotFound(kernel_id)
+        return kernel
+
+    # The kernels of sessions
+
+    async def is_dead(self, session: Session) -> bool:
+        """Return whether the session's kernel is dead."""
+        return self._has_died(session, await self._provider.models([session.kernel_id]))
+
+    async def pair(
+        self, sessions: Sequence[Session]
+    ) -> Iterable[tuple[Session, KernelModel | None]]:
+        """Pair each session with the model of its kernel, None when that is dead.
+
+        A kernel is dead when the provider that the session names says so. If a kernel is
+        unknown, its last known model is given, with the execution_state "unknown".
+        """
+        kernel_ids = [session.kernel_id for session in sessions]
+        models = await self._provider.models(kernel_ids)
+        found = list(map(models.alive.get, kernel_ids))
+        if all(found):
+            return zip(sessions, found, strict=True)
+        return self._pair_with_some_missing(sessions, models)
+
+    async def present(self, session: Session) -> LiveSession:
+        """Pair the session with its kernel's model, even if the kernel has just died."""
+        ((session, model),) = await self.pair([session])
+        return session, model or {**_minimal_model(session), "execution_state": "dead"}
+
+    @contextmanager
+    def changing(self, session_id: str) -> Iterator[None]:
+        """While in the body, treat the session's kernel as unknown if it has died.
+
+        For an update that replaces a kernel that was alive just before: no read may report
+        the session as gone, because it comes out of the update with another kernel.
+        """
+        self._changing[session_id] += 1
+        try:
+            yield
+        finally:
+            self._changing -= Counter([session_id])
+
+    def _pair_with_some_missing(
+        self, sessions: Iterable[Session], models: KernelModels
+    ) -> Iterator[tuple[Session, KernelModel | None]]:
+        for session in sessions:
+            model = models.alive.get(session.kernel_id)
+            if model is None and (
+                session.session_id in self._changing or not self._has_died(session, models)
+            ):
+                last_known = models.unknown.get(session.kernel_id) or _minimal_model(session)
+                model = {**last_known, "execution_state": "unknown"}
+            yield session, model
+
+    def _has_died(self, session: Session, models: KernelModels) -> bool:
+        return models.is_dead(session.kernel_id) and self._provider.is_authority_for(
+            session.provider
+        )
+
+
+def _minimal_model(session: Session) -> dict[str, Any]:
+    """Return what the session alone tells of its kernel."""
+    return {
+        "id": session.kernel_id,
+        "name": session.kernel_name or "",
+        "last_activity": session.last_activity.isoformat().replace("+00:00", "Z"),
+        "connections": 0,
+    }

@@ -1,0 +1,74 @@
+"""Lists and finds sessions, together with the models of their kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from nbsessions.errors import SessionNotFound
+from nbsessions.models import LiveSession, Session, document_of
+from nbsessions.service.ending import SessionEndings
+from nbsessions.service.kernels import SessionKernels
+from nbsessions.stores.base import SessionStore
+
+
+class Lookups:
+    """Sessions as clients see them: without those whose kernel is dead.
+
+    A read never writes. It leaves out the sessions of dead kernels, and they are ended in the
+    background.
+    """
+
+    def __init__(
+        self, store: SessionStore, kernels: SessionKernels, endings: SessionEndings
+    ) -> None:
+        self._store = store
+        self._kernels = kernels
+        self._endings = endings
+
+    async def list_sessions(self) -> Iterable[LiveSession]:
+        """Return all sessions with their kernels, oldest first. It can be iterated once."""
+        return await self._living(await self._store.list_sessions())
+
+    async def get(self, **columns: str | None) -> LiveSession:
+        """Return the oldest session whose columns have these values.
+
+        Columns: session_id, path (normalised before it is compared), name, type, kernel_id.
+        Raises SessionNotFound.
+        """
+        sessions = await self._find_first(columns)
+        for live in await self._living(sessions):
+            return live
+        # The kernel of the oldest one may be dead. As a read removes nothing, look further.
+        for live in await self._living(await self._find_all(columns) if sessions else []):
+            return live
+        raise SessionNotFound(**columns)
+
+    async def _find_first(self, columns: dict[str, str | None]) -> Sequence[Session]:
+        session_id, path = columns.get("session_id"), columns.get("path")
+        if path is not None and len(columns) == 1:
+            session = await self._store.find_by_document(document_of(path) or "")
+        elif session_id is not None and len(columns) == 1:
+            session = await self._store.find_session(session_id)
+        else:
+            return await self._find_all(columns)
+        return [] if session is None else [session]
+
+    async def _find_all(self, columns: dict[str, str | None]) -> Sequence[Session]:
+        wanted = dict(columns)
+        if "path" in wanted:
+            wanted["document"] = document_of(wanted.pop("path"))
+        return [
+            session
+            for session in await self._store.list_sessions()
+            if all(getattr(session, column) == value for column, value in wanted.items())
+        ]
+
+    async def _living(self, sessions: Sequence[Session]) -> Iterable[LiveSession]:
+        living, dead = [], set()
+        for session, model in await self._kernels.pair(sessions):
+            if model is None:
+                dead.add(session.kernel_id)
+            else:
+                living.append((session, model))
+        self._endings.end_later(dead)
+        return living

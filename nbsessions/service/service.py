@@ -1,0 +1,168 @@
+"""The sessions of one server: one method per use case, over the parts that carry them out."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Iterable
+
+from nbsessions.kernels.base import KernelProvider
+from nbsessions.models import Kernel, LiveSession, NewSession, Owner, SessionPatch
+from nbsessions.service.changing import Changing
+from nbsessions.service.cleanup import Cleanup
+from nbsessions.service.creating import Creating
+from nbsessions.service.ending import SessionEndings
+from nbsessions.service.joining import RunningCreations
+from nbsessions.service.kernels import SessionKernels
+from nbsessions.service.lookups import Lookups
+from nbsessions.service.mutations import Mutations
+from nbsessions.service.placeholders import Placeholders
+from nbsessions.service.recovery import Recovery
+from nbsessions.service.renaming import Renaming
+from nbsessions.service.starting import KernelStarts
+from nbsessions.service.upkeep import Upkeep
+from nbsessions.stores.base import SessionStore
+
+_STOP_TIMEOUT = 5.0
+"""Seconds that running operations get when the server stops."""
+
+
+class SessionService:
+    """The use cases of sessions, and their life. Used on one event loop.
+
+    A mutation is not interrupted when its caller is cancelled: it is done whole or undone
+    whole.
+    """
+
+    def __init__(
+        self, store: SessionStore, provider: KernelProvider, *, owner: Owner, log: logging.Logger
+    ) -> None:
+        self._store = store
+        self._provider = provider
+        self._owner = owner
+        self._is_store_open = False
+        self._mutations = mutations = Mutations()
+        self._cleanup = cleanup = Cleanup(store, provider, log=log)
+        self._starts = starts = KernelStarts(store, provider, cleanup, scope=owner.owner_id)
+        kernels = SessionKernels(provider)
+        self._endings = endings = SessionEndings(store, provider, kernels, log=log)
+        self._lookups = Lookups(store, kernels, endings)
+        self._kernels = kernels
+        running = RunningCreations(mutations)
+        self._changing = Changing(
+            store,
+            provider,
+            mutations=mutations,
+            lookups=self._lookups,
+            kernels=kernels,
+            starts=starts,
+            cleanup=cleanup,
+            endings=endings,
+        )
+        self._placeholders = Placeholders(store, provider, self._changing, log=log)
+        self._renaming = Renaming(store, provider, mutations=mutations, running=running, log=log)
+        self._creating = Creating(
+            store,
+            provider,
+            scope=owner.owner_id,
+            mutations=mutations,
+            running=running,
+            kernels=kernels,
+            starts=starts,
+            cleanup=cleanup,
+            endings=endings,
+            placeholders=self._placeholders,
+            renaming=self._renaming,
+            log=log,
+        )
+        self._recovery = Recovery(
+            store,
+            provider,
+            cleanup=cleanup,
+            endings=endings,
+            placeholders=self._placeholders,
+            log=log,
+        )
+        self._upkeep = Upkeep(store, self._recovery, log=log)
+
+    # Life
+
+    async def open(self) -> None:
+        """Open the store and recover what dead owners left.
+
+        Raises StoreError. No session may be served then, and the caller has to try again:
+        without the recovery, the sessions of adopted kernels would be missing.
+        """
+        if not self._is_store_open:
+            await self._store.open(self._owner)
+            self._is_store_open = True
+        await self._recovery.run()
+        sessions = await self._store.list_sessions()
+        self._recovery.log_kernels_without(sessions)
+        self._placeholders.watch_again(sessions)
+        self._endings.watch()
+        self._upkeep.begin()
+
+    async def stop(self) -> None:
+        """Accept no new work, and give running operations a few seconds to finish.
+
+        An operation that takes longer undoes itself when it continues. Call this while kernels
+        can still be reached, and ``close`` when they are down.
+        """
+        self._mutations.closing = True
+        self._upkeep.stop()
+        await self._mutations.wait(_STOP_TIMEOUT)
+        await self._endings.finish(_STOP_TIMEOUT)
+        self._starts.closing = True
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._cleanup.finish(), _STOP_TIMEOUT)
+
+    def close(self) -> None:
+        """Remove the sessions whose kernels are down, and close the store. Idempotent."""
+        self._mutations.closing = self._starts.closing = True
+        self._upkeep.close()
+        self._placeholders.close()
+        self._cleanup.close()
+        self._endings.close()
+        self._store.close(running=self._provider.list_running())
+
+    # Use cases
+
+    async def list_sessions(self) -> Iterable[LiveSession]:
+        """See Lookups.list_sessions."""
+        return await self._lookups.list_sessions()
+
+    async def get(self, **columns: str | None) -> LiveSession:
+        """See Lookups.get."""
+        return await self._lookups.get(**columns)
+
+    async def create(self, request: NewSession) -> LiveSession:
+        """See Creating.create."""
+        return await self._creating.create(request)
+
+    async def save(self, session_id: str, request: NewSession) -> LiveSession:
+        """See Creating.save."""
+        return await self._creating.save(session_id, request)
+
+    async def update(
+        self, session_id: str, patch: SessionPatch, *, force: bool = False
+    ) -> LiveSession:
+        """See Changing.update."""
+        return await self._changing.update(session_id, patch, force=force)
+
+    async def rename(self, old_path: str, new_path: str) -> None:
+        """See Renaming.rename."""
+        await self._renaming.rename(old_path, new_path)
+
+    async def delete(self, session_id: str, *, force: bool = False) -> None:
+        """See Changing.delete."""
+        await self._changing.delete(session_id, force=force)
+
+    async def start_kernel(self, request: NewSession, session_id: str) -> Kernel:
+        """See Creating.start_kernel."""
+        return await self._creating.start_kernel(request, session_id)
+
+    async def has_kernel(self, kernel_id: str) -> bool:
+        """Return whether the kernel is alive or unknown, rather than dead."""
+        return await self._kernels.find(kernel_id) is not None

@@ -1,0 +1,97 @@
+"""Starts kernels, each under an intent that was committed before."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+
+from nbsessions.errors import ServiceClosed, StartInProgress, StoreError, StoreUncertain
+from nbsessions.kernels.base import KernelProvider, StartRequest
+from nbsessions.models import Intent, Kernel, NewSession, Session, Verb, utcnow
+from nbsessions.service.cleanup import Cleanup
+from nbsessions.stores.base import START_LEASE, SessionStore
+
+START_TIMEOUT = 30.0
+"""Seconds to wait while another server starts a kernel for the same path."""
+
+
+class KernelStarts:
+    """Takes the right to start a kernel, then starts it. ``closing``: start no more."""
+
+    def __init__(
+        self, store: SessionStore, provider: KernelProvider, cleanup: Cleanup, *, scope: str
+    ) -> None:
+        self.closing = False
+        self._store = store
+        self._provider = provider
+        self._cleanup = cleanup
+        self._scope = scope
+
+    async def acquire(
+        self, token: str, document: str | None, kernel_id: str | None
+    ) -> Session | None:
+        """Wait for the right to start a kernel. Return the document's session if it gets one.
+
+        Raises what the store's ``acquire`` raises, but StartInProgress only after a time-out.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + START_TIMEOUT
+        while True:
+            intent = Intent(
+                token=token,
+                verb=Verb.START,
+                scope=self._scope,
+                document=document,
+                kernel_id=kernel_id,
+                lease_until=utcnow() + START_LEASE,
+            )
+            try:
+                return await self._store.acquire(intent)
+            except StartInProgress:
+                if self.closing or loop.time() > deadline:
+                    raise
+            except StoreUncertain as error:
+                await self._ask_for_intent(error, token)
+                return None
+            await asyncio.sleep(random.uniform(0.05, 0.25))
+
+    async def _ask_for_intent(self, error: StoreUncertain, token: str) -> None:
+        """Return if the intent was written after all, else raise the error."""
+        try:
+            intent = await self._store.find_intent(token)
+        except StoreError:
+            self._cleanup.retry(token)
+            raise error from None
+        if intent is None:
+            raise error
+
+    async def start(
+        self,
+        token: str,
+        session_id: str,
+        about: NewSession | Session,
+        kernel_name: str | None,
+        kernel_id: str | None = None,
+    ) -> Kernel:
+        """Start a kernel for a session. Drop the intent of this token when that fails.
+
+        Raises what the provider's ``start`` raises, and ServiceClosed when the server stops.
+        """
+        request = StartRequest(
+            token=token,
+            session_id=session_id,
+            kernel_name=kernel_name,
+            kernel_id=kernel_id,
+            path=about.path,
+            name=about.name,
+            type=about.type,
+        )
+        try:
+            kernel = await self._provider.start(request)
+        except BaseException:
+            await self._cleanup.undo_start(token)
+            raise
+        if self.closing:
+            await self._cleanup.undo_start(token, kernel.kernel_id)
+            raise ServiceClosed
+        return kernel

@@ -1,0 +1,68 @@
+"""Keeps the store and this server's part in it up to date while the server runs."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from nbsessions.errors import StoreError
+from nbsessions.service.recovery import Recovery
+from nbsessions.stores.base import SessionStore
+from nbsessions.tasks import Tasks
+
+HEARTBEAT_INTERVAL = 600.0
+"""Seconds between two heartbeats in the store."""
+
+LOOK_INTERVAL = 5.0
+"""Seconds between two checks of the store and of what dead owners left in it."""
+
+
+class Upkeep:
+    """Writes heartbeats, has the store checked, and repeats the recovery. Used on one loop."""
+
+    def __init__(self, store: SessionStore, recovery: Recovery, *, log: logging.Logger) -> None:
+        self._store = store
+        self._recovery = recovery
+        self._log = log
+        self._tasks = Tasks()
+        self._next: asyncio.TimerHandle | None = None
+        self._last_heartbeat = 0.0
+        """By the clock of the event loop."""
+        self._stopped = False
+
+    def begin(self) -> None:
+        """Begin, right after the owner was registered in the store."""
+        self._last_heartbeat = asyncio.get_running_loop().time()
+        self._schedule()
+
+    def stop(self) -> None:
+        """Begin no further round."""
+        self._stopped = True
+        if self._next is not None:
+            self._next.cancel()
+
+    def close(self) -> None:
+        """Cancel the round that is running."""
+        self.stop()
+        self._tasks.cancel()
+
+    def _schedule(self) -> None:
+        if self._stopped:
+            return
+        # A timer rather than a task that sleeps: nothing is pending when the loop ends.
+        loop = asyncio.get_running_loop()
+        self._next = loop.call_later(LOOK_INTERVAL, lambda: self._tasks.spawn(self._run()))
+
+    async def _run(self) -> None:
+        now = asyncio.get_running_loop().time()
+        try:
+            if now - self._last_heartbeat >= HEARTBEAT_INTERVAL:
+                await self._store.heartbeat()
+                self._last_heartbeat = now
+            await self._store.ensure_intact()
+            # Some owners and kernels can be proven dead only some time after the start.
+            await self._recovery.run()
+        except StoreError as error:
+            self._log.debug("The store will be checked again later: %s", error)
+        finally:
+            self._schedule()

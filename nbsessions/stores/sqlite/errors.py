@@ -1,0 +1,57 @@
+"""Translates errors of SQLite and of the file system into those of the session store."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sqlite3
+from pathlib import Path
+
+from nbsessions.errors import (
+    StoreDamaged,
+    StoreError,
+    StoreUnavailable,
+    StoreUnsupported,
+    StoreUnusable,
+)
+from nbsessions.stores.sqlite.repair import beside
+
+_DAMAGE_MESSAGES = ("malformed", "not a database")
+_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP)
+_IN_THE_WAY = (FileExistsError, NotADirectoryError, IsADirectoryError)
+
+
+def store_error(error: sqlite3.Error | OSError, path: Path) -> StoreError:
+    """Return the error of ours. Only a malformed file is damaged: a full disk is not."""
+    text = f"the session store {path} cannot be used: {error}"
+    if is_damage(error):
+        return StoreDamaged(text)
+    if isinstance(error, OSError) and error.errno in _NO_LOCKS:
+        return StoreUnsupported(
+            f"{text}. Its file system has no file locks: set "
+            "c.AsyncSessionManager.database_filepath to a file on a local one"
+        )
+    if isinstance(error, _IN_THE_WAY):
+        return StoreUnusable(text)
+    if isinstance(error, PermissionError) or _is_forbidden(path):
+        return StoreUnusable(
+            f"{text}. Another user may have made it, as with sudo: make {path.parent} and all "
+            "in it yours (chown -R), or set c.AsyncSessionManager.database_filepath to another "
+            "file"
+        )
+    return StoreUnavailable(text)
+
+
+def is_damage(error: BaseException) -> bool:
+    """Return whether SQLite says that the file itself is broken (CORRUPT or NOTADB)."""
+    # Python 3.10 has no sqlite_errorcode. SQLite's texts for these two are stable.
+    return isinstance(error, sqlite3.DatabaseError) and any(
+        message in str(error) for message in _DAMAGE_MESSAGES
+    )
+
+
+def _is_forbidden(path: Path) -> bool:
+    """Return whether this user may not write the file, or one of those that belong to it."""
+    files = [path, *(beside(path, suffix) for suffix in ("-wal", "-shm", "-journal"))]
+    there = [each for each in (path.parent, *files) if os.path.lexists(each)]
+    return any(not os.access(each, os.R_OK | os.W_OK) for each in there)

@@ -1,0 +1,147 @@
+"""Answers reads: from a cache of sessions that is checked against the file, or from the file."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sqlite3
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from nbsessions.errors import StoreDamaged, StoreError
+from nbsessions.models import Session
+from nbsessions.stores.cache import SessionCache, Version
+from nbsessions.stores.sqlite.database import Database
+from nbsessions.stores.sqlite.mark import Mark
+from nbsessions.stores.sqlite.reader import Reader, StoreReverted
+from nbsessions.stores.sqlite.statements import SELECT_SESSIONS
+from nbsessions.stores.sqlite.thread import ReaderThread
+from nbsessions.stores.sqlite.writer import Writer
+
+T = TypeVar("T")
+
+
+class Reads:
+    """Reads for one scope. Methods are called on the event loop, unless they say otherwise."""
+
+    def __init__(
+        self,
+        database: Database,
+        writer: Writer,
+        cache: SessionCache,
+        thread: ReaderThread,
+        *,
+        namespace: str,
+        scope: str,
+        busy_timeout: float,
+        log: logging.Logger,
+    ) -> None:
+        """``busy_timeout``: seconds that a read in the thread waits for other processes."""
+        self._database = database
+        self._writer = writer
+        self._cache = cache
+        self._thread = thread
+        self._namespace = namespace
+        self._scope = scope
+        self._log = log
+        self._checker = Reader(database, busy_timeout=0.0)
+        """Reads on the event loop, where nothing may wait."""
+        self._reader = Reader(database, busy_timeout=busy_timeout)
+        """Reads in the thread."""
+        self._reloading: asyncio.Task[None] | None = None
+        self._restoring: asyncio.Task[None] | None = None
+
+    def close(self) -> None:
+        """Close the connections. The cache stays as it is."""
+        self._checker.close()
+        self._reader.close()
+
+    async def refresh(self) -> SessionCache:
+        """Return the cache with all that was committed before this call.
+
+        If the file cannot be read, the cache has what this server knows. As this server alone
+        writes the sessions of its scope, that is all of them.
+        """
+        if not (self._database.wal and self._is_fresh()):
+            if self._reloading is not None:
+                # It may have read before this call, so it does not count.
+                await asyncio.shield(self._reloading)
+            if self._reloading is None:
+                self._reloading = asyncio.ensure_future(self._reload())
+                self._reloading.add_done_callback(self._reloaded)
+            await asyncio.shield(self._reloading)
+        return self._cache
+
+    async def query(self, statement: str, parameters: Sequence[object]) -> list[sqlite3.Row]:
+        """Return the rows that the file has now. Raises StoreError."""
+        return await self.run(self.query_in_thread, statement, parameters)
+
+    async def run(self, function: Callable[..., T], *arguments: object) -> T:
+        """Run a function that reads in the thread; if the file is damaged, after its repair."""
+        try:
+            return await self._thread.run(function, *arguments)
+        except StoreDamaged:
+            await self._writer.heartbeat()
+            return await self._thread.run(function, *arguments)
+
+    def query_in_thread(self, statement: str, parameters: Sequence[object]) -> list[sqlite3.Row]:
+        """Do as ``query`` does. For functions that run in the thread."""
+        return self._reader.query(statement, parameters)
+
+    async def is_intact(self) -> bool:
+        """Return whether the file has all that this server wrote."""
+        return await self._thread.run(self._is_intact, self._writer.mark)
+
+    # On the event loop
+
+    def _is_fresh(self) -> bool:
+        # This takes microseconds, and in WAL mode it waits for nobody.
+        try:
+            return self._cache.is_at(self._version(self._checker, self._writer.mark))
+        except StoreError:
+            return False
+
+    async def _reload(self) -> None:
+        try:
+            found = await self._thread.run(self._read_unless_current, self._writer.mark)
+        except StoreReverted:
+            self._restore()
+        except StoreError as error:
+            self._log.debug("Sessions are listed from memory: %s", error)
+        else:
+            if found is not None:
+                self._cache.replace(*found)
+
+    def _reloaded(self, task: asyncio.Task[None]) -> None:
+        self._reloading = None
+
+    def _restore(self) -> None:
+        """Have what this server knows written again, in the background."""
+        if self._restoring is None:
+            self._restoring = asyncio.ensure_future(self._writer.heartbeat())
+            self._restoring.add_done_callback(self._restored)
+
+    def _restored(self, task: asyncio.Task[None]) -> None:
+        self._restoring = None
+        if not task.cancelled() and task.exception() is not None:
+            self._log.debug("The session store is brought up to date later: %s", task.exception())
+
+    # In the thread
+
+    def _is_intact(self, mark: Mark) -> bool:
+        try:
+            self._version(self._reader, mark)
+        except StoreError:
+            return False
+        return self._database.is_in_place() and self._database.damage is None
+
+    def _read_unless_current(self, mark: Mark) -> tuple[Version, list[Session]] | None:
+        """Return the sessions and their version, None if the cache has that version."""
+        if self._cache.is_at(self._version(self._reader, mark)):
+            return None
+        key = (self._namespace, self._scope)
+        version, rows = self._reader.snapshot(*key, mark, SELECT_SESSIONS, key)
+        return version, self._database.rows.sessions(rows)
+
+    def _version(self, reader: Reader, mark: Mark) -> Version:
+        return reader.version(self._namespace, self._scope, mark)

@@ -1,0 +1,108 @@
+"""The SQL statements of the SQLite store, but for those that make and mend its tables."""
+
+from __future__ import annotations
+
+# Sessions
+
+SESSION_COLUMNS = (
+    "seq, session_id, scope, provider, path, name, type, kernel_id, kernel_name, "
+    "created, last_activity"
+)
+SELECT_SESSIONS = f"""SELECT {SESSION_COLUMNS} FROM nbsessions_session
+    WHERE namespace = ? AND scope = ? ORDER BY seq"""
+SELECT_SESSION = f"""SELECT {SESSION_COLUMNS} FROM nbsessions_session
+    WHERE namespace = ? AND scope = ? AND session_id = ?"""
+SELECT_BY_DOCUMENT = f"""SELECT {SESSION_COLUMNS} FROM nbsessions_session
+    WHERE namespace = ? AND scope = ? AND document = ? ORDER BY seq"""
+SELECT_WITHIN = f"""SELECT {SESSION_COLUMNS} FROM nbsessions_session
+    WHERE namespace = ? AND scope = ?
+    AND (document = ? OR (document > ? AND document < ?)) ORDER BY seq"""
+SELECT_BY_KERNEL = f"""SELECT {SESSION_COLUMNS} FROM nbsessions_session
+    WHERE namespace = ? AND scope = ? AND kernel_id = ?"""
+SELECT_BY_KERNEL_ELSEWHERE = f"""SELECT {SESSION_COLUMNS} FROM nbsessions_session
+    WHERE namespace = ? AND scope <> ? AND kernel_id = ?"""
+SELECT_ANY_BY_KERNEL = "SELECT 1 FROM nbsessions_session WHERE kernel_id = ?"
+COUNT_BY_KERNEL = """SELECT COUNT(*) FROM nbsessions_session
+    WHERE namespace = ? AND scope = ? AND kernel_id = ?"""
+INSERT_SESSION = """INSERT INTO nbsessions_session
+    (namespace, session_id, scope, provider, path, document, name, type, kernel_id,
+    kernel_name, created, last_activity)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
+UPDATE_SESSION = """UPDATE nbsessions_session SET provider = ?, path = ?, document = ?,
+    name = ?, type = ?, kernel_id = ?, kernel_name = ?, last_activity = ? WHERE seq = ?"""
+ADOPT_SESSION = """UPDATE nbsessions_session SET scope = ?, provider = ?
+    WHERE namespace = ? AND session_id = ? AND scope = ?"""
+DELETE_SESSION = "DELETE FROM nbsessions_session WHERE seq = ?"
+DELETE_BY_ID = "DELETE FROM nbsessions_session WHERE namespace = ? AND session_id = ?"
+DELETE_ORPHAN = """DELETE FROM nbsessions_session
+    WHERE namespace = ? AND session_id = ? AND scope = ? AND kernel_id = ?"""
+DELETE_SCOPE = "DELETE FROM nbsessions_session WHERE namespace = ? AND scope = ?"
+DELETE_SCOPE_EVERYWHERE = "DELETE FROM nbsessions_session WHERE scope = ?"
+DELETE_UNOWNED_SESSIONS = """DELETE FROM nbsessions_session WHERE last_activity < ?
+    AND scope NOT IN (SELECT owner FROM nbsessions_owner)"""
+
+# Intents
+
+INTENT_COLUMNS = "token, verb, scope, document, kernel_id, lease_until"
+SELECT_INTENTS = f"""SELECT {INTENT_COLUMNS} FROM nbsessions_intent
+    WHERE namespace = ? AND scope = ? ORDER BY rowid"""
+SELECT_INTENT = f"SELECT {INTENT_COLUMNS} FROM nbsessions_intent WHERE token = ?"
+SELECT_OPEN_INTENT = "SELECT 1 FROM nbsessions_intent WHERE kernel_id = ? AND verb <> 'ended'"
+SELECT_RECENT_INTENT = """SELECT 1 FROM nbsessions_intent
+    WHERE kernel_id = ? AND (verb <> 'ended' OR lease_until >= ?)"""
+INSERT_INTENT = """INSERT OR IGNORE INTO nbsessions_intent
+    (token, namespace, scope, document, verb, kernel_id, owner, lease_until)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?)"""
+LOSE_STARTS = """UPDATE nbsessions_intent SET verb = 'lost' WHERE namespace = ? AND scope = ?
+    AND document = ? AND verb = 'start' AND lease_until < ?"""
+END_STOP = """UPDATE nbsessions_intent SET verb = 'ended', lease_until = ?
+    WHERE token = ? AND verb = 'stop'"""
+DELETE_INTENT = "DELETE FROM nbsessions_intent WHERE token = ?"
+DELETE_INTENT_OF_VERB = "DELETE FROM nbsessions_intent WHERE token = ? AND verb = ?"
+DELETE_INTENTS_OF_OWNER = "DELETE FROM nbsessions_intent WHERE owner = ?"
+DELETE_ENDED = "DELETE FROM nbsessions_intent WHERE kernel_id = ? AND verb = 'ended'"
+DELETE_ENDED_BEFORE = """DELETE FROM nbsessions_intent
+    WHERE namespace = ? AND scope = ? AND verb = 'ended' AND lease_until < ?"""
+DELETE_UNOWNED_INTENTS = """DELETE FROM nbsessions_intent WHERE lease_until < ?
+    AND owner NOT IN (SELECT owner FROM nbsessions_owner)"""
+
+# Owners
+
+_HAS_LEFT_NOTHING = """NOT EXISTS (SELECT 1 FROM nbsessions_session AS session
+    WHERE session.namespace = nbsessions_owner.namespace
+    AND session.scope = nbsessions_owner.owner)
+    AND NOT EXISTS (SELECT 1 FROM nbsessions_intent AS intent
+    WHERE intent.namespace = nbsessions_owner.namespace
+    AND intent.owner = nbsessions_owner.owner)"""
+_OWNER_COLUMNS = "owner, host, boot, heartbeat, stopped, provider"
+SELECT_OTHER_OWNERS = f"""SELECT {_OWNER_COLUMNS} FROM nbsessions_owner
+    WHERE namespace = ? AND owner <> ?"""
+SELECT_BARE_OWNERS = f"""SELECT {_OWNER_COLUMNS} FROM nbsessions_owner
+    WHERE namespace <> ? AND {_HAS_LEFT_NOTHING}"""
+SELECT_ALL_OWNERS = f"SELECT {_OWNER_COLUMNS} FROM nbsessions_owner"
+REGISTER_OWNER = """INSERT INTO nbsessions_owner
+    (owner, namespace, host, boot, pid, heartbeat, provider) VALUES (?, ?, ?, ?, ?, ?, ?)
+    ON CONFLICT (owner) DO UPDATE SET heartbeat = excluded.heartbeat, stopped = NULL"""
+INSERT_STOPPED_OWNER = """INSERT INTO nbsessions_owner
+    (owner, namespace, host, boot, pid, heartbeat, stopped) VALUES (?, ?, '', '', 0, ?, ?)"""
+STOP_OWNER = "UPDATE nbsessions_owner SET stopped = ? WHERE owner = ?"
+SIGN_WRITE = "UPDATE nbsessions_owner SET written = ? WHERE owner = ? AND written >= ?"
+DELETE_BARE_OWNER = f"DELETE FROM nbsessions_owner WHERE owner = ? AND {_HAS_LEFT_NOTHING}"
+
+# Namespaces and the file
+
+SELECT_VERSION = """SELECT
+    COALESCE((SELECT revision FROM nbsessions_namespace WHERE namespace = ?), 0) AS revision,
+    (SELECT written FROM nbsessions_owner WHERE owner = ?) AS written"""
+SELECT_REVISION = "SELECT revision FROM nbsessions_namespace WHERE namespace = ?"
+RAISE_REVISION = "UPDATE nbsessions_namespace SET revision = revision + 1 WHERE namespace = ?"
+RAISE_REVISION_OVER = """UPDATE nbsessions_namespace SET revision = MAX(revision, ? + 1)
+    WHERE namespace = ?"""
+INSERT_NAMESPACE = "INSERT INTO nbsessions_namespace (namespace, revision) VALUES (?, 1)"
+DELETE_EMPTY_NAMESPACES = """DELETE FROM nbsessions_namespace WHERE namespace <> ?
+    AND namespace NOT IN (SELECT namespace FROM nbsessions_owner)
+    AND namespace NOT IN (SELECT namespace FROM nbsessions_session)
+    AND namespace NOT IN (SELECT namespace FROM nbsessions_intent)"""
+NOTE_STOCK_IMPORT = (
+    "INSERT OR IGNORE INTO nbsessions_meta (key, value) VALUES ('stock_imported', 1)"
+)

@@ -1,0 +1,169 @@
+"""The tables of sessions and intents, read and written within a transaction."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime
+
+from nbsessions.errors import InvalidRequest
+from nbsessions.models import Intent, Session, Verb
+from nbsessions.stores.sqlite import statements
+from nbsessions.stores.sqlite.rows import RowReader, timestamp
+from nbsessions.stores.transaction import Tables
+
+
+class SQLiteTables(Tables):
+    """The rows of one namespace and scope, on a connection that is in a transaction.
+
+    ``changed`` collects what became of each session, by id, for the store's cache. A removed
+    one is None. ``intents`` does the same for intents, by token.
+    """
+
+    def __init__(
+        self, connection: sqlite3.Connection, namespace: str, scope: str, rows: RowReader
+    ) -> None:
+        self.changed: dict[str, Session | None] = {}
+        self.intents: dict[str, Intent | None] = {}
+        self._connection = connection
+        self._namespace = namespace
+        self._scope = scope
+        self._rows = rows
+
+    # Sessions
+
+    def list_sessions(self) -> Sequence[Session]:
+        """Return all sessions, oldest first."""
+        return self._sessions(statements.SELECT_SESSIONS)
+
+    def find_session(self, session_id: str) -> Session | None:
+        return next(iter(self._sessions(statements.SELECT_SESSION, session_id)), None)
+
+    def find_by_document(self, document: str) -> Session | None:
+        return next(iter(self._sessions(statements.SELECT_BY_DOCUMENT, document)), None)
+
+    def list_by_kernel(self, kernel_id: str) -> Sequence[Session]:
+        return self._sessions(statements.SELECT_BY_KERNEL, kernel_id)
+
+    def list_within(self, top: str) -> Sequence[Session]:
+        # All that begins with "top/" sorts between it and "top0", as "0" follows "/".
+        return self._sessions(statements.SELECT_WITHIN, top, f"{top}/", f"{top}0")
+
+    def is_kernel_used(self, kernel_id: str) -> bool:
+        return self._exists(statements.SELECT_ANY_BY_KERNEL, kernel_id)
+
+    def add_session(self, session: Session) -> Session:
+        try:
+            cursor = self._connection.execute(
+                statements.INSERT_SESSION,
+                (
+                    self._namespace,
+                    session.session_id,
+                    session.scope,
+                    session.provider,
+                    session.path,
+                    session.document,
+                    session.name,
+                    session.type,
+                    session.kernel_id,
+                    session.kernel_name,
+                    timestamp(session.created),
+                    timestamp(session.last_activity),
+                ),
+            )
+        except sqlite3.IntegrityError as error:
+            raise InvalidRequest(
+                "session_id", f"{session.session_id!r} is the id of another session"
+            ) from error
+        assert cursor.lastrowid is not None
+        session = replace(session, seq=cursor.lastrowid)
+        self.changed[session.session_id] = session
+        return session
+
+    def change_session(self, session: Session) -> None:
+        self._connection.execute(
+            statements.UPDATE_SESSION,
+            (
+                session.provider,
+                session.path,
+                session.document,
+                session.name,
+                session.type,
+                session.kernel_id,
+                session.kernel_name,
+                timestamp(session.last_activity),
+                session.seq,
+            ),
+        )
+        self.changed[session.session_id] = session
+
+    def remove_session(self, session: Session) -> None:
+        self._connection.execute(statements.DELETE_SESSION, (session.seq,))
+        self.changed[session.session_id] = None
+
+    # Intents
+
+    def list_intents(self) -> Sequence[Intent]:
+        """Return all intents, oldest first."""
+        key = (self._namespace, self._scope)
+        return self._rows.intents(self._connection.execute(statements.SELECT_INTENTS, key))
+
+    def has_intent(self, kernel_id: str, *, ended_since: datetime | None = None) -> bool:
+        if ended_since is None:
+            return self._exists(statements.SELECT_OPEN_INTENT, kernel_id)
+        return self._exists(statements.SELECT_RECENT_INTENT, kernel_id, timestamp(ended_since))
+
+    def add_intent(self, intent: Intent) -> bool:
+        # The unique index on starts makes it fail where the document has one already.
+        cursor = self._connection.execute(
+            statements.INSERT_INTENT,
+            (
+                intent.token,
+                self._namespace,
+                intent.scope,
+                intent.document,
+                intent.verb.value,
+                intent.kernel_id,
+                self._scope,
+                timestamp(intent.lease_until),
+            ),
+        )
+        if cursor.rowcount != 1:
+            return False
+        self.intents[intent.token] = intent
+        return True
+
+    def remove_intent(self, token: str, verb: Verb) -> bool:
+        cursor = self._connection.execute(statements.DELETE_INTENT_OF_VERB, (token, verb.value))
+        if cursor.rowcount != 1:
+            return False
+        self.intents[token] = None
+        return True
+
+    def lose_starts(self, document: str, before: datetime) -> None:
+        self._connection.execute(
+            statements.LOSE_STARTS, (self._namespace, self._scope, document, timestamp(before))
+        )
+
+    def end_stop(self, token: str, lease_until: datetime) -> None:
+        self._connection.execute(statements.END_STOP, (timestamp(lease_until), token))
+        # It is history, which need not be written again to a file that was replaced.
+        self.intents[token] = None
+
+    def forget_ended(self, kernel_id: str) -> None:
+        self._connection.execute(statements.DELETE_ENDED, (kernel_id,))
+
+    def forget_ended_before(self, moment: datetime) -> None:
+        self._connection.execute(
+            statements.DELETE_ENDED_BEFORE, (self._namespace, self._scope, timestamp(moment))
+        )
+
+    # Steps
+
+    def _sessions(self, statement: str, *values: str) -> Sequence[Session]:
+        key = (self._namespace, self._scope, *values)
+        return self._rows.sessions(self._connection.execute(statement, key))
+
+    def _exists(self, statement: str, *values: str) -> bool:
+        return self._connection.execute(statement, values).fetchone() is not None

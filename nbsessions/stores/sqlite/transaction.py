@@ -1,0 +1,166 @@
+"""One transaction on the file: the writes of the port, and what owners note about themselves."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import replace
+
+from nbsessions.models import ABANDONED_AFTER, Intent, Orphans, Owner, Session, utcnow
+from nbsessions.stores.sqlite import statements
+from nbsessions.stores.sqlite.rows import RowReader, timestamp
+from nbsessions.stores.sqlite.stock import STOCK_SCOPE, is_stock_file, read_stock_sessions
+from nbsessions.stores.sqlite.tables import SQLiteTables
+from nbsessions.stores.transaction import Transaction
+
+
+class SQLiteTransaction(Transaction):
+    """Writes for one namespace and scope, within a transaction that the caller has begun."""
+
+    def __init__(
+        self, connection: sqlite3.Connection, namespace: str, scope: str, rows: RowReader
+    ) -> None:
+        self.tables = SQLiteTables(connection, namespace, scope, rows)
+        super().__init__(self.tables, scope)
+        self._connection = connection
+        self._namespace = namespace
+
+    # Revisions
+
+    def raise_revision(self) -> int:
+        """Raise the namespace's revision, which takes the write lock, and return the old one."""
+        key = (self._namespace,)
+        if self._execute(statements.RAISE_REVISION, *key) == 0:
+            self._execute(statements.INSERT_NAMESPACE, *key)
+            return 0
+        row = self._connection.execute(statements.SELECT_REVISION, key).fetchone()
+        revision: int = row["revision"]
+        return revision - 1
+
+    def sign(self, revision: int, before: int) -> bool:
+        """Note that this owner made the write of this revision.
+
+        ``before``: the revision of the owner's last write. Returns False when the file does not
+        know the owner any more, or lacks that write.
+        """
+        return self._execute(statements.SIGN_WRITE, revision, self._scope, before) == 1
+
+    # This owner
+
+    def register(self, owner: Owner) -> None:
+        """Enter the owner as alive, or renew its heartbeat."""
+        self._execute(
+            statements.REGISTER_OWNER,
+            owner.owner_id,
+            self._namespace,
+            owner.host,
+            owner.boot_id,
+            owner.pid,
+            timestamp(utcnow()),
+            owner.provider,
+        )
+
+    def sign_off(self, running: Collection[str]) -> None:
+        """Note a clean stop. Remove what is not about one of the ``running`` kernels."""
+        for session in self.tables.list_sessions():
+            if session.kernel_id not in running:
+                self.tables.remove_session(session)
+        for intent in self.tables.list_intents():
+            if intent.kernel_id not in running:
+                self._execute(statements.DELETE_INTENT, intent.token)
+        self._execute(statements.STOP_OWNER, timestamp(utcnow()), self._scope)
+        self._execute(statements.DELETE_BARE_OWNER, self._scope)
+
+    def restore(
+        self,
+        owner: Owner,
+        sessions: Iterable[Session],
+        intents: Iterable[Intent],
+        revision: int,
+    ) -> None:
+        """Replace what the file has of this owner by what the owner itself knows.
+
+        The revision becomes higher than ``revision``, the last one that is known, so that no
+        reader takes what it reads from now on for something older.
+        """
+        self._execute(statements.RAISE_REVISION_OVER, revision, self._namespace)
+        self.register(owner)
+        self._execute(statements.DELETE_SCOPE, self._namespace, self._scope)
+        self._execute(statements.DELETE_INTENTS_OF_OWNER, self._scope)
+        for session in sessions:
+            # An older copy of the file may have it as the session of an earlier owner.
+            self._execute(statements.DELETE_BY_ID, self._namespace, session.session_id)
+            self.tables.add_session(session)
+        for intent in intents:
+            self.tables.add_intent(intent)
+
+    def import_stock(self) -> None:
+        """Take over the sessions of a stock table, once in the life of the file."""
+        if not is_stock_file(self._connection):
+            return
+        if self._execute(statements.NOTE_STOCK_IMPORT) == 0:
+            return
+        now = timestamp(utcnow())
+        self._execute(statements.INSERT_STOPPED_OWNER, STOCK_SCOPE, self._namespace, now, now)
+        for session in read_stock_sessions(self._connection):
+            self.tables.add_session(session)
+
+    # Other owners
+
+    def recover(
+        self,
+        orphans: Orphans,
+        adopted: Iterable[Session],
+        ended: Iterable[Session],
+        undone: Iterable[Intent],
+    ) -> tuple[list[Session], list[str]]:
+        """See SessionStore.recover. Returns the removed sessions and the ids of the owners."""
+        for session in adopted:
+            self._adopt(session)
+        removed = [session for session in ended if self._remove_orphan(session)]
+        for intent in undone:
+            self._execute(statements.DELETE_INTENT, intent.token)
+        forgotten = [
+            owner_id
+            for owner_id in orphans.owners
+            if self._execute(statements.DELETE_BARE_OWNER, owner_id)
+        ]
+        return removed, forgotten
+
+    def forget_owners(
+        self, is_dead: Callable[[sqlite3.Row], bool], is_abandoned: Callable[[sqlite3.Row], bool]
+    ) -> list[str]:
+        """Remove dead owners that left nothing, and abandoned ones with all that they left.
+
+        Of the dead ones, those of other namespaces. Returns the ids of the removed owners.
+        """
+        key = (self._namespace,)
+        bare = self._connection.execute(statements.SELECT_BARE_OWNERS, key)
+        forgotten = [row["owner"] for row in bare if is_dead(row)]
+        owners = self._connection.execute(statements.SELECT_ALL_OWNERS)
+        abandoned = [row["owner"] for row in owners if is_abandoned(row)]
+        for owner_id in abandoned:
+            self._execute(statements.DELETE_SCOPE_EVERYWHERE, owner_id)
+            self._execute(statements.DELETE_INTENTS_OF_OWNER, owner_id)
+        for owner_id in (*forgotten, *abandoned):
+            self._execute(statements.DELETE_BARE_OWNER, owner_id)
+        before = timestamp(utcnow() - ABANDONED_AFTER)
+        self._execute(statements.DELETE_UNOWNED_SESSIONS, before)
+        self._execute(statements.DELETE_UNOWNED_INTENTS, before)
+        self._execute(statements.DELETE_EMPTY_NAMESPACES, *key)
+        return [*forgotten, *abandoned]
+
+    # Steps
+
+    def _adopt(self, session: Session) -> None:
+        key = (self._namespace, session.session_id, session.scope)
+        if self._execute(statements.ADOPT_SESSION, self._scope, session.provider, *key):
+            self.tables.changed[session.session_id] = replace(session, scope=self._scope)
+
+    def _remove_orphan(self, session: Session) -> bool:
+        key = (self._namespace, session.session_id, session.scope, session.kernel_id)
+        return self._execute(statements.DELETE_ORPHAN, *key) > 0
+
+    def _execute(self, statement: str, *values: object) -> int:
+        """Run the statement and return the number of rows that it changed."""
+        return self._connection.execute(statement, values).rowcount

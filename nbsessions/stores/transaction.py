@@ -1,0 +1,252 @@
+"""What each write of a store means, decided once for all databases."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+from datetime import datetime
+from typing import TypeVar
+
+from nbsessions.errors import KernelConflict, SessionNotFound, StartInProgress, StartLost
+from nbsessions.models import UNSET, Changes, Intent, Release, Session, Verb, utcnow
+from nbsessions.stores.base import ENDED_KEPT_FOR, START_LEASE
+
+T = TypeVar("T")
+
+
+class Tables(ABC):
+    """The sessions and intents of one scope, as one transaction reads and writes them.
+
+    A store implements it for its database. "In the store" means all scopes and namespaces.
+    """
+
+    # Sessions
+
+    @abstractmethod
+    def find_session(self, session_id: str) -> Session | None:
+        """Return the session of this id."""
+
+    @abstractmethod
+    def find_by_document(self, document: str) -> Session | None:
+        """Return the oldest session of this document."""
+
+    @abstractmethod
+    def list_by_kernel(self, kernel_id: str) -> Sequence[Session]:
+        """Return the sessions of this kernel."""
+
+    @abstractmethod
+    def list_within(self, top: str) -> Sequence[Session]:
+        """Return the sessions of the document ``top`` and of those in the folder ``top``."""
+
+    @abstractmethod
+    def is_kernel_used(self, kernel_id: str) -> bool:
+        """Return whether any session in the store has the kernel."""
+
+    @abstractmethod
+    def add_session(self, session: Session) -> Session:
+        """Add a session and return it with its ``seq``. InvalidRequest: its id is taken."""
+
+    @abstractmethod
+    def change_session(self, session: Session) -> None:
+        """Replace the session that has the same id."""
+
+    @abstractmethod
+    def remove_session(self, session: Session) -> None:
+        """Remove a session."""
+
+    # Intents
+
+    @abstractmethod
+    def has_intent(self, kernel_id: str, *, ended_since: datetime | None = None) -> bool:
+        """Return whether any intent in the store names the kernel.
+
+        One with the verb 'ended' counts only if its lease ends at ``ended_since`` or later.
+        """
+
+    @abstractmethod
+    def add_intent(self, intent: Intent) -> bool:
+        """Add an intent. Return False, and add nothing, if the document has a 'start' already."""
+
+    @abstractmethod
+    def remove_intent(self, token: str, verb: Verb) -> bool:
+        """Remove the intent, if it has this verb. Return whether it was there."""
+
+    @abstractmethod
+    def lose_starts(self, document: str, before: datetime) -> None:
+        """Make the document's 'start' a 'lost' one, if its lease ended before this moment."""
+
+    @abstractmethod
+    def end_stop(self, token: str, lease_until: datetime) -> None:
+        """Make a 'stop' intent an 'ended' one, if it is there."""
+
+    @abstractmethod
+    def forget_ended(self, kernel_id: str) -> None:
+        """Remove the kernel's 'ended' intents, wherever they are in the store."""
+
+    @abstractmethod
+    def forget_ended_before(self, moment: datetime) -> None:
+        """Remove the 'ended' intents whose lease ended before this moment."""
+
+
+class Transaction:
+    """The writes of the SessionStore port, within one transaction of the database.
+
+    An operation that raises must be rolled back. One that returns StartLost must be committed,
+    because it has left a 'stop' intent, and its caller then raises what was returned.
+    """
+
+    def __init__(self, tables: Tables, scope: str) -> None:
+        self._tables = tables
+        self._scope = scope
+
+    # Starts
+
+    def acquire(self, intent: Intent) -> Session | None:
+        """See SessionStore.acquire."""
+        existing = self._oldest_of(intent.document)
+        if existing is not None:
+            return existing
+        if intent.kernel_id is not None:
+            self._refuse_used(intent.kernel_id)
+        if intent.document is not None:
+            self._tables.lose_starts(intent.document, utcnow())
+        if not self._tables.add_intent(intent):
+            raise StartInProgress(intent.document)
+        if intent.kernel_id is not None:
+            self._tables.forget_ended(intent.kernel_id)
+        return None
+
+    def commit(self, token: str, session: Session) -> Session | StartLost:
+        """See SessionStore.commit. Returns StartLost rather than raising it."""
+        started = self._tables.remove_intent(token, Verb.START)
+        winner = self._oldest_of(session.document)
+        if winner is not None or not started:
+            self._add_stop(token, session.kernel_id)
+            return StartLost(winner)
+        return self._tables.add_session(session)
+
+    def drop_start(self, token: str) -> None:
+        """See SessionStore.drop_start."""
+        self._tables.remove_intent(token, Verb.START)
+        self._tables.remove_intent(token, Verb.LOST)
+
+    # Sessions
+
+    def attach(self, session: Session) -> Session:
+        """See SessionStore.attach."""
+        return self._oldest_of(session.document) or self.insert(session)
+
+    def insert(self, session: Session) -> Session:
+        """See SessionStore.insert."""
+        self._refuse_changing(session.kernel_id)
+        return self._tables.add_session(session)
+
+    def update(
+        self,
+        session_id: str,
+        changes: Changes,
+        *,
+        start_token: str | None = None,
+        stop_token: str,
+        force: bool = False,
+    ) -> Release | StartLost:
+        """See SessionStore.update. Returns StartLost rather than raising it."""
+        before = self._get(session_id)
+        kernel = changes.kernel
+        if kernel is not UNSET:
+            if start_token is None:
+                self._refuse_changing(kernel.kernel_id)
+            elif not self._tables.remove_intent(start_token, Verb.START):
+                self._add_stop(start_token, kernel.kernel_id)
+                return StartLost(None)
+        session = self._change(changes.applied_to(before))
+        released = None
+        if session.kernel_id != before.kernel_id:
+            released = self._release(before.kernel_id, stop_token, force=force)
+        return Release(session=session, kernel_id=released)
+
+    def rename_document(self, old: str, new: str) -> list[Session]:
+        """See SessionStore.rename_document."""
+        renamed = [session.renamed(old, new) for session in self._tables.list_within(old)]
+        return [self._change(session) for session in renamed if session is not None]
+
+    def delete(self, session_id: str, *, stop_token: str, force: bool = False) -> Release:
+        """See SessionStore.delete."""
+        session = self._get(session_id)
+        self._tables.remove_session(session)
+        released = self._release(session.kernel_id, stop_token, force=force)
+        return Release(session=session, kernel_id=released)
+
+    def finish_stop(self, token: str) -> None:
+        """See SessionStore.finish_stop."""
+        now = utcnow()
+        self._tables.end_stop(token, now + ENDED_KEPT_FOR)
+        self._tables.forget_ended_before(now)
+
+    def end_sessions(self, sessions: Collection[Session]) -> list[Session]:
+        """See SessionStore.end_sessions."""
+        found = [(session, self._tables.find_session(session.session_id)) for session in sessions]
+        ended = [now for session, now in found if now and now.kernel_id == session.kernel_id]
+        for session in ended:
+            self._tables.remove_session(session)
+        return ended
+
+    # Steps
+
+    def _get(self, session_id: str) -> Session:
+        session = self._tables.find_session(session_id)
+        if session is None:
+            raise SessionNotFound(session_id=session_id)
+        return session
+
+    def _oldest_of(self, document: str | None) -> Session | None:
+        return None if document is None else self._tables.find_by_document(document)
+
+    def _change(self, session: Session) -> Session:
+        session = replace(session, last_activity=utcnow())
+        self._tables.change_session(session)
+        return session
+
+    def _release(self, kernel_id: str, stop_token: str, *, force: bool) -> str | None:
+        """Return the kernel's id if it has to be stopped, which the intent then says."""
+        others = self._tables.list_by_kernel(kernel_id)
+        if others and not force:
+            return None
+        for session in others:
+            self._tables.remove_session(session)
+        self._add_stop(stop_token, kernel_id)
+        return kernel_id
+
+    def _add_stop(self, token: str, kernel_id: str) -> None:
+        # A start that was lost may still have this token.
+        self._tables.remove_intent(token, Verb.LOST)
+        self._tables.add_intent(
+            Intent(
+                token=token,
+                verb=Verb.STOP,
+                scope=self._scope,
+                document=None,
+                kernel_id=kernel_id,
+                lease_until=utcnow() + START_LEASE,
+            )
+        )
+
+    def _refuse_used(self, kernel_id: str) -> None:
+        """Raise KernelConflict unless a new kernel may get this id."""
+        if self._tables.is_kernel_used(kernel_id):
+            raise KernelConflict(kernel_id, "belongs to another session")
+        if self._tables.has_intent(kernel_id):
+            raise KernelConflict(kernel_id, "is being started or stopped")
+
+    def _refuse_changing(self, kernel_id: str) -> None:
+        """Raise KernelConflict unless a session may get this kernel."""
+        if self._tables.has_intent(kernel_id, ended_since=utcnow()):
+            raise KernelConflict(kernel_id, "is being started or stopped")
+
+
+def unless_lost(outcome: T | StartLost) -> T:
+    """Return the outcome of a committed operation. Raises it when it is StartLost."""
+    if isinstance(outcome, StartLost):
+        raise outcome
+    return outcome
