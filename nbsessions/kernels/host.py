@@ -50,6 +50,7 @@ class HostKernelProvider(KernelProvider):
         self._connected: set[str] = set()
         self._known_specs: set[str] = set()
         """Names that have been looked up: to read the same files each time would take longer."""
+        self._starts_by_kernelspec = internals.starts_by_kernelspec(host.kernel_manager)
         self._server_version = _jupyter_server_version(host.kernel_manager)
 
     @property
@@ -97,11 +98,16 @@ class HostKernelProvider(KernelProvider):
         )
 
     async def _check_kernelspec(self, name: str | None) -> None:
-        """Raise NoSuchKernel before jupyter_client does, which logs a traceback for it."""
-        specs = getattr(self._kernel_manager, "kernel_spec_manager", None)
-        if specs is not None and name is not None and name not in self._known_specs:
-            await ensure_async(specs.get_kernel_spec(name))
-            self._known_specs.add(name)
+        """Raise NoSuchKernel before jupyter_client does, which logs a traceback for it.
+
+        Only where it is certain which kernelspec will be started: a kernel manager of another
+        class may give names a meaning of its own.
+        """
+        if name is None or name in self._known_specs or not self._starts_by_kernelspec:
+            return
+        specs = self._kernel_manager.kernel_spec_manager
+        await ensure_async(specs.get_kernel_spec(internals.kernelspec_name(name)))
+        self._known_specs.add(name)
 
     def _was_ended(self, error: Exception) -> str | None:
         """Return the id of a kernel that somebody else has shut down in the midst of its start."""

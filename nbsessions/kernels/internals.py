@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from typing import Any
 
-from jupyter_client.kernelspec import KernelSpec
+from jupyter_client.kernelspec import NATIVE_KERNEL_NAME, KernelSpec
+from traitlets.utils.importstring import import_item
 
 
 def forget_failed_starts(kernel_manager: Any, connection_file: Callable[[str], str]) -> None:
@@ -29,6 +30,32 @@ def forget_failed_starts(kernel_manager: Any, connection_file: Callable[[str], s
             del pending[kernel_id]
             with contextlib.suppress(OSError):
                 os.unlink(connection_file(kernel_id))
+
+
+_KNOWN_PACKAGES = {"builtins", "jupyter_client", "jupyter_server", "nbsessions", "notebook"}
+_KNOWN_PACKAGES |= {"traitlets", "tornado"}
+
+
+def starts_by_kernelspec(kernel_manager: Any) -> bool:
+    """Return whether kernels are started from the kernelspec that a request names.
+
+    Any other class, of the kernel manager or of the manager of one kernel, may do otherwise.
+    """
+    try:
+        of_one_kernel = import_item(kernel_manager.kernel_manager_class)
+        kernel_manager.kernel_spec_manager  # noqa: B018
+    except (AttributeError, ImportError):
+        return False
+    classes = {*type(kernel_manager).__mro__, *of_one_kernel.__mro__}
+    return {each.__module__.partition(".")[0] for each in classes} <= _KNOWN_PACKAGES
+
+
+def kernelspec_name(name: str) -> str:
+    """Return the name of the kernelspec that jupyter_client starts under this name.
+
+    It takes ``python`` for the native one (KernelManager._kernel_name_changed).
+    """
+    return NATIVE_KERNEL_NAME if name == "python" else name
 
 
 # A server

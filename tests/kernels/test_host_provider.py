@@ -18,7 +18,12 @@ from jupyter_server.services.kernels.kernelmanager import (
 )
 from tornado.web import HTTPError
 
-from nbsessions.errors import InvalidRequest, KernelConflict, KernelStartFailed
+from nbsessions.errors import (
+    InvalidRequest,
+    KernelConflict,
+    KernelspecNotFound,
+    KernelStartFailed,
+)
 from nbsessions.httperrors import error_body, http_error
 from nbsessions.kernels.base import StartRequest
 from support.hosts import make_contents_manager, make_provider, running_kernel_manager
@@ -71,6 +76,24 @@ async def test_without_a_path_a_kernel_runs_in_the_root_directory(
         kernel = await provider.start(request(path=path))
         process = psutil.Process(kernel_manager.get_kernel(kernel.kernel_id).provisioner.pid)
         assert process.cwd() == str(tmp_path / "root")
+
+
+class WithNamesOfItsOwn(AsyncMappingKernelManager):
+    """A kernel manager that starts kernels under names that no kernelspec has."""
+
+    async def start_kernel(self, *, kernel_name: str | None = None, **options: Any) -> str:  # type: ignore[override]
+        name = {"best": "light"}.get(str(kernel_name), kernel_name)
+        return await super().start_kernel(kernel_name=name, **options)
+
+
+@pytest.mark.gen_test
+async def test_a_kernel_manager_may_know_names_that_no_kernelspec_has(tmp_path: Path) -> None:
+    async with running_kernel_manager(tmp_path, WithNamesOfItsOwn) as kernel_manager:
+        provider = make_provider(kernel_manager, tmp_path)
+        kernel = await provider.start(request("best"))
+        assert kernel.kernel_name == "light"
+        with pytest.raises(KernelspecNotFound):
+            await provider.start(request("worst"))
 
 
 @pytest.mark.gen_test

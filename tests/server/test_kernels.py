@@ -238,3 +238,16 @@ def test_a_path_whose_kernel_was_ended_gets_a_new_one(each_host: Server) -> None
 
     assert after["kernel"]["id"] != before["kernel"]["id"]
     assert each_host.kernel_ids() == {after["kernel"]["id"]}
+
+
+# Kernelspecs
+
+
+def test_the_name_python_means_the_native_kernelspec(each_host: Server) -> None:
+    created = each_host.create("a.ipynb", "python")
+    assert created["kernel"]["name"] == "python3"
+
+    patched = each_host.patch(str(created["id"]), {"kernel": {"name": "python"}})
+
+    assert patched.status == 200
+    assert patched.json()["kernel"]["name"] == "python3"
