@@ -49,6 +49,11 @@ def copy(file: Path, folder: Path) -> Path:
     return folder / file.name
 
 
+def files(folder: Path) -> dict[str, bytes]:
+    """Return the contents of the files of a store."""
+    return {path.name: path.read_bytes() for path in folder.glob("sessions.db*")}
+
+
 async def test_sessions_of_all_namespaces_are_read(file: Path) -> None:
     async with opened(file, "/one") as (one, one_id), opened(file, "/two") as (two, two_id):
         first = await one.insert(make_session("a.ipynb", scope=one_id))
@@ -111,8 +116,24 @@ async def test_a_file_that_is_opened_meanwhile_is_read_with_its_log(
     async with opened(file, "/one") as (store, owner_id):
         await store.insert(make_session(scope=owner_id))
         answers = iter([False, True])
-        monkeypatch.setattr(inspection, "_is_open", lambda path: next(answers))
+        monkeypatch.setattr(inspection, "_has_index", lambda path: next(answers))
         assert len(read_contents(file).sessions) == 1
+
+
+async def test_a_file_whose_server_was_killed_just_after_it_had_made_it_is_read(
+    file: Path, tmp_path: Path
+) -> None:
+    async with opened(file, "/one"):
+        copied = copy(file, tmp_path)
+    log, index = (copied.with_name(f"sessions.db-{each}") for each in ("wal", "shm"))
+    log.write_bytes(log.read_bytes()[:32].ljust(32, b"\0"))
+    index.write_bytes(bytes(index.stat().st_size))
+    before = files(tmp_path)
+
+    contents = read_contents(copied)
+
+    assert contents.sessions == ()
+    assert files(tmp_path) == before
 
 
 async def test_a_file_that_is_not_there_is_an_error(file: Path) -> None:

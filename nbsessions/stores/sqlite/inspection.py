@@ -36,6 +36,11 @@ _READ_VERSION = 19
 # SQLite would make the log and its index, even for a connection that only reads.
 _WITH_LOG = "mode=ro&readonly_shm=1"
 
+_LOG_HEADER = 32
+"""Bytes of a log without any commit. SQLite cannot read beside one whose index is not made yet,
+as when a server was killed just after it had made the file.
+"""
+
 _SELECT_TABLE = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?"
 _SELECT_SESSIONS = f"SELECT {SESSION_COLUMNS}, namespace FROM nbsessions_session ORDER BY seq"
 _SELECT_OWNERS = """SELECT owner, namespace, host, boot, pid, heartbeat, stopped
@@ -148,7 +153,7 @@ def _parameters(path: Path) -> Iterator[str]:
     """Yield how SQLite is to open the file so that it makes no other beside it."""
     if not _has_log(path):
         yield "mode=ro"
-    elif _is_open(path):
+    elif _has_index(path):
         yield _WITH_LOG
     else:
         # As long as we have the lock, nobody opens the file or commits.
@@ -157,9 +162,9 @@ def _parameters(path: Path) -> Iterator[str]:
 
 
 def _undisturbed(path: Path) -> str:
-    if _is_open(path):  # in the meantime
+    if _has_index(path):  # in the meantime
         return _WITH_LOG
-    if beside(path, "-wal").exists():
+    if beside(path, "-wal").exists() and not _log_is_bare(path):
         raise StoreUnavailable(
             f"the session store {path} cannot be read without changing it: its log lacks an "
             "index, which the next start of a server makes"
@@ -167,9 +172,17 @@ def _undisturbed(path: Path) -> str:
     return "mode=ro&immutable=1"
 
 
-def _is_open(path: Path) -> bool:
+def _has_index(path: Path) -> bool:
     """Return whether a server has it open, or was killed before it could close it."""
-    return beside(path, "-shm").exists()
+    return beside(path, "-shm").exists() and not _log_is_bare(path)
+
+
+def _log_is_bare(path: Path) -> bool:
+    """Return whether the log has its header and no more."""
+    try:
+        return beside(path, "-wal").stat().st_size == _LOG_HEADER
+    except OSError:
+        return False
 
 
 def _has_log(path: Path) -> bool:
