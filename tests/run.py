@@ -17,6 +17,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -27,14 +28,19 @@ WINDOWS = sys.platform == "win32"
 OLDEST_PYTHON = (3, 10)
 
 TEST = "test"
+UPSTREAM = "upstream"
 ENVIRONMENTS = {
     TEST: ["{wheel}[dev,lab]"],
     "oldest": ["{wheel}", "jupyter_server==2.14.0", "ipykernel", "coverage>=7.10"],
     "notebook6": ["{wheel}[notebook6]", "coverage>=7.10"],
+    UPSTREAM: ["{wheel}[server]", "jupyter_server[test]"],
 }
 """What is installed where. They have coverage because servers of all of them are measured."""
 
 STORES = "tests/stores"
+
+UPSTREAM_TESTS = "tests/services/sessions"
+"""What is run of jupyter_server's own tests."""
 
 PROGRAMS = ("strace", "chromium", "openssl")
 """What tests run on Linux: the names of the programs, and of Debian's packages."""
@@ -241,6 +247,38 @@ def run_tests(arguments: Sequence[str]) -> None:
         check("coverage", *pytest, *parallel, f"--ignore={STORES}")
 
 
+def run_upstream_tests() -> None:
+    """Run the tests of sessions that the installed jupyter_server has, with our extension."""
+    tests = fetch_upstream_tests()
+    environment = {**clean_environment(), "PYTHONPATH": str(ROOT / "tests" / "upstream")}
+    arguments = ["-p", "nbsessions_in_their_tests", "--quiet", UPSTREAM_TESTS]
+    command = [program(UPSTREAM, "python"), "-m", "pytest", *arguments]
+    done = subprocess.run(command, cwd=tests, env=environment)
+    if done.returncode != 0:
+        raise StepFailed(f"exit code {done.returncode}")
+
+
+def fetch_upstream_tests() -> Path:
+    """Return the folder with the tests of the installed jupyter_server, which wheels lack."""
+    show = "from importlib.metadata import version; print(version('jupyter_server'))"
+    command = [program(UPSTREAM, "python"), "-c", show]
+    shown = subprocess.run(command, capture_output=True, text=True, env=clean_environment())
+    release = f"jupyter_server-{shown.stdout.strip()}"
+    folder = HOME / UPSTREAM / "sources"
+    if not (folder / release / UPSTREAM_TESTS).exists():
+        say(f"- {UPSTREAM}: fetching the tests of {release}")
+        sources = ["--no-deps", "--no-binary", "jupyter_server", "--dest", str(folder)]
+        pip(UPSTREAM, "download", *sources, release.replace("-", "=="))
+        with tarfile.open(folder / f"{release}.tar.gz") as archive:
+            # Not the package itself, which would be imported in place of the installed one.
+            wanted = (f"{release}/tests/", f"{release}/pyproject.toml")
+            members = [each for each in archive if each.name.startswith(wanted)]
+            # Older releases of Python have no filters.
+            options = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
+            archive.extractall(folder, members, **options)
+    return folder / release
+
+
 def report_coverage(arguments: Sequence[str]) -> None:
     check("coverage", "combine", "--quiet")
     check("coverage", "report", *(["--fail-under=0"] if arguments else []))
@@ -260,6 +298,8 @@ def main(arguments: list[str]) -> int:
             ("pytest", lambda: run_tests(arguments)),
             ("coverage", lambda: report_coverage(arguments)),
         ]
+        if not arguments:
+            steps.append(("jupyter_server's own tests", run_upstream_tests))
     for name, step in steps:
         say(f"== {name}")
         try:

@@ -33,7 +33,6 @@ class Changing:
         self,
         store: SessionStore,
         provider: KernelProvider,
-        *,
         mutations: Mutations,
         lookups: Lookups,
         kernels: SessionKernels,

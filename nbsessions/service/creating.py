@@ -29,8 +29,6 @@ class Creating:
         self,
         store: SessionStore,
         provider: KernelProvider,
-        *,
-        scope: str,
         mutations: Mutations,
         running: RunningCreations,
         kernels: SessionKernels,
@@ -39,6 +37,8 @@ class Creating:
         endings: SessionEndings,
         placeholders: Placeholders,
         renaming: Renaming,
+        *,
+        scope: str,
         log: logging.Logger,
     ) -> None:
         """``scope``: the owner id that new sessions get."""

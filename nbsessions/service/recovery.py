@@ -26,10 +26,10 @@ class Recovery:
         self,
         store: SessionStore,
         provider: KernelProvider,
-        *,
         cleanup: Cleanup,
         endings: SessionEndings,
         placeholders: Placeholders,
+        *,
         log: logging.Logger,
     ) -> None:
         self._store = store

@@ -26,9 +26,9 @@ class Renaming:
         self,
         store: SessionStore,
         provider: KernelProvider,
-        *,
         mutations: Mutations,
         running: RunningCreations,
+        *,
         log: logging.Logger,
     ) -> None:
         """``running``: the creations that a rename has to wait for, because it concerns them."""

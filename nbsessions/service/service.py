@@ -43,47 +43,32 @@ class SessionService:
         self._owner = owner
         self._is_store_open = False
         self._mutations = mutations = Mutations()
+        self._kernels = kernels = SessionKernels(provider)
+        self._endings = endings = SessionEndings(store, provider, kernels, log=log)
+        self._lookups = lookups = Lookups(store, kernels, endings)
         self._cleanup = cleanup = Cleanup(store, provider, log=log)
         self._starts = starts = KernelStarts(store, provider, cleanup, scope=owner.owner_id)
-        kernels = SessionKernels(provider)
-        self._endings = endings = SessionEndings(store, provider, kernels, log=log)
-        self._lookups = Lookups(store, kernels, endings)
-        self._kernels = kernels
-        running = RunningCreations(mutations)
-        self._changing = Changing(
-            store,
-            provider,
-            mutations=mutations,
-            lookups=self._lookups,
-            kernels=kernels,
-            starts=starts,
-            cleanup=cleanup,
-            endings=endings,
+        self._changing = changing = Changing(
+            store, provider, mutations, lookups, kernels, starts, cleanup, endings
         )
-        self._placeholders = Placeholders(store, provider, self._changing, log=log)
-        self._renaming = Renaming(store, provider, mutations=mutations, running=running, log=log)
+        self._placeholders = placeholders = Placeholders(store, provider, changing, log=log)
+        running = RunningCreations(mutations)
+        self._renaming = renaming = Renaming(store, provider, mutations, running, log=log)
         self._creating = Creating(
             store,
             provider,
+            mutations,
+            running,
+            kernels,
+            starts,
+            cleanup,
+            endings,
+            placeholders,
+            renaming,
             scope=owner.owner_id,
-            mutations=mutations,
-            running=running,
-            kernels=kernels,
-            starts=starts,
-            cleanup=cleanup,
-            endings=endings,
-            placeholders=self._placeholders,
-            renaming=self._renaming,
             log=log,
         )
-        self._recovery = Recovery(
-            store,
-            provider,
-            cleanup=cleanup,
-            endings=endings,
-            placeholders=self._placeholders,
-            log=log,
-        )
+        self._recovery = Recovery(store, provider, cleanup, endings, placeholders, log=log)
         self._upkeep = Upkeep(store, self._recovery, log=log)
 
     # Life

@@ -272,6 +272,26 @@ async def test_stopping_lets_running_work_finish(
 
 
 @pytest.mark.gen_test
+async def test_stopping_tries_once_more_what_is_being_retried(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "_STOP_TIMEOUT", 60.0)
+    monkeypatch.setattr("nbsessions.service.cleanup._FIRST_RETRY", 600.0)
+    session = await bench.create()
+    bench.provider.shutdown_errors = [RuntimeError("not now")]
+    await bench.service.delete(session.session_id)
+    assert bench.provider.running == {session.kernel_id}
+    gate = bench.provider.shutdown_gate = Gate()
+    stop = asyncio.create_task(bench.service.stop())
+    await gate.reached()
+    assert not stop.done()
+    gate.open()
+    await stop
+    assert bench.provider.running == set()
+    assert await bench.open_intents() == []
+
+
+@pytest.mark.gen_test
 async def test_a_start_that_outlasts_the_patience_of_stopping_is_undone(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -333,3 +353,15 @@ async def test_a_session_outlives_its_service_when_its_kernel_does(tmp_path: Pat
     first.service.close()
     async with running_service("sqlite", tmp_path, provider=provider) as second:
         assert [each.session_id for each in await second.sessions()] == [kept.session_id]
+
+
+def test_a_kernel_may_end_after_the_event_loop(tmp_path: Path) -> None:
+    bench = Bench(make_store("memory", tmp_path), FakeKernelProvider())
+
+    async def begin() -> Session:
+        await bench.service.open()
+        return await bench.create()
+
+    session = asyncio.run(begin())
+    bench.provider.die(session.kernel_id)  # which tells the service
+    bench.service.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import threading
+from dataclasses import replace
 
 import pytest
 
@@ -57,3 +58,14 @@ def test_a_server_survives_that_its_file_is_deleted_while_it_reads(
     )
     assert partial == []
     assert listed == kept
+
+
+@pytest.mark.parametrize("stores", SQLITE_KINDS, indirect=True)
+@pytest.mark.gen_test
+async def test_each_change_by_another_process_is_read(stores: Stores) -> None:
+    store = await stores.open()
+    session = await store.insert(make_session())
+    for name in ("one.ipynb", "another.ipynb"):
+        rows(stores.path, "UPDATE nbsessions_session SET name = ?", name)
+        rows(stores.path, "UPDATE nbsessions_namespace SET revision = revision + 1")
+        assert await store.find_session(session.session_id) == replace(session, name=name)

@@ -32,7 +32,7 @@ from nbsessions.kernels.registry.process import (
 from support.surviving import Processes, runs
 from support.waiting import wait_until
 
-_TESTS = Path(__file__).parents[1]
+_TESTS = Path(__file__).parents[2]
 _MARK = "NBSESSIONS_TEST_MARK"
 _IGNORE_SIGTERM = "trap '' TERM; echo ready; exec sleep 600"
 

@@ -1,4 +1,4 @@
-"""Fixtures for the tests of surviving kernels."""
+"""Fixtures for the tests of local kernels: processes and runtime directories."""
 
 from __future__ import annotations
 
