@@ -1,4 +1,4 @@
-"""What it costs to start a server whose kernels survive, and how fast it adopts those it finds.
+"""Measures what surviving kernels add to a server's startup, and how fast they are adopted.
 
 Run it in an environment that has nbsessions and jupyter_server: python benchmarks/adoption.py
 """
@@ -30,7 +30,7 @@ _MAKE = """
 import sys, time
 from jupyter_server.serverapp import ServerApp
 import jupyter_server.services.kernels.kernelmanager
-if sys.argv[3] == "beside sessions":
+if sys.argv[3] == "sessions loaded":
     import nbsessions
 parent = ServerApp()
 start = time.perf_counter()
@@ -43,7 +43,7 @@ print(time.perf_counter() - start)
 
 
 class Server:
-    """A real server in folders of its own."""
+    """A real server with its own data, runtime and configuration directories."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -81,7 +81,7 @@ class Server:
         return json.loads(content) if content else None
 
     def first_list(self) -> list[dict[str, Any]]:
-        """Return what the first request that is answered lists."""
+        """Retry until the server answers, and return the sessions that it lists."""
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
             try:
@@ -90,10 +90,10 @@ class Server:
                 time.sleep(0.005)
             else:
                 return models
-        raise TimeoutError("the server does not answer")
+        raise TimeoutError("the server did not answer")
 
     def wait_for_kernels(self) -> None:
-        """Wait until all kernels have answered, and the server has written their states down."""
+        """Wait until all kernels have answered and the server has recorded their states."""
         for file in (self._folder / "runtime").glob("kernel-*.json"):
             client = BlockingKernelClient(connection_file=str(file))
             client.load_connection_file()
@@ -109,9 +109,10 @@ class Server:
 
 
 def startup(rounds: int, what: str) -> float:
-    """Return the seconds that our kernel manager takes longer to be imported and made.
+    """Return the extra seconds that importing and creating our kernel manager takes.
 
-    ``beside sessions``: in a server whose sessions are ours already; ``alone``: the whole package.
+    With ``sessions loaded``, nbsessions is already imported, as in a server that uses our session
+    manager. With ``alone``, the time includes importing the whole package.
     """
     seconds: dict[str, list[float]] = {STOCK: [], OURS: []}
     for _ in range(rounds):
@@ -119,7 +120,7 @@ def startup(rounds: int, what: str) -> float:
             with tempfile.TemporaryDirectory() as folder:
                 ran = subprocess.run(
                     [sys.executable, "-c", _MAKE, name, folder, what],
-                    cwd=folder,  # where nothing is imported from but what is installed
+                    cwd=folder,  # so that only installed packages are imported
                     check=True,
                     capture_output=True,
                     text=True,
@@ -129,8 +130,10 @@ def startup(rounds: int, what: str) -> float:
 
 
 def adoption(count: int) -> tuple[int, float, float]:
-    """Return how many sessions the first list has, the seconds from the start of the process to
-    that list, and those from there until all states are known.
+    """Kill a server with this many kernels, start it again, and measure the adoption.
+
+    Return the number of sessions on the first list, the seconds from the start of the process to
+    that list, and the seconds from the list until all kernel states are known.
     """
     with tempfile.TemporaryDirectory() as folder:
         server = Server(Path(folder))
@@ -158,17 +161,17 @@ def _all_idle(models: list[dict[str, Any]]) -> bool:
 
 
 def main(rounds: int, count: int) -> int:
-    more, whole = (startup(rounds, what) for what in ("beside sessions", "alone"))
-    print(f"medians of {rounds} rounds; more than the server's own kernel manager takes:")
-    print(f"start with nothing to adopt: {more * 1000:+.1f} ms")
-    print(f"the same with the import of the whole package: {whole * 1000:+.1f} ms")
+    extra, whole = (startup(rounds, what) for what in ("sessions loaded", "alone"))
+    print(f"extra time over the server's own kernel manager, medians of {rounds} rounds:")
+    print(f"start with nothing to adopt: {extra * 1000:+.1f} ms")
+    print(f"the same, including the import of the whole package: {whole * 1000:+.1f} ms")
     listed, first, seconds = adoption(count)
     print(
         f"adoption of {count} kernels: {listed} on the first list, {first:.2f} s after the ",
         end="",
     )
     print(f"start of the process; all states known {seconds:.2f} s later")
-    reached = more < STARTUP_TARGET and listed == count and seconds < STATES_TARGET
+    reached = extra < STARTUP_TARGET and listed == count and seconds < STATES_TARGET
     print("Targets:", "all reached" if reached else "missed")
     return not reached
 

@@ -1,15 +1,19 @@
-"""How long the event loop is blocked while sessions are created, listed and deleted on a file.
+"""Measures how long creating, listing and deleting sessions in a file blocks the event loop.
 
 Run it in an environment that has nbsessions and jupyter_server: python benchmarks/event_loop.py
 
-Three measures. They include waiting for other threads and what this script does on the loop:
+There are three measures. They include the time spent waiting for other threads, and the time
+that this script itself spends on the loop:
 
-- callback: one callback or one step of a task, from start to end.
-- deaf: from one look at the sockets to the next, without the waiting: what a request that
-  arrives at the worst moment has to wait. Many short callbacks that are ready at once add up.
-- collector: Python's garbage collections, all of whose time is in the two others as well. A full
-  one looks at all objects of the process, which are the server's, and takes as long without us.
-  The target is for what is left when they are taken out of "deaf"; that is the last column.
+- callback: the duration of one callback, or of one step of a task.
+- blocked: the time from one poll of the sockets to the next, without the poll itself. A request
+  that arrives at the worst moment waits this long. Many short callbacks that are ready at the same
+  time add up.
+- collector: the time that Python's garbage collector takes. It is included in the other two. A
+  full collection visits all objects of the process, which belong to the server, so it takes as
+  long without nbsessions.
+
+The last column is "blocked" without the collector. The target applies to it.
 """
 
 from __future__ import annotations
@@ -39,11 +43,11 @@ TARGET = 0.020
 
 
 class WatchedSelector(selectors.DefaultSelector):
-    """Notes how long the loop took from one select to the next, and how long the collector."""
+    """Records the time from one select to the next, and the garbage collector's share of it."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.deaf: list[float] = []
+        self.blocked: list[float] = []
         self.collector: list[float] = []
         self._returned: float | None = None
         self._collecting = 0.0
@@ -60,7 +64,7 @@ class WatchedSelector(selectors.DefaultSelector):
 
     def select(self, timeout: float | None = None) -> Any:
         if self._returned is not None:
-            self.deaf.append(time.perf_counter() - self._returned)
+            self.blocked.append(time.perf_counter() - self._returned)
             self.collector.append(self._collected)
         events = super().select(timeout)
         self._returned = time.perf_counter()
@@ -68,13 +72,13 @@ class WatchedSelector(selectors.DefaultSelector):
         return events
 
     def clear(self) -> None:
-        self.deaf.clear()
+        self.blocked.clear()
         self.collector.clear()
         self._returned = None
 
 
 class Watch:
-    """Collects the durations of all callbacks, beside what the selector notes."""
+    """Records the durations of all callbacks, in addition to what the selector records."""
 
     def __init__(self, selector: WatchedSelector) -> None:
         self._selector = selector
@@ -90,17 +94,17 @@ class Watch:
         asyncio.Handle._run = run  # type: ignore[method-assign]  # noqa: SLF001
 
     async def clear(self) -> None:
-        """Forget what was measured, this very step of the loop included."""
+        """Discard all measurements, including that of the current step."""
         await asyncio.sleep(0)
         self._callbacks.clear()
         self._selector.clear()
 
     async def report(self, who: str, what: str) -> float:
-        """Print one line; return the longest time deaf without the collector."""
+        """Print one line. Return the longest time blocked, without the collector."""
         await asyncio.sleep(0)
-        deaf, collector = self._selector.deaf, self._selector.collector
-        without = [all_of_it - part for all_of_it, part in zip(deaf, collector, strict=True)]
-        columns = [_figures(each) for each in (self._callbacks, deaf, collector, without)]
+        blocked, collector = self._selector.blocked, self._selector.collector
+        without = [total - part for total, part in zip(blocked, collector, strict=True)]
+        columns = [_figures(each) for each in (self._callbacks, blocked, collector, without)]
         print(f"{who:<6} {what:<24} {'  '.join(columns)}", flush=True)
         return max(without)
 
@@ -121,17 +125,17 @@ async def create(manager: Any, number: int) -> str:
     return session_id
 
 
-async def at_a_time(
+async def run_concurrently(
     width: int, operation: Callable[[Any], Awaitable[Any]], items: list[Any]
 ) -> list[Any]:
-    """Apply the operation to all items, by ``width`` workers; the results in any order."""
+    """Apply the operation to all items with ``width`` workers. Return the results in any order."""
     results = []
     waiting = iter(items)
 
     async def work() -> None:
         for item in waiting:
             results.append(await operation(item))
-            # As between two requests; the stock manager never lets go of the loop by itself.
+            # Yield, as between two requests. The stock manager never yields to the loop by itself.
             await asyncio.sleep(0)
 
     await asyncio.gather(*[work() for _ in range(width)])
@@ -139,24 +143,24 @@ async def at_a_time(
 
 
 def our_reply(models: list[Any]) -> bytes:
-    """Return the body of the list, as our handler makes it."""
+    """Return the response body of the list, as our handler encodes it."""
     return msgspec.json.encode([reply_model(model) for model in models])
 
 
 def stock_reply(models: list[Any]) -> bytes:
-    """Return the body of the list, as jupyter_server's handler makes it."""
+    """Return the response body of the list, as jupyter_server's handler encodes it."""
     return json.dumps(models, default=json_default).encode()
 
 
 async def exercise(
     watch: Watch, who: str, manager: Any, reply: Callable[[list[Any]], bytes]
 ) -> float:
-    """Create, list and delete, by one client and by many; return the longest time blocked."""
+    """Create, list and delete, with one client and with many. Return the longest time blocked."""
     numbers = itertools.count()
     longest = 0.0
     for width in (1, 32):
         await watch.clear()
-        created = await at_a_time(
+        created = await run_concurrently(
             width, lambda number: create(manager, number), [next(numbers) for _ in range(SESSIONS)]
         )
         longest = max(longest, await watch.report(who, f"create, {width} at a time"))
@@ -166,15 +170,15 @@ async def exercise(
             await asyncio.sleep(0)
         longest = max(longest, await watch.report(who, "list and encode"))
         await watch.clear()
-        await at_a_time(width, manager.delete_session, created)
+        await run_concurrently(width, manager.delete_session, created)
         longest = max(longest, await watch.report(who, f"delete, {width} at a time"))
     return longest
 
 
 async def main(watch: Watch, folder: Path) -> int:
     print(describe(folder))
-    print(f"{SESSIONS} sessions; for each the longest and the 99th percentile, in ms\n")
-    titles = ("callback", "deaf", "collector", "the rest")
+    print(f"{SESSIONS} sessions; the maximum and the 99th percentile of each measure, in ms\n")
+    titles = ("callback", "blocked", "collector", "the rest")
     print(f"{'':<31} {'  '.join(f'{title:>9}     p99' for title in titles)}")
     with tempfile.TemporaryDirectory(dir=folder) as place:
         ours, stock = our_manager(Path(place)), stock_manager(Path(place))
@@ -183,7 +187,7 @@ async def main(watch: Watch, folder: Path) -> int:
         await exercise(watch, "stock", stock, stock_reply)
         ours.close()
         stock.close()
-    print(f"\nOurs: {blocked * 1000:.2f} ms at the longest without the collector, ", end="")
+    print(f"\nOurs: at most {blocked * 1000:.2f} ms blocked without the collector, ", end="")
     print(f"target: {TARGET * 1000:.0f} ms")
     return int(blocked > TARGET)
 

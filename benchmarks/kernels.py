@@ -9,11 +9,11 @@ from jupyter_server.services.kernels.kernelmanager import AsyncMappingKernelMana
 
 
 class FakeKernelManager(AsyncMappingKernelManager):
-    """Kernels are entries of a dict. The same class serves both session managers."""
+    """Its kernels are entries of a dict. Both session managers use this class."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        # A plain attribute: the look-up of a trait would be most of what is measured.
+        # A plain attribute: looking up a trait would take most of the measured time.
         self.models: dict[str, dict[str, Any]] = {}
 
     async def start_kernel(

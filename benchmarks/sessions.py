@@ -1,4 +1,4 @@
-"""How fast our session manager is, beside jupyter_server's own; both keep a file.
+"""Compares the speed of our session manager with jupyter_server's own. Both use a file.
 
 Run it in an environment that has nbsessions and jupyter_server: python benchmarks/sessions.py
 """
@@ -23,13 +23,13 @@ from setting import describe, our_manager, stock_manager
 SIZES = (10, 100, 1000, 10000)
 LIST_TARGET_SIZE, LIST_TARGET = 1000, 5.0
 NOISE = 0.05
-"""How far below 1 a ratio may be to count as 1."""
+"""How far below 1 a ratio may be and still count as 1."""
 
 Operation = Callable[["Subject", int], Awaitable[None]]
 
 
 class Subject:
-    """One manager with some sessions in it, and the ids of those sessions."""
+    """A session manager and the ids of its sessions."""
 
     def __init__(self, manager: Any) -> None:
         self.manager = manager
@@ -54,7 +54,7 @@ class Subject:
 
     @contextlib.contextmanager
     def _fewer_commits(self) -> Any:
-        # Ours commits at once what is asked for at once; the stock manager has to be told.
+        # Ours commits concurrent writes together. The stock manager needs an explicit transaction.
         cursor = getattr(self.manager, "cursor", None)
         if cursor is not None:
             cursor.execute("BEGIN")
@@ -93,7 +93,7 @@ async def delete(subject: Subject, count: int) -> None:
 
 
 def counts(size: int) -> dict[str, tuple[Operation, int]]:
-    """Return the operations and how often each is done in a round; deletes undo creates."""
+    """Return the operations, and how often each runs per round. Deletes undo creates."""
     return {
         "list": (list_all, max(5, 10000 // size)),
         "get by path": (get_by_path, 50),
@@ -106,8 +106,8 @@ def counts(size: int) -> dict[str, tuple[Operation, int]]:
 async def measure(subject: Subject, operation: Operation, count: int) -> float:
     """Return the seconds that one operation takes.
 
-    Reads are done once before the clock starts: the collector has just emptied the processor's
-    caches.
+    Reads run once before the clock starts, because the garbage collection has just flushed the
+    processor's caches.
     """
     gc.collect()
     if operation in (list_all, get_by_path):
@@ -118,7 +118,7 @@ async def measure(subject: Subject, operation: Operation, count: int) -> float:
 
 
 async def compare(ours: Subject, stock: Subject, size: int, rounds: int) -> dict[str, Any]:
-    """Return, per operation, the medians of ours and of stock, measured by turns."""
+    """Return the medians of ours and of stock for each operation, measured alternately."""
     seconds: dict[str, tuple[list[float], list[float]]] = {}
     await ours.fill(size)
     await stock.fill(size)
@@ -148,7 +148,9 @@ def milliseconds(seconds: float) -> str:
 
 async def main(folder: Path, rounds: int) -> int:
     print(describe(folder))
-    print(f"medians of {rounds} rounds, by turns; ratio = stock / ours, above 1: ours is faster\n")
+    print(
+        f"medians of {rounds} alternating rounds; ratio = stock / ours (above 1: ours is faster)\n"
+    )
     print(f"{'sessions':>8}  {'operation':<12} {'ours ms':>10} {'stock ms':>10} {'ratio':>8}")
     missed = []
     for size in SIZES:
@@ -168,7 +170,7 @@ async def main(folder: Path, rounds: int) -> int:
 
 
 def target(operation: str, size: int) -> float:
-    """Return the ratio to reach: lists faster; creates, look-ups and updates no slower."""
+    """Return the ratio to reach: lists must be faster; creates, gets and updates no slower."""
     if operation == "list":
         return LIST_TARGET if size == LIST_TARGET_SIZE else 0.0
     return 0.0 if operation == "delete" else 1.0 - NOISE

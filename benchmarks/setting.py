@@ -1,4 +1,4 @@
-"""What both benchmarks share: the two session managers, and where they are measured."""
+"""What the session benchmarks share: the two session managers and their surroundings."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from nbsessions import AsyncSessionManager
 
 
 class FakeContentsManager(ContentsManager):
-    """Only asked for the folder of a kernel."""
+    """The managers only ask it for the folder of a kernel."""
 
     def get_kernel_path(self, path: str, model: Any = None) -> str:
         return ""
@@ -43,7 +43,7 @@ def stock_manager(folder: Path) -> StockSessionManager:
 
 
 def describe(folder: Path) -> str:
-    """Return one line on the versions and on the file system of the folder."""
+    """Describe the versions in use and the folder's file system in one line."""
     return (
         f"nbsessions {nbsessions.__version__}, jupyter_server {jupyter_server.__version__}, "
         f"Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}, "

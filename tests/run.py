@@ -1,10 +1,10 @@
-"""The test command: makes the environments that it needs, checks the tree, runs the tests.
+"""The test command: creates the environments, checks the source tree and runs the tests.
 
     python3 tests/run.py [--environments] [arguments of pytest]
 
-Needs Python 3.10 or newer and nothing else. The environments are made in .venv/ and used
-again by the next run. With --environments, nothing is run in them. With arguments for pytest,
-the coverage is reported but need not be enough.
+Needs only Python 3.10 or newer. The environments are created in .venv/ and reused by the next
+run. With --environments, no checks or tests are run. With arguments for pytest, low coverage does
+not fail the run.
 """
 
 from __future__ import annotations
@@ -35,22 +35,22 @@ ENVIRONMENTS = {
     "notebook6": ["{wheel}[notebook6]", "coverage>=7.10"],
     UPSTREAM: ["{wheel}[server]", "jupyter_server[test]"],
 }
-"""What is installed where. They have coverage because servers of all of them are measured."""
+"""The packages of each environment. Coverage is in those whose servers are measured."""
 
 STORES = "tests/stores"
 
 UPSTREAM_TESTS = "tests/services/sessions"
-"""What is run of jupyter_server's own tests."""
+"""The part of jupyter_server's own tests that is run."""
 
 PROGRAMS = ("strace", "chromium", "openssl")
-"""What tests run on Linux: the names of the programs, and of Debian's packages."""
+"""Programs that tests run on Linux. Their Debian packages have the same names."""
 
 PACKAGED = ("nbsessions", "etc", "setup.cfg", "pyproject.toml", "README.md", "LICENSE")
-"""What the package is built from."""
+"""The files and folders that the package is built from."""
 
 
 class StepFailed(Exception):
-    """A step did not succeed; the message says why, where the output does not."""
+    """A step failed. The message says why, unless the output already does."""
 
 
 def say(text: str) -> None:
@@ -60,7 +60,7 @@ def say(text: str) -> None:
 
 @functools.cache
 def clean_environment() -> dict[str, str]:
-    """Return this process's environment without what leads Python to other packages."""
+    """Return the environment without variables that make Python find other packages."""
     return {
         **{
             name: value
@@ -82,19 +82,19 @@ def program(environment: str, name: str) -> str:
 
 
 def check_python() -> None:
-    """Raise StepFailed when this Python cannot make environments."""
+    """Raise StepFailed if this Python cannot create virtual environments."""
     if sys.version_info < OLDEST_PYTHON:
-        raise StepFailed(f"Python 3.10 or newer is needed, this is {sys.version.split()[0]}.")
+        raise StepFailed(f"Python 3.10 or newer is needed, but this is {sys.version.split()[0]}.")
     if not (importlib.util.find_spec("venv") and importlib.util.find_spec("ensurepip")):
         package = f"python{sys.version_info.major}.{sys.version_info.minor}-venv"
         raise StepFailed(
-            "This Python cannot make virtual environments. On Debian and Ubuntu: "
+            "This Python cannot create virtual environments. On Debian and Ubuntu: "
             f"apt-get install {package} (or python3-venv)"
         )
 
 
 def ensure_programs() -> None:
-    """Install what tests run beside Python (Linux)."""
+    """On Linux, install the programs that the tests run."""
     if not sys.platform.startswith("linux"):
         return
     missing = [name for name in PROGRAMS if shutil.which(name) is None]
@@ -102,7 +102,7 @@ def ensure_programs() -> None:
         return
     names = " ".join(missing)
     if shutil.which("apt-get") is None or os.geteuid() != 0:
-        raise StepFailed(f"missing; on Debian and Ubuntu: apt-get install {names}")
+        raise StepFailed(f"{names} missing; on Debian and Ubuntu: apt-get install {names}")
     say(f"- installing {names}")
     environment = {**clean_environment(), "DEBIAN_FRONTEND": "noninteractive"}
     for command in (["apt-get", "update"], ["apt-get", "install", "--yes", *missing]):
@@ -113,7 +113,7 @@ def ensure_programs() -> None:
 
 
 def make_environments() -> None:
-    """Make all environments or bring them up to date, side by side."""
+    """Create or update all environments, in parallel."""
     check_python()
     HOME.mkdir(exist_ok=True)
     ensure_venv(TEST)
@@ -125,7 +125,7 @@ def make_environments() -> None:
 
 
 def make_environment(name: str, wheel: Path) -> None:
-    """Install what the environment needs, as far as it is not there yet."""
+    """Install the packages that the environment needs, if they have changed."""
     ensure_venv(name)
     requirements = [each.format(wheel=wheel) for each in ENVIRONMENTS[name]]
     needed = digest([ROOT / "setup.cfg"], *ENVIRONMENTS[name])
@@ -141,7 +141,7 @@ def make_environment(name: str, wheel: Path) -> None:
 
 
 def ensure_venv(name: str) -> None:
-    """Make a new virtual environment, unless there is one of this Python that works."""
+    """Create the virtual environment, unless a working one with this Python version exists."""
     folder = HOME / name
     check = "import sys, pip; print(*sys.version_info[:2])"
     expected = f"{sys.version_info.major} {sys.version_info.minor}"
@@ -152,21 +152,21 @@ def ensure_venv(name: str) -> None:
         )
         if found.stdout.strip() == expected:
             return
-    say(f"- {name}: making {folder.relative_to(ROOT)}")
+    say(f"- {name}: creating {folder.relative_to(ROOT)}")
     run_quietly(name, [sys.executable, "-m", "venv", "--clear", str(folder)])
 
 
 def build_wheel() -> Path:
-    """Build the package from the tree, unless it is built already; return its wheel.
+    """Build the package from the tree unless it is up to date, and return its wheel.
 
-    From a wheel, the configuration files that enable the extension are installed too.
+    Installing a wheel also installs the configuration files that enable the extension.
     """
     folder = HOME / "wheel" / digest(sorted(packaged_files()))
     wheels = list(folder.glob("*.whl"))
     if not wheels:
         say("- building the package")
         shutil.rmtree(HOME / "wheel", ignore_errors=True)
-        # What an earlier build left there would be packed again.
+        # Leftovers of an earlier build would be packaged again.
         shutil.rmtree(ROOT / "build", ignore_errors=True)
         pip(TEST, "wheel", "--no-deps", "--wheel-dir", str(folder), str(ROOT))
         shutil.rmtree(ROOT / "build", ignore_errors=True)
@@ -182,7 +182,7 @@ def packaged_files() -> Iterator[Path]:
 
 
 def digest(files: Sequence[Path], *more: str) -> str:
-    """Return a hash of the files' names and contents, and of some strings."""
+    """Return a hash of the names and contents of the files, and of the strings in ``more``."""
     found = hashlib.sha256(repr(more).encode())
     for file in files:
         found.update(f"{file.relative_to(ROOT)}\0".encode())
@@ -195,7 +195,7 @@ def pip(environment: str, *arguments: str) -> None:
 
 
 def run_quietly(name: str, command: Sequence[str]) -> None:
-    """Run a command of the set-up; its output is only shown when it fails."""
+    """Run a setup command. Its output is shown only if it fails."""
     done = subprocess.run(
         command,
         cwd=ROOT,
@@ -213,17 +213,18 @@ def run_quietly(name: str, command: Sequence[str]) -> None:
 
 
 def check(name: str, *arguments: str, env: dict[str, str] | None = None) -> None:
-    """Run a program of the test environment in the tree."""
+    """Run a program of the test environment in the source tree."""
     environment = {**clean_environment(), **(env or {})}
     done = subprocess.run([program(TEST, name), *arguments], cwd=ROOT, env=environment)
     if done.returncode != 0:
         raise StepFailed(f"exit code {done.returncode}")
 
 
-def let_children_heed_signals() -> None:
-    """Have signals reach what tests start, though this ignores them in the background.
+def stop_ignoring_signals() -> None:
+    """Make sure that SIGINT and SIGHUP are not ignored in the programs that tests start.
 
-    Programs inherit what is ignored, and nothing else.
+    A shell makes background processes ignore some signals, and their children inherit that. A
+    handler is not inherited, so children start with the default action.
     """
     for name in ("SIGINT", "SIGHUP"):
         signum = getattr(signal, name, None)
@@ -232,23 +233,24 @@ def let_children_heed_signals() -> None:
 
 
 def run_tests(arguments: Sequence[str]) -> None:
-    """Run the tests and measure what they reach, in servers that they start as well."""
-    let_children_heed_signals()
+    """Run the tests and measure coverage, including that of the servers they start."""
+    stop_ignoring_signals()
     check("coverage", "erase")
-    # As a script, not with -m: that would import the package from the tree.
+    # Run as a script: with -m, the package would be imported from the source tree.
     pytest = ["run", program(TEST, "pytest")]
     if arguments:
         check("coverage", *pytest, *arguments)
     else:
-        # These race with other processes as it is. Elsewhere, a file's tests stay together: they
-        # may share a server. The files with the longest tests, those of browsers, are first.
+        # The store tests race processes of their own, so they do not run in parallel. All other
+        # tests do. Those of one file stay together, because they may share a server. The files
+        # keep their order: the browser tests, which take the longest, come first.
         check("coverage", *pytest, STORES)
         parallel = ["--numprocesses=3", "--dist=loadfile", "--no-loadscope-reorder"]
         check("coverage", *pytest, *parallel, f"--ignore={STORES}")
 
 
 def run_upstream_tests() -> None:
-    """Run the tests of sessions that the installed jupyter_server has, with our extension."""
+    """Run the session tests of the installed jupyter_server with our extension."""
     tests = fetch_upstream_tests()
     environment = {**clean_environment(), "PYTHONPATH": str(ROOT / "tests" / "upstream")}
     arguments = ["-p", "nbsessions_in_their_tests", "--quiet", UPSTREAM_TESTS]
@@ -259,7 +261,7 @@ def run_upstream_tests() -> None:
 
 
 def fetch_upstream_tests() -> Path:
-    """Return the folder with the tests of the installed jupyter_server, which wheels lack."""
+    """Return the folder with jupyter_server's tests, fetching them first: wheels lack them."""
     show = "from importlib.metadata import version; print(version('jupyter_server'))"
     command = [program(UPSTREAM, "python"), "-c", show]
     shown = subprocess.run(command, capture_output=True, text=True, env=clean_environment())
@@ -270,10 +272,10 @@ def fetch_upstream_tests() -> Path:
         sources = ["--no-deps", "--no-binary", "jupyter_server", "--dest", str(folder)]
         pip(UPSTREAM, "download", *sources, release.replace("-", "=="))
         with tarfile.open(folder / f"{release}.tar.gz") as archive:
-            # Not the package itself, which would be imported in place of the installed one.
+            # Leave out the package itself: it would be imported instead of the installed one.
             wanted = (f"{release}/tests/", f"{release}/pyproject.toml")
             members = [each for each in archive if each.name.startswith(wanted)]
-            # Older releases of Python have no filters.
+            # Older Python releases have no extraction filters.
             options = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
             archive.extractall(folder, members, **options)
     return folder / release

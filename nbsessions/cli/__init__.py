@@ -1,1 +1,1 @@
-"""The command line ``jupyter nbsessions``: what runs, what keeps it, and how to end it."""
+"""The command line ``jupyter nbsessions``: list, show, stop and diagnose sessions."""

@@ -1,4 +1,4 @@
-"""The command line as a whole: which subcommands there are."""
+"""The entry point of ``jupyter nbsessions`` and its subcommands."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ from nbsessions.cli.stop_command import StopCommand
 
 _SUBCOMMANDS = {
     "list": (ListCommand, "List sessions."),
-    "show": (ShowCommand, "Show all that is known of one session."),
-    "stop": (StopCommand, "End sessions, or kernels that no server has."),
-    "doctor": (DoctorCommand, "Look for what keeps sessions and kernels from surviving."),
+    "show": (ShowCommand, "Show everything known about one session."),
+    "stop": (StopCommand, "End sessions, or kernels whose server is dead."),
+    "doctor": (DoctorCommand, "Look for anything that keeps sessions and kernels from surviving."),
 }
 
 
 class SessionsCommand(Command):
-    """``jupyter nbsessions``, which leaves the work to its subcommands."""
+    """``jupyter nbsessions``: dispatches to its subcommands."""
 
     name = "jupyter-nbsessions"
     version = __version__
-    description = "List, look at and end notebook sessions, with and without a running server."
+    description = "List, inspect and end notebook sessions, with or without a running server."
     subcommands = _SUBCOMMANDS
 
     def start(self) -> None:
-        """Run the subcommand that was given."""
+        """Run the subcommand given on the command line."""
         if self.subapp is None:
             super().start()
         else:
             self.subapp.start()
 
     def run(self) -> int:
-        """Say what could have been asked for."""
+        """Print the help, since no subcommand was given."""
         if self.extra_args:
             raise CommandError(f"there is no subcommand {self.extra_args[0]!r}, see --help")
         self.print_help()
@@ -47,6 +47,6 @@ def main() -> None:
     """Run the command line."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
-            # A path that the terminal cannot show is no reason to fail.
+            # Do not fail on a path that the terminal cannot display.
             stream.reconfigure(errors="replace")
     SessionsCommand.launch_instance()

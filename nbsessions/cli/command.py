@@ -1,4 +1,4 @@
-"""What all subcommands have in common: the server's configuration, output, errors, exit codes."""
+"""The base class of all subcommands: configuration, output, errors and exit codes."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ from nbsessions.cli.overview import Overview
 _INTERRUPTED = 130
 
 FLAGS: dict[str, Any] = {
-    "debug": ({"Application": {"log_level": logging.DEBUG}}, "Log all that there is to log.")
+    "debug": ({"Application": {"log_level": logging.DEBUG}}, "Log debug messages, too.")
 }
 _ALIASES = {"log-level": "Application.log_level", "config": "JupyterApp.config_file"}
 _CLASSES: list[type[Configurable]] = [AsyncSessionManager]
 JSON_FLAG: dict[str, Any] = {
-    "json": ({"Command": {"json": True}}, "Write JSON, for programs, in place of a table.")
+    "json": ({"Command": {"json": True}}, "Write JSON for programs instead of a table.")
 }
 
 
 class Command(JupyterApp):
-    """A subcommand. It reads the configuration files of the server, and makes no files."""
+    """A subcommand. It reads the server's configuration files and creates no files."""
 
     flags = FLAGS
     aliases = _ALIASES
@@ -44,16 +44,16 @@ class Command(JupyterApp):
 
     @cached_property
     def out(self) -> Console:
-        """Where results go."""
+        """The console for results: stdout."""
         return make_console()
 
     @cached_property
     def err(self) -> Console:
-        """Where messages go."""
+        """The console for messages: stderr."""
         return make_console(stderr=True)
 
     def start(self) -> None:
-        """Run the command, and exit with what it returns."""
+        """Run the command and exit with the code it returns."""
         try:
             status = self.run()
         except CommandError as error:
@@ -64,16 +64,16 @@ class Command(JupyterApp):
         self.exit(status)
 
     def run(self) -> int:
-        """Do what the command is for, and return its exit code. May raise CommandError."""
+        """Run the command and return its exit code. Raises CommandError."""
         raise NotImplementedError
 
     def say(self, message: str) -> None:
-        """Tell a person, beside the results."""
+        """Print a message for the user to stderr, apart from the results."""
         for line in message.splitlines():
             self.err.print(plain(line))
 
     def overview(self) -> Overview:
-        """Return what there is, and say what could not be found out."""
+        """Return the overview, and print what could not be found out."""
         try:
             location = store_location(self)
         except CommandError as error:
@@ -88,13 +88,13 @@ class Command(JupyterApp):
 
     @property
     def runtime_path(self) -> Path:
-        """The runtime directory, which need not be there. (``runtime_dir`` would make it.)"""
+        """The runtime directory, which need not exist. (``runtime_dir`` would create it.)"""
         return Path(jupyter_runtime_dir())
 
     # Configuration
 
     def load_config_file(self, suppress_errors: bool = True) -> None:  # type: ignore[override]
-        """Load the files that servers load, or the one that is named on the command line."""
+        """Load the configuration files that servers load, or the one given with ``--config``."""
         if self.config_file:
             folder, name = os.path.split(os.path.abspath(self.config_file))
             Application.load_config_file(self, CONFIG_NAMES[0], path=self.config_file_paths)
@@ -104,8 +104,8 @@ class Command(JupyterApp):
             Application.load_config_file(self, name, path=self.config_file_paths)
 
     def migrate_config(self) -> None:
-        """Leave IPython's old files to the servers."""
+        """Do nothing: migrating old IPython configuration is left to the servers."""
 
     def _find_subcommand(self, name: str) -> str:
-        # What follows a subcommand is a path or an id, and no program to run.
+        # The next argument is a path or an id. JupyterApp would look for a program of that name.
         return ""

@@ -1,4 +1,4 @@
-"""What the configuration of the server says, read without making anything of it."""
+"""Reads the server's configuration, without acting on it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CONFIG_NAMES = (
     "jupyter_server_config",
     "jupyter_lab_config",
 )
-"""The configuration files of the servers that load us; what is in a later one counts."""
+"""The configuration files of the servers that load nbsessions. Later ones take precedence."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,14 +30,14 @@ class StoreLocation:
 
     label: str
     file: Path | None
-    """None for a store that is not a file of ours."""
+    """None for a store that is not an SQLite file."""
     private_folder: bool = False
-    """Whether the folder is ours alone."""
+    """Whether the folder belongs to nbsessions alone."""
     is_memory: bool = False
 
 
 def configured(config: Config, section: str, option: str) -> Any:
-    """Return the value that is configured for an option, None if there is none."""
+    """Return the configured value of an option, or None."""
     return config[section].get(option) if section in config else None
 
 
@@ -55,7 +55,7 @@ def load_class(name: Any) -> type:
 
 
 def configured_session_manager(config: Config) -> type | None:
-    """Return the session manager class that servers are told to use. Raises CommandError."""
+    """Return the configured session manager class, or None. Raises CommandError."""
     for section in ("ServerApp", "NotebookApp"):
         name = configured(config, section, "session_manager_class")
         if name:
@@ -77,13 +77,13 @@ def store_location(parent: Application) -> StoreLocation:
     if scheme == "memory" or (not url and file == ":memory:"):
         return StoreLocation(label="the memory of the server", file=None, is_memory=True)
     if url:
-        # No more of it: it may hold a password.
-        return StoreLocation(label=f"a store of the kind {scheme!r}", file=None)
+        # Show only the scheme: the URL may contain a password.
+        return StoreLocation(label=f"a store of type {scheme!r}", file=None)
     return _in_file(Path(file).expanduser().resolve())
 
 
 def _manager_class(config: Config) -> type[AsyncSessionManager]:
-    """Return the class whose settings count: ours, or a subclass that is configured."""
+    """Return AsyncSessionManager, or the subclass of it that is configured."""
     try:
         found = configured_session_manager(config)
     except CommandError:

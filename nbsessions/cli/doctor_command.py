@@ -25,14 +25,16 @@ _FLAGS = {**FLAGS, **JSON_FLAG}
 
 
 class DoctorCommand(Command):
-    """Looks for what is wrong, and changes nothing."""
+    """Looks for problems and changes nothing."""
 
     name = "jupyter-nbsessions-doctor"
-    description = """Look for what keeps sessions and kernels from surviving. It changes nothing.
-    The exit code is 1 when something is wrong; a limit of the place is a warning, and no error.
+    description = """Look for anything that keeps sessions and kernels from surviving. The command
+    changes nothing. The exit code is 1 if it finds an error. Limitations of this machine are only
+    warnings.
 
-    With --json, an object: ok (whether the exit code is 0), and checks, an array of objects
-    with the keys check, level ("ok", "warning" or "error"), message and hint (or null).
+    With --json, the output is an object. Its keys are ok (whether the exit code is 0) and checks,
+    an array of objects with the keys check, level ("ok", "warning" or "error"), message and hint
+    (or null).
     """
     examples = """
 jupyter nbsessions doctor
@@ -41,9 +43,9 @@ jupyter nbsessions doctor --json
     flags = _FLAGS
 
     def run(self) -> int:
-        """Write what was found."""
+        """Run all checks and print the findings."""
         if self.extra_args:
-            raise CommandError("`doctor` takes no names")
+            raise CommandError("`doctor` takes no arguments")
         findings = list(self._findings())
         wrong = any(finding.level is Level.ERROR for finding in findings)
         if self.json:
@@ -56,7 +58,7 @@ jupyter nbsessions doctor --json
         try:
             file = store_location(self).file
         except CommandError:
-            file = None  # The check of the store says why.
+            file = None  # check_store reports the error.
         overview = Overview(self.runtime_path, file, log=self.log)
         yield from check_store(self)
         yield from check_locks(file, self.runtime_path)

@@ -1,10 +1,10 @@
-"""What keeps a command from doing what it was asked to.
+"""The errors of the command line.
 
 ::
 
     SessionError
-    └── CommandError            told to the person, who gets exit code 1
-        └── ServerUnreachable   a server that runs does not do what it is asked
+    └── CommandError            its message is shown to the user, and the exit code is 1
+        └── ServerUnreachable   a running server does not answer as it should
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from nbsessions.errors import SessionError
 
 
 class CommandError(SessionError):
-    """A command cannot be carried out; the text says why, to a person."""
+    """A command cannot be carried out. The message tells the user why."""
 
 
 class ServerUnreachable(CommandError):
-    """A server that runs does not answer, or does not take our token."""
+    """A running server does not answer, rejects our token, or sends an unexpected reply."""
 
     def __init__(self, url: str, problem: str) -> None:
         super().__init__(f"the server {url} {problem}")

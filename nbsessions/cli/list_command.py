@@ -16,24 +16,24 @@ _FLAGS = {
     **JSON_FLAG,
     "orphans": (
         {"ListCommand": {"orphans": True}},
-        "List the kernels that no server has, or that one has taken over without a session; those "
-        "without a session have an empty path.",
+        "List the kernels whose server is dead, and those that a running server has taken over "
+        "without a session. Kernels without a session have an empty path.",
     ),
 }
 
 
 class ListCommand(Command):
-    """Lists sessions, or the kernels that no server or no session has."""
+    """Lists sessions, or the kernels without a server or without a session."""
 
     name = "jupyter-nbsessions-list"
-    description = """List the sessions of all running servers, and those whose server is dead
-    while their kernel goes on running: the next server of the same root directory takes these
-    over.
+    description = """List the sessions of all running servers. Sessions whose server is dead are
+    listed too while their kernel is still running: the next server with the same root directory
+    takes them over.
 
-    With --json, an array of objects with the keys id, path, name, type, kernel_id, kernel_name,
-    state, last_activity (ISO 8601), idle_seconds, pid, memory_bytes (of the kernel and all
-    that it has started), server ("running", "unreachable" or "none") and server_url. What is
-    not known is null. Where no server could be asked, the state is the last known one.
+    With --json, the output is an array of objects with the keys id, path, name, type, kernel_id,
+    kernel_name, state, last_activity (ISO 8601), idle_seconds, pid, memory_bytes (of the kernel
+    and all its child processes), server ("running", "unreachable" or "none") and server_url.
+    Unknown values are null. If the server could not be asked, state is the last known one.
     """
     examples = """
 jupyter nbsessions list
@@ -43,13 +43,13 @@ jupyter nbsessions list --json
     flags = _FLAGS
 
     orphans = Bool(
-        False, help="Whether to list the kernels that no server has, or that have no session."
+        False, help="Whether to list the kernels without a server or without a session."
     ).tag(config=True)
 
     def run(self) -> int:
-        """Write the list."""
+        """Print the list."""
         if self.extra_args:
-            raise CommandError("`list` takes no names: use `show` for a single session")
+            raise CommandError("`list` takes no arguments: use `show` for a single session")
         overview = self.overview()
         entries = overview.orphans if self.orphans else overview.sessions
         if self.json:
@@ -57,7 +57,7 @@ jupyter nbsessions list --json
         elif entries:
             self.out.print(session_table(entries))
         else:
-            self.say("No kernel is an orphan" if self.orphans else "There are no sessions")
+            self.say("There are no orphaned kernels" if self.orphans else "There are no sessions")
         without = [entry for entry in overview.orphans if entry.session_id is None]
         if self.orphans:
             self._tell_how_to_reach(without)
@@ -72,8 +72,8 @@ jupyter nbsessions list --json
         kept = [entry for entry in entries if entry.server is ServerState.RUNNING]
         if kept and not self.json:
             self.say(
-                "To use a kernel that has a server, right-click it in JupyterLab under Running "
-                "Terminals and Kernels, or:"
+                "To use a kernel that a server has taken over, right-click it in JupyterLab under "
+                "Running Terminals and Kernels, or run:"
             )
             for entry in kept:
                 self.say(f"  jupyter console --existing kernel-{entry.kernel_id}.json")

@@ -1,4 +1,4 @@
-"""The kernels of this machine: by their records, and by their processes."""
+"""Finds the kernels on this machine by their records and their processes."""
 
 from __future__ import annotations
 
@@ -23,27 +23,27 @@ from nbsessions.kernels.registry.trouble import explain
 
 @dataclass(frozen=True, kw_only=True)
 class LocalKernel:
-    """A kernel whose process runs here."""
+    """A kernel whose process runs on this machine."""
 
     kernel_id: str
     identity: ProcessIdentity
-    record: KernelRecord | None = field(repr=False)  # It holds the kernel's key.
+    record: KernelRecord | None = field(repr=False)  # It contains the kernel's key.
     server: State
-    """What is known of the server that has it; SILENT without a record."""
+    """The state of the server that owns it. SILENT if there is no record."""
     connection_file: str
     survives: bool
     """Whether it was launched to outlive its server."""
 
     def has_clients(self) -> bool:
-        """Return whether anybody is connected to it; True also when that cannot be known."""
+        """Return whether any client is connected to it. True also if that cannot be determined."""
         try:
             connections = psutil.Process(self.identity.pid).net_connections("tcp")
         except (psutil.Error, OSError, AttributeError):
             return True
         ports = {each.laddr.port for each in connections if each.status == psutil.CONN_LISTEN}
-        # ipykernel is connected to its own shell port.
+        # ipykernel connects to its own shell port, which does not count.
         own = {each.laddr for each in connections if each.status == psutil.CONN_ESTABLISHED}
-        # Without a port, it listens where nobody can look.
+        # Without a TCP port, there is no way to see who is connected.
         return not ports or any(
             each.status == psutil.CONN_ESTABLISHED
             and each.laddr.port in ports
@@ -53,7 +53,7 @@ class LocalKernel:
 
 
 class LocalKernels:
-    """The kernels of one runtime directory, as they were when this was made."""
+    """A snapshot of the kernels of one runtime directory."""
 
     def __init__(self, runtime_dir: Path, *, log: logging.Logger) -> None:
         self._log = log
@@ -64,14 +64,15 @@ class LocalKernels:
         self._kernels = {each.kernel_id: each for each in self._list(processes)}
 
     def find(self, kernel_id: str) -> LocalKernel | None:
-        """Return the kernel if its process runs here."""
+        """Return the kernel, or None if its process does not run on this machine."""
         return self._kernels.get(kernel_id)
 
     def list_orphans(self, served: Collection[str] | None) -> list[LocalKernel]:
         """Return the kernels whose server is dead.
 
-        ``served``: the ids of the kernels that running servers list; None when not all of
-        them could be asked, and then a kernel without a record counts as theirs.
+        ``served`` holds the ids of the kernels that running servers list. It is None if some
+        server could not be asked: a kernel without a record might then belong to that server,
+        so it is not returned.
         """
         return [each for each in self._kernels.values() if _is_orphan(each, served)]
 
@@ -80,7 +81,7 @@ class LocalKernels:
             return list(self.records.read_all())
         except OSError as error:
             self._log.warning(
-                "The records of kernels cannot be read: %s", explain(error, self.records.folder)
+                "The kernel records cannot be read: %s", explain(error, self.records.folder)
             )
             return []
 
@@ -89,7 +90,7 @@ class LocalKernels:
             process = processes.pop(record.kernel_id, None)
             identity = record.process
             if identity is None and process is not None and process.survives:
-                identity = process.identity  # Its server died while it was launched.
+                identity = process.identity  # The server died while launching it.
             if identity is not None and is_running(identity):
                 yield LocalKernel(
                     kernel_id=record.kernel_id,
@@ -113,7 +114,7 @@ class LocalKernels:
 def _is_orphan(kernel: LocalKernel, served: Collection[str] | None) -> bool:
     if kernel.record is not None:
         return kernel.server is State.DEAD
-    # Its record was lost. A server may still have it, even one that has lost its files, too.
+    # Its record was lost. A server may still own it, even one whose own files were lost, too.
     return (
         kernel.survives
         and served is not None

@@ -1,4 +1,4 @@
-"""How much memory kernels take, with all that they have started."""
+"""Measures the memory of kernels and their child processes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import psutil
 
 
 class ProcessTree:
-    """Who has started whom, as it was when this was made."""
+    """A snapshot of which process started which."""
 
     def __init__(self) -> None:
         self._children: dict[int, list[psutil.Process]] = defaultdict(list)

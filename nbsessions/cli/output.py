@@ -1,4 +1,4 @@
-"""Writes to people and to programs: tables and messages, or JSON."""
+"""Writes output: tables and messages for people, JSON for programs."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from rich.text import Text
 
 from nbsessions.cli.values import Entry, ServerState
 
-_UNLIMITED = 4096
+_UNLIMITED_WIDTH = 4096
 _MINUTE, _HOUR, _DAY = 60, 3600, 86400
 
 
 def make_console(*, stderr: bool = False) -> Console:
-    """Return a console. What goes into a pipe or a file is not wrapped."""
+    """Return a console. Output to a pipe or a file is not wrapped."""
     stream = sys.stderr if stderr else sys.stdout
-    width = None if stream.isatty() else _UNLIMITED
+    width = None if stream.isatty() else _UNLIMITED_WIDTH
     return Console(file=stream, width=width, markup=False, highlight=False, emoji=False)
 
 
 def write_json(value: Any) -> None:
-    """Write one JSON document, in ASCII."""
+    """Write one JSON document to stdout, in ASCII."""
     sys.stdout.write(json.dumps(value, indent=2) + "\n")
 
 
 def plain(text: str | None) -> Text:
-    """Return text that a client has chosen, without what a terminal would obey."""
+    """Return text from a client, with control characters replaced for safe display."""
     characters = (
         each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in text or ""
     )
@@ -38,7 +38,7 @@ def plain(text: str | None) -> Text:
 
 
 def session_table(entries: Sequence[Entry]) -> Table:
-    """Return the table of ``list``."""
+    """Return the table that ``list`` prints."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for column in ("id", "path", "type", "kernel", "state", "idle for"):
         table.add_column(column, justify="right" if column == "idle for" else "left")
@@ -61,7 +61,7 @@ def session_table(entries: Sequence[Entry]) -> Table:
 
 
 def server_label(entry: Entry) -> str:
-    """Return the server's URL, and what is wrong with it."""
+    """Return the server's URL, and whether it is unreachable."""
     if entry.server is ServerState.NONE:
         return "none"
     if entry.server is ServerState.UNREACHABLE:
@@ -70,7 +70,7 @@ def server_label(entry: Entry) -> str:
 
 
 def format_duration(seconds: float | None) -> str:
-    """Return a duration in its largest unit."""
+    """Return a duration in the largest unit that fits."""
     if seconds is None:
         return ""
     for size, unit in ((_DAY, "d"), (_HOUR, "h"), (_MINUTE, "min")):

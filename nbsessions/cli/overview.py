@@ -1,4 +1,4 @@
-"""Brings together what running servers, the store and the kernels' processes say."""
+"""Combines what running servers, the store and the kernel processes report."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from nbsessions.stores.sqlite.inspection import (
     read_contents,
 )
 
-_ASKED_AT_ONCE = 8
+_MAX_PARALLEL_REQUESTS = 8
 
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """What a running server said."""
+    """The reply of a running server, or why there is none."""
 
     server: RunningServer
     sessions: Sequence[Mapping[str, Any]] = ()
@@ -40,9 +40,9 @@ class Answer:
 
 
 class Overview:
-    """All sessions and orphans of a user, as they were when this was made.
+    """A snapshot of all sessions and orphaned kernels of a user.
 
-    What could not be found out is said in ``notices``, to a person.
+    ``notices`` tells the user what could not be found out.
     """
 
     def __init__(self, runtime_dir: Path, store: Path | None, *, log: logging.Logger) -> None:
@@ -53,7 +53,10 @@ class Overview:
         self.contents = self._read(store)
         self._stored = {each.session.session_id: each.session for each in self.contents.sessions}
         self._tree = ProcessTree()
-        self.sessions: tuple[Entry, ...] = (*self._of_servers(), *self._of_store())
+        self.sessions: tuple[Entry, ...] = (
+            *self._sessions_of_servers(),
+            *self._sessions_of_store(),
+        )
         self.orphans: tuple[Entry, ...] = tuple(self._find_orphans())
 
     def server_of(self, entry: Entry) -> RunningServer:
@@ -74,9 +77,9 @@ class Overview:
             self.notices.append(str(error))
             return StoreContents()
 
-    # Sessions of servers that answer
+    # Sessions of servers that can be asked
 
-    def _of_servers(self) -> Iterator[Entry]:
+    def _sessions_of_servers(self) -> Iterator[Entry]:
         for answer in self.answers:
             for model in answer.sessions:
                 yield self._from_model(model, answer.server)
@@ -94,7 +97,7 @@ class Overview:
             kernel_id=kernel_id,
             kernel_name=kernel.get("name"),
             state=str(kernel.get("execution_state", "unknown")),
-            last_activity=_moment(kernel.get("last_activity")),
+            last_activity=_parse_time(kernel.get("last_activity")),
             connections=kernel.get("connections"),
             **self._process_of(kernel_id),
             server=ServerState.RUNNING,
@@ -102,9 +105,9 @@ class Overview:
             root_dir=server.root_dir,
         )
 
-    # Sessions of servers that do not
+    # Sessions of servers that are dead or cannot be asked
 
-    def _of_store(self) -> Iterator[Entry]:
+    def _sessions_of_store(self) -> Iterator[Entry]:
         owners = {stored.owner.owner_id: stored for stored in self.contents.owners}
         listed = {model.get("id") for answer in self.answers for model in answer.sessions}
         for stored in self.contents.sessions:
@@ -118,12 +121,12 @@ class Overview:
         if owner is not None and not owner.dead:
             answer = self._answer_of(owner)
             if answer is not None and answer.trouble is None:
-                return None  # It has just ended: its own server does not list it.
+                return None  # It has just ended: its server no longer lists it.
             url = None if answer is None else answer.server.url
             return self._from_row(stored, kernel, ServerState.UNREACHABLE, url)
         if kernel is None or kernel.record is None:
             return None
-        # A server that has adopted the kernel is about to take over the session, too.
+        # If the server is not dead, it has adopted the kernel and will take over the session next.
         dead = kernel.server is State.DEAD
         state = ServerState.NONE if dead else ServerState.UNREACHABLE
         return self._from_row(stored, kernel, state, None)
@@ -160,13 +163,13 @@ class Overview:
             root_dir=record.root_dir if record else stored.namespace,
         )
 
-    # Kernels that no server has, or that their server has taken over without a session
+    # Kernels whose server is dead, or that a server has taken over without a session
 
     def _find_orphans(self) -> Iterator[Entry]:
-        yield from self._without_server()
-        yield from self._without_session()
+        yield from self._kernels_without_server()
+        yield from self._kernels_without_session()
 
-    def _without_session(self) -> Iterator[Entry]:
+    def _kernels_without_session(self) -> Iterator[Entry]:
         for answer in self.answers:
             for model in answer.kernels:
                 kernel = self.kernels.find(str(model.get("id")))
@@ -175,21 +178,21 @@ class Overview:
                     yield replace(
                         self._from_kernel(kernel),
                         state=str(model.get("execution_state", "unknown")),
-                        last_activity=_moment(model.get("last_activity")),
+                        last_activity=_parse_time(model.get("last_activity")),
                         connections=model.get("connections"),
                         server=ServerState.RUNNING,
                         server_url=answer.server.url,
                     )
 
-    def _without_server(self) -> Iterator[Entry]:
-        for kernel in self.kernels.list_orphans(self._served()):
+    def _kernels_without_server(self) -> Iterator[Entry]:
+        for kernel in self.kernels.list_orphans(self._served_kernel_ids()):
             entries = self.sharing(kernel.kernel_id)
             if not entries:
                 yield self._from_kernel(kernel)
             elif all(entry.server is ServerState.NONE for entry in entries):
                 yield from entries
 
-    def _served(self) -> frozenset[str] | None:
+    def _served_kernel_ids(self) -> frozenset[str] | None:
         if any(answer.trouble for answer in self.answers):
             return None
         return frozenset(
@@ -224,7 +227,9 @@ class Overview:
 
 
 def _ask(servers: Sequence[RunningServer]) -> list[Answer]:
-    with ThreadPoolExecutor(_ASKED_AT_ONCE, thread_name_prefix="nbsessions-asking") as pool:
+    with ThreadPoolExecutor(
+        _MAX_PARALLEL_REQUESTS, thread_name_prefix="nbsessions-asking"
+    ) as pool:
         return list(pool.map(_ask_one, servers))
 
 
@@ -238,7 +243,7 @@ def _ask_one(server: RunningServer) -> Answer:
     return Answer(server=server, sessions=sessions, kernels=kernels)
 
 
-def _moment(text: Any) -> datetime | None:
+def _parse_time(text: Any) -> datetime | None:
     try:
         moment = datetime.fromisoformat(str(text).replace("Z", "+00:00"))
     except ValueError:

@@ -1,4 +1,4 @@
-"""Asks a running server for its sessions, and has it end them."""
+"""Asks a running server for its sessions and kernels, or to end them."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from nbsessions.cli.running_servers import RunningServer
 
 _READ_TIMEOUT = 10.0
 _STOP_TIMEOUT = 60.0
-"""Seconds that a server may take to shut a kernel down, which may be a slow one."""
+"""Seconds that a server may take to shut down a kernel, which can be slow."""
 _LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 _DENIED = {301, 302, 401, 403}
 
 
 class ServerClient:
-    """One server's REST API. All methods block and raise ServerUnreachable.
+    """A client for one server's REST API. All methods block and raise ServerUnreachable.
 
-    Environment variables that name a proxy do not count: the server is on this machine.
+    Proxy settings in the environment are ignored: the server runs on this machine.
     """
 
     def __init__(self, server: RunningServer) -> None:
@@ -39,18 +39,18 @@ class ServerClient:
         return self._get_list("/api/kernels")
 
     def delete_session(self, session_id: str) -> None:
-        """Have a session ended. One that is gone already is fine."""
+        """Have the server end a session. It may have ended already."""
         path = f"/api/sessions/{quote(session_id, safe='')}"
         status, _ = self._request("DELETE", path, _STOP_TIMEOUT)
         if status not in (204, 404):
-            raise self._error(f"answered {status} when it was asked to end {session_id}")
+            raise self._error(f"answered {status} when asked to end {session_id}")
 
     def shutdown_kernel(self, kernel_id: str) -> None:
-        """Have a kernel shut down. One that is gone already is fine."""
+        """Have the server shut down a kernel. It may have ended already."""
         path = f"/api/kernels/{quote(kernel_id, safe='')}"
         status, _ = self._request("DELETE", path, _STOP_TIMEOUT)
         if status not in (204, 404):
-            raise self._error(f"answered {status} when it was asked to shut down {kernel_id}")
+            raise self._error(f"answered {status} when asked to shut down {kernel_id}")
 
     def _get_list(self, path: str) -> list[dict[str, Any]]:
         status, body = self._request("GET", path, _READ_TIMEOUT)
@@ -61,13 +61,13 @@ class ServerClient:
         except ValueError:
             models = None
         if not isinstance(models, list):
-            raise self._error(f"answered something else than a list to {path}")
+            raise self._error(f"did not answer {path} with a list")
         return [model for model in models if isinstance(model, dict)]
 
     def _request(self, method: str, path: str, timeout: float) -> tuple[int, bytes]:
         server = self._server
         connection = _connect(server, timeout)
-        # What is sent twice is the proof that servers without a token want.
+        # A server without a token requires the same XSRF value in the cookie and in the header.
         xsrf = secrets.token_hex(16)
         headers = {"Cookie": f"_xsrf={xsrf}", "X-XSRFToken": xsrf, "Accept": "application/json"}
         if server.token:
@@ -80,7 +80,7 @@ class ServerClient:
         except (OSError, http.client.HTTPException) as error:
             raise self._error(f"does not answer ({error or type(error).__name__})") from error
         if status in _DENIED:
-            raise self._error(f"does not take the token of its file (it answered {status})")
+            raise self._error(f"rejects the token from its info file (it answered {status})")
         return status, body
 
     def _error(self, problem: str) -> ServerUnreachable:
@@ -94,22 +94,22 @@ def _connect(server: RunningServer, timeout: float) -> http.client.HTTPConnectio
         return http.client.HTTPConnection(server.host, server.port, timeout=timeout)
     context = ssl.create_default_context()
     if server.host in _LOOPBACK:
-        # A certificate for the machine's name, or one that is signed by nobody else.
+        # The certificate may be self-signed, or issued for the machine's network name.
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
     return http.client.HTTPSConnection(server.host, server.port, timeout=timeout, context=context)
 
 
 class _UnixConnection(http.client.HTTPConnection):
-    """Goes to a Unix socket."""
+    """An HTTP connection over a Unix socket."""
 
     def __init__(self, path: str, timeout: float) -> None:
         super().__init__("localhost", timeout=timeout)
         self._path = path
-        self._patience = timeout
+        self._socket_timeout = timeout
 
     def connect(self) -> None:
-        """Connect to the socket in place of a port."""
+        """Connect to the Unix socket instead of a TCP port."""
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(self._patience)
+        self.sock.settimeout(self._socket_timeout)
         self.sock.connect(self._path)

@@ -1,4 +1,4 @@
-"""Finds the user's running servers by the files that they leave in the runtime directory."""
+"""Finds the user's running servers by their info files in the runtime directory."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _ANY_ADDRESS = {"", "*", "0.0.0.0", "::"}
 
 @dataclass(frozen=True, kw_only=True)
 class RunningServer:
-    """A server of either kind, with what it takes to talk to it."""
+    """A running Jupyter Server or classic Notebook, and how to reach it."""
 
     url: str
     """Its base URL, without the token."""
@@ -29,18 +29,18 @@ class RunningServer:
     base_url: str
     secure: bool
     socket: str | None
-    """The path of its Unix socket, where it listens on one."""
+    """The path of its Unix socket, if it listens on one."""
     token: str = field(repr=False)
 
 
 def list_running_servers(runtime_dir: Path) -> Iterator[RunningServer]:
-    """Go through the servers of our user whose process is there. Deletes no file."""
+    """Yield the running servers of our user. Stale info files are skipped, not deleted."""
     for pattern in _PATTERNS:
         for path in sorted(runtime_dir.glob(pattern)):
             try:
                 server = _from_info(json.loads(path.read_bytes()))
             except (OSError, ValueError, KeyError, TypeError, AttributeError):
-                continue  # It is being written or removed, or is no such file.
+                continue  # It is being written or removed, or is not a server info file.
             if _is_ours(server.pid):
                 yield server
 
@@ -53,7 +53,7 @@ def _from_info(info: Mapping[str, Any]) -> RunningServer:
         url=info["url"],
         pid=int(info["pid"]),
         root_dir=info.get("root_dir") or info.get("notebook_dir"),
-        # Its name for the network need not be known here, where it runs.
+        # The machine may be unable to resolve its own network name.
         host="localhost" if socket or any_address else url.hostname or "localhost",
         port=0 if socket else int(info["port"]),
         base_url=info["base_url"],
@@ -64,7 +64,7 @@ def _from_info(info: Mapping[str, Any]) -> RunningServer:
 
 
 def _is_ours(pid: int) -> bool:
-    """Return whether a process of our user has the id: its token is for nobody else."""
+    """Return whether this process is ours: the token must not go to another user's process."""
     try:
         process = psutil.Process(pid)
         if process.status() == psutil.STATUS_ZOMBIE:

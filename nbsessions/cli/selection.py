@@ -1,4 +1,4 @@
-"""Finds what a person means: by session id, the beginning of one, or path."""
+"""Finds the session that an argument names: by id, beginning of an id, or path."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from nbsessions.models import document_of
 
 
 def select_one(overview: Overview, wanted: str) -> Entry:
-    """Return the one session, or orphan, that is meant. Raises CommandError.
+    """Return the one session or orphan that ``wanted`` names. Raises CommandError.
 
-    A kernel without a session goes by its own id.
+    A kernel without a session is named by the kernel's id.
     """
     without_session = [entry for entry in overview.orphans if entry.session_id is None]
     candidates = (*overview.sessions, *without_session)
     for matches in (_is_exactly, _is_at_path, _begins_with):
         found = [entry for entry in candidates if matches(entry, wanted)]
         if len(found) > 1:
-            raise CommandError(f"{wanted!r} could be each of these:\n{_lines(found)}")
+            raise CommandError(f"{wanted!r} is ambiguous, it matches:\n{_lines(found)}")
         if found:
             return found[0]
     raise CommandError(f"no session has the id or path {wanted!r}")

@@ -17,11 +17,11 @@ class ShowCommand(Command):
     """Shows one session."""
 
     name = "jupyter-nbsessions-show"
-    description = """Show all that is known of one session, given by its id, the beginning of its
-    id, or its path. A kernel without a session goes by the kernel's id.
+    description = """Show everything known about one session, given by its id, the beginning of its
+    id, or its path. Name a kernel without a session by the kernel's id.
 
-    With --json, an object with the keys of `list --json`, and created (ISO 8601), connections
-    and root_dir.
+    With --json, the output is an object with the keys of `list --json`, and also created
+    (ISO 8601), connections and root_dir.
     """
     examples = """
 jupyter nbsessions show folder/notebook.ipynb
@@ -30,7 +30,7 @@ jupyter nbsessions show 1b9f --json
     flags = _FLAGS
 
     def run(self) -> int:
-        """Write what is known."""
+        """Print what is known."""
         if len(self.extra_args) != 1:
             raise CommandError("`show` takes one id or path")
         entry = select_one(self.overview(), self.extra_args[0])

@@ -17,27 +17,27 @@ from nbsessions.cli.selection import select_one
 from nbsessions.cli.stopping import Outcome, Stopper
 from nbsessions.cli.values import Entry
 
-_MANY = 5
+_MIN_FOR_PROGRESS = 5
 
 _FLAGS = {
     **FLAGS,
     "all": ({"StopCommand": {"all": True}}, "End all sessions."),
     "orphans": (
         {"StopCommand": {"orphans": True}},
-        "End all kernels that `list --orphans` lists.",
+        "End all kernels that `list --orphans` shows.",
     ),
-    "y": ({"StopCommand": {"yes": True}}, "Do not ask."),
-    "yes": ({"StopCommand": {"yes": True}}, "Do not ask."),
+    "y": ({"StopCommand": {"yes": True}}, "Do not ask for confirmation."),
+    "yes": ({"StopCommand": {"yes": True}}, "Do not ask for confirmation."),
 }
 
 
 class StopCommand(Command):
-    """Ends sessions, and kernels that no server has."""
+    """Ends sessions, and kernels whose server is dead."""
 
     name = "jupyter-nbsessions-stop"
-    description = """End sessions, given by id, by the beginning of an id, or by path. It asks
-    first. A session of a running server is ended by that server, and its kernel with it unless
-    another session uses it. Where no server runs, the kernel's process is ended.
+    description = """End sessions, given by id, by the beginning of an id, or by path. The command
+    asks for confirmation first. A running server ends its own sessions, and shuts a kernel down
+    unless another session uses it. If the server is dead, the kernel's process is ended.
     """
     examples = """
 jupyter nbsessions stop folder/notebook.ipynb
@@ -47,11 +47,11 @@ jupyter nbsessions stop --all -y
     flags = _FLAGS
 
     all = Bool(False, help="Whether to end all sessions.").tag(config=True)
-    orphans = Bool(False, help="Whether to end all kernels that no server has.").tag(config=True)
-    yes = Bool(False, help="Whether to go ahead without asking.").tag(config=True)
+    orphans = Bool(False, help="Whether to end all orphaned kernels.").tag(config=True)
+    yes = Bool(False, help="Whether to skip the confirmation.").tag(config=True)
 
     def run(self) -> int:
-        """Ask, and end what was chosen."""
+        """Ask for confirmation, and end the chosen sessions."""
         if bool(self.extra_args) + self.all + self.orphans != 1:
             raise CommandError("`stop` takes ids or paths, or --all, or --orphans")
         overview = self.overview()
@@ -67,13 +67,15 @@ jupyter nbsessions stop --all -y
         entries = overview.orphans if self.orphans else overview.sessions
         if not entries:
             raise CommandError(
-                "No kernel is an orphan" if self.orphans else "There are no sessions"
+                "There are no orphaned kernels" if self.orphans else "There are no sessions"
             )
         return entries
 
     def _confirmed(self, entries: Sequence[Entry]) -> bool:
         if not sys.stdin.isatty():
-            raise CommandError("There is nobody to ask: use --yes to stop without being asked")
+            raise CommandError(
+                "Cannot ask for confirmation, since stdin is not a terminal: use --yes to skip it"
+            )
         self.err.print(session_table(entries))
         try:
             return Confirm.ask(f"Stop {_count(entries)}?", console=self.err, default=False)
@@ -82,7 +84,9 @@ jupyter nbsessions stop --all -y
 
     def _stop(self, stopper: Stopper, entries: Sequence[Entry]) -> int:
         failed = 0
-        with Progress(console=self.err, transient=True, disable=len(entries) < _MANY) as progress:
+        with Progress(
+            console=self.err, transient=True, disable=len(entries) < _MIN_FOR_PROGRESS
+        ) as progress:
             task = progress.add_task("Stopping", total=len(entries))
             for outcome in stopper.stop(entries):
                 self._report(outcome)
@@ -95,7 +99,7 @@ jupyter nbsessions stop --all -y
             if outcome.problem is None:
                 self.out.print(plain(f"Stopped {entry.label}"))
             else:
-                self.say(f"{entry.label} goes on: {outcome.problem}")
+                self.say(f"{entry.label} was not stopped: {outcome.problem}")
 
 
 def _count(entries: Sequence[Entry]) -> str:

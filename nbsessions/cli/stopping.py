@@ -1,4 +1,4 @@
-"""Ends sessions: through their server where one runs, else by ending the kernel's process."""
+"""Ends sessions through their running server, or by ending the process of an orphaned kernel."""
 
 from __future__ import annotations
 
@@ -18,33 +18,33 @@ from nbsessions.kernels.registry.ending import KernelEnder, end_process
 from nbsessions.kernels.registry.process import attach
 from nbsessions.kernels.registry.records import KernelRecord
 
-_STOPPED_AT_ONCE = 8
+_MAX_PARALLEL_STOPS = 8
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What became of some entries, which share a kernel or are one session."""
+    """The result for one session, or for all entries of one orphaned kernel."""
 
     entries: Sequence[Entry]
     problem: str | None = None
-    """Why they go on; None when they have ended."""
+    """Why they were not stopped. None if they have ended."""
 
 
 class Stopper:
-    """Ends what is in an overview. Kernels of servers that live are left to those servers."""
+    """Ends entries of an overview. Kernels of live servers are left to those servers."""
 
     def __init__(self, overview: Overview) -> None:
         self._overview = overview
         self._ender = KernelEnder(overview.kernels.records)
 
     def stop(self, entries: Sequence[Entry]) -> Iterator[Outcome]:
-        """End the entries, several at once, and go through what becomes of them."""
+        """End the entries in parallel, and yield the outcomes as they come in."""
         with contextlib.ExitStack() as stack:
             claims = self._claim_servers(entries, stack)
             pool = stack.enter_context(
-                ThreadPoolExecutor(_STOPPED_AT_ONCE, thread_name_prefix="nbsessions-stopping")
+                ThreadPoolExecutor(_MAX_PARALLEL_STOPS, thread_name_prefix="nbsessions-stopping")
             )
-            jobs = [pool.submit(_carried_out, *job) for job in self._jobs(entries, claims)]
+            jobs = [pool.submit(_outcome_of, *job) for job in self._jobs(entries, claims)]
             for job in as_completed(jobs):
                 yield job.result()
             self._forget_servers(claims)
@@ -65,21 +65,21 @@ class Stopper:
 
     def _delete(self, entry: Entry) -> None:
         if entry.server is ServerState.UNREACHABLE:
-            raise CommandError("its server runs, or may run, and cannot be asked to end it")
+            raise CommandError("its server may still be running, but cannot be asked to end it")
         client = ServerClient(self._overview.server_of(entry))
         if entry.session_id is not None:
             client.delete_session(entry.session_id)
         elif entry.connections:
-            raise CommandError("somebody is connected to it")
+            raise CommandError("a client is connected to it")
         else:
             client.shutdown_kernel(entry.kernel_id)
 
-    # Kernels that no server has
+    # Kernels whose server is dead
 
     def _claim_servers(
         self, entries: Sequence[Entry], stack: contextlib.ExitStack
     ) -> dict[str, bool]:
-        """Take the place of the dead servers, so that no other adopts what is being ended."""
+        """Claim the dead servers, so that no other server adopts the kernels being ended."""
         kernels = (
             self._overview.kernels.find(entry.kernel_id)
             for entry in entries
@@ -93,9 +93,11 @@ class Stopper:
         others = [each for each in self._overview.sharing(kernel_id) if each not in entries]
         if others:
             names = ", ".join(other.label for other in others)
-            raise CommandError(f"its kernel is used by {names}, too: stop both, or start a server")
+            raise CommandError(
+                f"its kernel is also used by {names}: stop them together, or start a server"
+            )
         kernel = self._overview.kernels.find(kernel_id)
-        assert kernel is not None, "an orphan is a kernel that was found"
+        assert kernel is not None, "every orphan has a running kernel"
         if kernel.record is None:
             _end_unrecorded(kernel)
         else:
@@ -104,17 +106,17 @@ class Stopper:
     def _end_recorded(
         self, kernel: LocalKernel, listed: KernelRecord, claims: dict[str, bool]
     ) -> None:
-        # Read again now that nobody else may take it over: somebody may have been faster.
+        # Read the record again under the claim: another process may have taken the kernel over.
         record = self._overview.kernels.records.read(listed.kernel_id)
         if record is not None and (
             record.server_id != listed.server_id or not claims[listed.server_id]
         ):
-            raise CommandError("a server has taken its kernel over just now: try again")
+            raise CommandError("a server has just taken over its kernel: try again")
         if record is None:
             return
         identity = record.process or kernel.identity
         if not self._ender.end_now(record, identity):
-            raise CommandError(f"the process {kernel.identity.pid} does not end")
+            raise CommandError(f"process {kernel.identity.pid} did not end")
 
     def _forget_servers(self, claims: dict[str, bool]) -> None:
         remaining = {record.server_id for record in self._overview.kernels.records.read_all()}
@@ -123,7 +125,7 @@ class Stopper:
                 self._overview.kernels.servers.forget(server_id)
 
 
-def _carried_out(entries: Sequence[Entry], job: Callable[[], None]) -> Outcome:
+def _outcome_of(entries: Sequence[Entry], job: Callable[[], None]) -> Outcome:
     try:
         job()
     except (CommandError, OSError) as error:
@@ -134,6 +136,6 @@ def _carried_out(entries: Sequence[Entry], job: Callable[[], None]) -> Outcome:
 def _end_unrecorded(kernel: LocalKernel) -> None:
     with contextlib.suppress(ProcessLookupError):
         if not end_process(attach(kernel.identity)):
-            raise CommandError(f"the process {kernel.identity.pid} does not end")
+            raise CommandError(f"process {kernel.identity.pid} did not end")
     with contextlib.suppress(OSError):
         os.unlink(kernel.connection_file)

@@ -1,4 +1,4 @@
-"""What the command line shows: a kernel and the session that it serves, if it serves one."""
+"""What the command line shows: kernels, with their sessions if they have any."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from nbsessions.models import utcnow
 
 
 class ServerState(str, enum.Enum):
-    """Who looks after a kernel."""
+    """Whether a kernel has a running server."""
 
     RUNNING = "running"
     UNREACHABLE = "unreachable"
-    """A server that runs, or may run, and could not be asked."""
+    """The server is running, or may be, but could not be asked."""
     NONE = "none"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """One session, or a kernel without one: then what is the session's is None."""
+    """A session with its kernel, or a kernel alone, whose session fields are all None."""
 
     session_id: str | None
     path: str | None
@@ -32,30 +32,30 @@ class Entry:
     kernel_id: str
     kernel_name: str | None
     state: str
-    """The kernel's; the last known one where no server could be asked."""
+    """The kernel's execution state. The last known one if its server could not be asked."""
     last_activity: datetime | None
     connections: int | None
     pid: int | None
     memory: int | None
-    """Of the kernel's process and those that it started, in bytes."""
+    """Of the kernel's process and its descendants, in bytes."""
     server: ServerState
     server_url: str | None
     root_dir: str | None
 
     @property
     def label(self) -> str:
-        """What a person calls it."""
+        """Its name in messages: path, session id or kernel id."""
         return self.path or self.session_id or f"kernel {self.kernel_id}"
 
     @property
     def idle_seconds(self) -> float | None:
-        """How long the kernel has been idle; None when it is not, or cannot be known."""
+        """How long the kernel has been idle. None if it is not idle, or that is unknown."""
         if self.state != "idle" or self.last_activity is None:
             return None
         return max(0.0, (utcnow() - self.last_activity).total_seconds())
 
     def to_json(self) -> Mapping[str, Any]:
-        """Return what ``list --json`` prints: its keys are part of our interface."""
+        """Return what ``list --json`` prints. Its keys are a public interface."""
         idle = self.idle_seconds
         return {
             "id": self.session_id,
@@ -74,7 +74,7 @@ class Entry:
         }
 
     def to_full_json(self) -> Mapping[str, Any]:
-        """Return what ``show --json`` prints: all that is known, and no secrets."""
+        """Return what ``show --json`` prints: everything known, except secrets."""
         return {
             **self.to_json(),
             "created": _isoformat(self.created),

@@ -108,7 +108,7 @@ def test_beside_a_server_all_is_well(server: Server, cli: CommandLine) -> None:
 
 def test_before_the_first_start_all_is_well(start_server: StartServer) -> None:
     server = start_server(start=False)
-    assert "is not there yet" in found(CommandLine(server), "ok")["store"]
+    assert "does not exist yet" in found(CommandLine(server), "ok")["store"]
 
 
 @pytest.mark.parametrize("state", ["new", "stopped", "running", "killed"])
@@ -255,8 +255,8 @@ def test_a_journal_that_the_next_start_changes_is_said(
     with closing(sqlite3.connect(stopped.store)) as connection:
         connection.execute("PRAGMA journal_mode = DELETE")
     journal = found(doctor, "ok")["store-journal"]
-    assert journal.startswith("it has a rollback journal, ")
-    assert journal.endswith(("until the next start of a server", "one that is not known"))
+    assert journal.startswith("it uses a rollback journal, ")
+    assert journal.endswith(("until a server starts", "one of unknown type"))
 
 
 # Extension and classes
@@ -297,7 +297,7 @@ def test_our_own_session_manager_may_be_configured(stopped: Server, doctor: Comm
     stopped.configure(
         {"ServerApp": {"session_manager_class": "nbsessions.AsyncSessionManager"}}, {}
     )
-    assert "which is ours" in found(doctor, "ok")["session-manager"]
+    assert "a session manager of nbsessions" in found(doctor, "ok")["session-manager"]
 
 
 def test_a_foreign_kernel_manager_is_a_warning(stopped: Server, doctor: CommandLine) -> None:
@@ -364,12 +364,12 @@ def test_a_server_that_keeps_sessions_elsewhere_is_a_warning(
     cli = CommandLine(server)
     assert "keeps its sessions elsewhere" in found(cli, "warning")["server"]
     change_info(server, token="another")
-    assert "does not take the token" in found(cli, "warning")["server"]
+    assert "rejects the token" in found(cli, "warning")["server"]
     assert cli("doctor").status == 0
 
 
 def test_doctor_takes_no_names(stopped: Server, doctor: CommandLine) -> None:
-    assert doctor("doctor", "me").err == "`doctor` takes no names\n"
+    assert doctor("doctor", "me").err == "`doctor` takes no arguments\n"
 
 
 @pytest.mark.parametrize("running", [True, False])

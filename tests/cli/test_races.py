@@ -53,14 +53,14 @@ def test_a_kernel_that_a_server_is_taking_over_goes_on(killed: Server, overview:
     server_id = next(overview.kernels.records.read_all()).server_id
     with overview.kernels.servers.claim(server_id) as claimed:
         assert claimed
-        assert "taken its kernel over" in str(stop_all(overview).problem)
+        assert "taken over its kernel" in str(stop_all(overview).problem)
     assert len(killed.kernel_processes()) == 1
 
 
 def test_a_kernel_that_a_server_has_taken_over_goes_on(killed: Server, overview: Overview) -> None:
     record = next(overview.kernels.records.read_all())
     overview.kernels.records.write(replace(record, server_id="another"))
-    assert "taken its kernel over" in str(stop_all(overview).problem)
+    assert "taken over its kernel" in str(stop_all(overview).problem)
     assert len(killed.kernel_processes()) == 1
 
 
@@ -74,7 +74,7 @@ def test_a_kernel_that_does_not_end_is_said(
     overview: Overview, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(KernelEnder, "end_now", lambda *arguments: False)
-    assert "does not end" in str(stop_all(overview).problem)
+    assert "did not end" in str(stop_all(overview).problem)
 
 
 def test_a_kernel_without_a_record_that_does_not_end_is_said(
@@ -86,7 +86,7 @@ def test_a_kernel_without_a_record_that_does_not_end_is_said(
     )
     overview = Overview(killed.runtime_dir, killed.store, log=LOG)
     monkeypatch.setattr(stopping, "end_process", lambda process: False)
-    assert "does not end" in str(stop_all(overview).problem)
+    assert "did not end" in str(stop_all(overview).problem)
 
 
 def test_a_kernel_that_was_being_launched_is_found_by_its_environment(

@@ -80,8 +80,8 @@ def test_a_unit_that_ends_all_its_processes_is_named(
     set_group(root, "self", UNIT)
     environ = with_program(tmp_path, f"echo KillMode={mode}")
     (message,) = warnings(root, environ)
-    assert (
-        f"systemd ends all of jupyter.service with its main process (KillMode={mode})" in message
+    assert message == (
+        f"systemd ends kernels when the main process of jupyter.service ends (KillMode={mode})"
     )
 
 
@@ -115,7 +115,7 @@ def test_the_units_of_running_servers_count_once(root: Path, tmp_path: Path) -> 
 def test_a_login_that_may_end_kernels_is_named(root: Path, tmp_path: Path, script: str) -> None:
     set_group(root, "self", LOGIN)
     (message,) = warnings(root, with_program(tmp_path, script, "loginctl"))
-    assert message.startswith("session-2.scope ends with your login, and kernels with it where")
+    assert message.startswith("session-2.scope ends when you log out, and its kernels end too if")
     assert len(warnings(root, {"PATH": str(root)})) == 1
 
 
@@ -143,7 +143,7 @@ def test_a_pod_is_told_by_its_environment(root: Path) -> None:
 
 def test_a_job_of_slurm_is_named(root: Path) -> None:
     assert warnings(root, {"SLURM_JOB_ID": "42"}) == [
-        "Slurm ends all processes of job 42 with the job"
+        "Slurm ends all processes of job 42 when the job ends"
     ]
 
 

@@ -36,5 +36,5 @@ def test_one_bad_row_is_one_bad_row(start_server: StartServer, change: str) -> N
         assert len(server.log_lines("W", "has a row that cannot be read")) == 1
 
     cli = CommandLine(server)
-    assert "1 cannot be read" in cli("doctor").out
+    assert "cannot be read and are left out: 1 (" in cli("doctor").out
     assert cli.paths() == ["good.ipynb"]

@@ -1,1 +1,1 @@
-"""What tests share: real servers, and the means to break them."""
+"""Shared test support: real servers, fakes, and ways to make them fail."""

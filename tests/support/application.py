@@ -1,4 +1,4 @@
-"""A Tornado application of our own that serves the REST API, and a client of it."""
+"""A plain Tornado application that serves the REST API, and a client for it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from nbsessions.handlers import session_handlers
 
 
 class BaseHandler(RequestHandler):
-    """Knows who asks by a header: ``owner`` may do all, ``guest`` may read."""
+    """Takes the user from ``X-User``: ``owner`` may do everything, ``guest`` may only read."""
 
     def get_current_user(self) -> str | None:
         return self.request.headers.get("X-User")
@@ -26,7 +26,7 @@ class BaseHandler(RequestHandler):
 
 
 class Api:
-    """A client of the application."""
+    """A client for the application."""
 
     def __init__(self, client: AsyncHTTPClient, base_url: str) -> None:
         self._client = client
@@ -41,7 +41,10 @@ class Api:
         user: str | None = "owner",
         headers: dict[str, str] | None = None,
     ) -> HTTPResponse:
-        """Send a request to a path below the sessions; ``body``: bytes as they are, else JSON."""
+        """Send a request to a path below ``/api/sessions``.
+
+        A ``body`` of bytes is sent as it is. Anything else is sent as JSON.
+        """
         sent = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
         return await self._client.fetch(
             self._url + path,
@@ -61,7 +64,7 @@ class Api:
         return model
 
     async def models(self, query: str = "") -> list[dict[str, Any]]:
-        """Return the models of the list."""
+        """Return the models of all listed sessions."""
         reply = await self("GET", query)
         assert reply.code == 200, reply.body
         models: list[dict[str, Any]] = json.loads(reply.body)
@@ -69,14 +72,14 @@ class Api:
 
 
 def message(reply: HTTPResponse) -> str:
-    """Return what an error's body tells."""
+    """Return the message in an error's body."""
     body = json.loads(reply.body)
     assert isinstance(body["message"], str)
     return str(body["message"])
 
 
 def make_application(session_manager: Any) -> Application:
-    """Return an application that serves the sessions of this manager below ``/base``."""
+    """Return an application that serves this manager's sessions below ``/base``."""
     return Application(
         session_handlers(BaseHandler, "/base/"),
         session_manager=session_manager,

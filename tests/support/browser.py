@@ -1,4 +1,7 @@
-"""JupyterLab and Notebook 7 in a real browser: driven by commands, read from their models."""
+"""JupyterLab and Notebook 7 in a real browser.
+
+Tests act through the application's commands and read its models.
+"""
 
 from __future__ import annotations
 
@@ -22,17 +25,17 @@ LAB_CONFIG = {
         "news_url": None,
     }
 }
-"""Has JupyterLab show itself to scripts, and ask nobody for news."""
+"""Exposes JupyterLab's application object to scripts, and turns off news and update checks."""
 
 NOTEBOOK7_CONFIG = {"JupyterNotebookApp": {"expose_app_in_browser": True}}
-"""Has Notebook 7 show itself to scripts."""
+"""Exposes Notebook 7's application object to scripts."""
 
 CONNECTION_LOST = "Server Connection Error"
-"""The title of what JupyterLab shows while its server is away."""
+"""The title of the dialog that JupyterLab shows while its server is down."""
 
 _ARGUMENTS = ("--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--no-first-run")
 _SESSIONS_URL = re.compile(r"/api/sessions(\?.*)?$")
-# What jupyter_server logs of a page that goes away while its kernel sends.
+# What jupyter_server logs when a page goes away while its kernel is sending.
 _PAGE_IS_GONE = "in (ZMQS|zmqs)tream callback|ZMQStream._update_handler"
 
 _NOTEBOOK = """
@@ -51,7 +54,7 @@ path => {
             jupyterapp.shell.activateById(id);
             content.deselectAll();
             content.activeCellIndex = index;
-            // Not awaited: it resolves when the cell has ended.
+            // Not awaited: it resolves only when the cell has ended.
             jupyterapp.commands.execute("notebook:run-cell");
         },
         append: source => {
@@ -75,7 +78,7 @@ class Connection(NamedTuple):
     session_id: str
     kernel_id: str
     client_id: str
-    """The id of the page's own websocket to the kernel; a page that is loaded anew has another."""
+    """The id of the page's own websocket to the kernel. It changes when the page is reloaded."""
 
 
 class LabPage:
@@ -86,20 +89,20 @@ class LabPage:
         self._server = server
 
     def open(self) -> LabPage:
-        """Load JupyterLab and wait until it is there."""
-        # In a workspace of its own: no other tab's notebooks are opened here.
+        """Load JupyterLab and wait until it is ready."""
+        # Use a separate workspace, so that notebooks of other tabs are not opened here.
         self.begin_to_load(f"/lab/workspaces/{uuid4().hex}")
         self._wait_for_lab()
         return self
 
     def begin_to_load(self, path: str) -> None:
-        """Load a page of the server and do not wait."""
+        """Start loading a page of the server, without waiting for it."""
         self._server.allow_errors(_PAGE_IS_GONE)
         url = f"http://127.0.0.1:{self._server.port}{path}?token={self._server.token}"
         self.page.goto(url, wait_until="commit")
 
     def reload(self) -> None:
-        """Load the page again, as it is in the address bar."""
+        """Reload the page at its current address."""
         self.page.reload()
         self._wait_for_lab()
 
@@ -110,20 +113,20 @@ class LabPage:
         )
 
     def open_notebook(self, path: str) -> NotebookPage:
-        """Open a notebook of the server's root directory and wait until its kernel is idle."""
+        """Open a notebook in the server's root directory and wait until its kernel is idle."""
         notebook = self.begin_to_open(path)
         notebook.wait_for_kernel()
         return notebook
 
     def begin_to_open(self, path: str) -> NotebookPage:
-        """Open a notebook of the server's root directory and do not wait."""
+        """Start opening a notebook in the server's root directory, without waiting for it."""
         self.page.evaluate(
             "path => { jupyterapp.commands.execute('docmanager:open', {path}); }", path
         )
         return NotebookPage(self, path)
 
     def open_without_kernel(self, path: str) -> NotebookPage:
-        """Choose "Open With", "Notebook (no kernel)", and wait until the notebook is there."""
+        """Choose "Open With", "Notebook (no kernel)", and wait until the notebook is open."""
         self.page.locator(".jp-DirListing-item", has_text=path).click(button="right")
         for label in ("Open With", "Notebook (no kernel)"):
             self.page.locator(".lm-Menu-item", has_text=label).click()
@@ -132,7 +135,7 @@ class LabPage:
         return notebook
 
     def wait_for(self, expression: str, argument: object = None) -> None:
-        """Wait until a JavaScript function returns something true. Raises TimeoutError."""
+        """Wait until a JavaScript function returns a true value. Raises TimeoutError."""
         self.page.wait_for_function(expression, arg=argument)
 
     def close_dialog(self, title: str) -> None:
@@ -142,12 +145,12 @@ class LabPage:
         dialog.wait_for(state="detached")
 
     def close_dialogs(self) -> None:
-        """Close the dialogs that are there now, if there are any."""
+        """Close all open dialogs."""
         for title in self.dialogs():
             self.close_dialog(title)
 
     def dialogs(self) -> list[str]:
-        """Return the titles of the dialogs that are there now."""
+        """Return the titles of the open dialogs."""
         return self.page.locator(".jp-Dialog .jp-Dialog-header").all_inner_texts()
 
 
@@ -171,44 +174,44 @@ class NotebookPage:
     # Cells
 
     def run(self, index: int) -> None:
-        """Run a cell and do not wait."""
+        """Start running a cell, without waiting for it."""
         self._call("notebook.run(argument)", index)
 
     def execute(self, code: str) -> str:
-        """Append a cell, run it, wait until it has ended, and return what it shows."""
+        """Append a cell, run it, wait until it has ended, and return its output."""
         index: int = self._call("notebook.append(argument)", code)
         self.run(index)
         self.wait_for_end(index)
         return self.text(index)
 
     def text(self, index: int) -> str:
-        """Return what the cell has printed, and its result."""
+        """Return the cell's output: what it has printed, and its result."""
         text: str = self._call("notebook.text(argument)", index)
         return text
 
     def execution_count(self, index: int) -> int | None:
-        """Return the number beside the cell; None while there is none, or a star."""
+        """Return the number next to the cell. None if it shows no number or a star."""
         count: int | None = self._call("notebook.count(argument)", index)
         return count
 
     def wait_for_text(self, index: int, text: str) -> None:
-        """Wait until the cell shows the text."""
+        """Wait until the cell's output contains the text."""
         call = "notebook.text(argument[0]).includes(argument[1])"
         self._wait_for(call, [index, text])
 
     def wait_for_more(self, index: int) -> None:
-        """Wait until the cell shows more than now."""
+        """Wait until the cell's output grows."""
         call = "notebook.text(argument[0]).length > argument[1]"
         self._wait_for(call, [index, len(self.text(index))])
 
     def wait_for_end(self, index: int) -> None:
-        """Wait until the cell has its number, and nothing of it is under way."""
+        """Wait until the cell has its number and is no longer running."""
         call = "notebook.count(argument) !== null && !notebook.isRunning(argument)"
         self._wait_for(call, index)
 
     def answer(self, text: str) -> None:
         """Type the answer to ``input()``, and Enter."""
-        # A dialog would keep the focus.
+        # An open dialog would keep the focus.
         self.lab.close_dialogs()
         field = self._input()
         field.fill(text)
@@ -224,8 +227,8 @@ class NotebookPage:
     # The file
 
     def rename(self, path: str) -> None:
-        """Rename the notebook, as "Rename Notebook…" does, and wait until it is done."""
-        # The context of a document takes the new name, not the path.
+        """Rename the notebook, as "Rename Notebook…" does, and wait until that is done."""
+        # The document's context takes the new name, not the new path.
         self._call("notebook.find().context.rename(argument)", path.rpartition("/")[2])
         self.path = path
 
@@ -240,7 +243,7 @@ class NotebookPage:
         return Connection(*ids)
 
     def change_kernel(self, model: Mapping[str, str]) -> None:
-        """Choose a kernel, by its ``name`` or its ``id``, and wait until it is idle."""
+        """Switch to a kernel, given by ``name`` or ``id``, and wait until it is idle."""
         self._call("notebook.find().sessionContext.changeKernel(argument).then(() => null)", model)
         self.wait_for_kernel()
 
@@ -258,7 +261,7 @@ class NotebookPage:
         self._call("notebook.find().sessionContext.shutdown()")
 
     def wait_until_ready(self) -> None:
-        """Wait until the page has done what it does about a kernel when it opens a notebook."""
+        """Wait until the page has dealt with the kernel, as it does when it opens a notebook."""
         self._wait_for("notebook.find()?.sessionContext.isReady")
 
     def wait_for_kernel(self) -> None:
@@ -266,8 +269,8 @@ class NotebookPage:
         self._wait_for("notebook.isUp()")
 
     def open_console(self) -> None:
-        """Open "New Console for Notebook", which has a connection to the kernel of its own."""
-        # Not awaited: it resolves when the kernel is idle.
+        """Open "New Console for Notebook", which has its own connection to the kernel."""
+        # Not awaited: it resolves only when the kernel is idle.
         self._call("void jupyterapp.commands.execute('notebook:create-console')")
         self.lab.wait_for(
             "() => [...jupyterapp.shell.widgets('main')].some(widget =>"
@@ -279,7 +282,7 @@ class NotebookPage:
         self._wait_for("notebook.kernel().connectionStatus !== 'connected'")
 
     def wait_for_reconnect(self) -> None:
-        """Wait until the page has connected to the kernel again by itself."""
+        """Wait until the page has reconnected to the kernel by itself."""
         self._wait_for("notebook.kernel()?.connectionStatus === 'connected'")
 
 
@@ -324,7 +327,10 @@ def open_lab(context: BrowserContext, server: Server) -> LabPage:
 
 
 def begin_to_open_notebook7(context: BrowserContext, server: Server, path: str) -> NotebookPage:
-    """Open a notebook in a new tab of Notebook 7, which is made of JupyterLab's parts."""
+    """Start opening a notebook in a new Notebook 7 tab.
+
+    Notebook 7 is built from JupyterLab's components, so ``LabPage`` works for it, too.
+    """
     page = LabPage(context.new_page(), server)
     page.begin_to_load(f"/notebooks/{path}")
     return NotebookPage(page, path)
@@ -333,9 +339,10 @@ def begin_to_open_notebook7(context: BrowserContext, server: Server, path: str) 
 def hold_starts(
     context: BrowserContext, parties: int, action: Callable[[], object] | None = None
 ) -> None:
-    """Hold back what tabs POST to the sessions until so many do; then let them go at once.
+    """Hold back the tabs' POSTs to ``/api/sessions`` until there are ``parties`` of them.
 
-    As with ``threading.Barrier``, the action is called just before.
+    Then release all of them at once. As with ``threading.Barrier``, the action is called just
+    before.
     """
     held: list[Route] = []
 
@@ -354,7 +361,7 @@ def hold_starts(
 
 
 def chromium_or_fail() -> str:
-    """Return the path of the browser; fails the test with a hint when it is missing."""
+    """Return the path of the browser. Fails the test with a hint if it is missing."""
     path = shutil.which("chromium")
     if path is None:
         pytest.fail("This test needs a browser: apt-get install chromium", pytrace=False)

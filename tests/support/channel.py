@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import websocket
 
 _TIMEOUT = 60.0
-_PATIENCE = 0.5
+_RECEIVE_TIMEOUT = 0.5
 
 
 class Address(Protocol):
@@ -26,10 +26,10 @@ class Address(Protocol):
 
 
 class Channel:
-    """One websocket to one kernel that is up.
+    """A websocket to a running kernel.
 
-    A client that comes back has the session id that it had before, and does not wait for the
-    kernel, which may be ``busy``.
+    A client that reconnects passes its previous ``session_id``. With ``busy``, the channel does
+    not wait for the kernel to answer first.
     """
 
     def __init__(
@@ -43,14 +43,14 @@ class Channel:
             header=[f"Authorization: token {server.token}"],
             timeout=_TIMEOUT,
         )
-        self._socket.settimeout(_PATIENCE)
+        self._socket.settimeout(_RECEIVE_TIMEOUT)
         self._deadline = time.monotonic() + _TIMEOUT
 
     def __enter__(self) -> Channel:
         if self._busy:
             return self
-        # Until the kernel is up, a server may drop what it is sent, and the results of what it
-        # has sent on, which come by a socket of their own.
+        # Until the kernel is up, the server may drop requests. It may also drop the results of
+        # requests that it has forwarded, because they arrive on a separate socket (iopub).
         try:
             message = None
             while message is None or message["channel"] != "iopub":
@@ -71,7 +71,7 @@ class Channel:
         self._socket.close()
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the websocket."""
         self._socket.close()
 
     def execute(self, code: str) -> str:
@@ -86,15 +86,15 @@ class Channel:
         return text.strip()
 
     def start(self, code: str) -> str:
-        """Start to run code and return the id of the request."""
+        """Start running code and return the id of the request."""
         return self._send("execute_request", {"code": code, "silent": False, "allow_stdin": True})
 
     def answer(self, text: str, message_id: str) -> None:
-        """Answer what the code of a request asks for by ``input()``."""
+        """Answer the ``input()`` call of a request's code."""
         self._send("input_reply", {"value": text}, {"msg_id": message_id}, channel="stdin")
 
     def wait_for(self, message_type: str, message_id: str) -> dict[str, Any]:
-        """Return the next message of this type about the request; fails at an error."""
+        """Return the next message of this type that belongs to the request. Fails on an error."""
         while True:
             message = self._reply(message_id)
             if message is not None and message["msg_type"] == message_type:
@@ -102,7 +102,7 @@ class Channel:
             assert message is None or message["msg_type"] != "error", message
 
     def wait_for_each(self, types: Collection[str], message_id: str) -> dict[str, dict[str, Any]]:
-        """Return a message of each type: those of two channels may come in any order."""
+        """Return one message of each type, in whatever order they arrive."""
         found: dict[str, dict[str, Any]] = {}
         while not found.keys() >= set(types):
             message = self._reply(message_id)
@@ -134,9 +134,9 @@ class Channel:
         return message_id
 
     def _reply(self, message_id: str) -> dict[str, Any] | None:
-        """Return the next message about this request, None if there is none for a moment."""
+        """Return the next message that belongs to the request. None if none arrives in time."""
         while True:
-            assert time.monotonic() < self._deadline, "the kernel does not answer"
+            assert time.monotonic() < self._deadline, "the kernel did not answer"
             try:
                 message: dict[str, Any] = json.loads(self._socket.recv())
             except websocket.WebSocketTimeoutException:

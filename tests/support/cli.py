@@ -1,4 +1,4 @@
-"""Runs ``jupyter nbsessions`` in the environment of a server."""
+"""Runs ``jupyter nbsessions`` with the environment of a server."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ from typing import Any
 
 from support.server import Server
 
-_QUESTION = b"(n)"  # the end of it, whatever its colours
+_QUESTION = b"(n)"  # how the question ends, whatever its colours
 _TIMEOUT = 60.0
-_TYPED_AGAIN_AFTER = 3.0
-"""Seconds after which a person types the answer again, when nothing happens."""
+_RETYPE_AFTER = 3.0
+"""Seconds without output after which the answer is typed again."""
 
 
 @dataclass(frozen=True)
 class Ran:
-    """How a command ended, and what it wrote."""
+    """The exit code and output of a command."""
 
     status: int
     out: str
     err: str
 
     def json(self) -> Any:
-        """Return what it wrote for a program; it has to have written nothing else."""
+        """Return the JSON on stdout. Asserts that stderr is empty."""
         assert self.err == "", self.err
         return json.loads(self.out)
 
 
 class CommandLine:
-    """The command line of the tests' own environment, as the user of one server has it."""
+    """The command line in the test environment, run as the user of one server."""
 
     def __init__(self, server: Server) -> None:
         self.environment = server._full_environment()
@@ -60,9 +60,9 @@ class CommandLine:
         return Ran(ran.returncode, ran.stdout, ran.stderr)
 
     def ask(self, *arguments: str, answer: str) -> tuple[int, str]:
-        """Run a subcommand at a terminal where somebody types the answer to the question.
+        """Run a subcommand in a terminal and type the answer to its question.
 
-        Returns its exit code and what was on the screen.
+        Returns the exit code and the contents of the screen.
         """
         controller, terminal = pty.openpty()
         command = subprocess.Popen(
@@ -78,14 +78,14 @@ class CommandLine:
         os.close(terminal)
         screen = b""
         deadline = time.monotonic() + _TIMEOUT
-        with contextlib.suppress(OSError):  # Nobody is at the other end any more.
+        with contextlib.suppress(OSError):  # The command has ended and closed its end.
             while time.monotonic() < deadline:
-                if select.select([controller], [], [], _TYPED_AGAIN_AFTER)[0]:
+                if select.select([controller], [], [], _RETYPE_AFTER)[0]:
                     asked = _QUESTION in screen
                     screen += os.read(controller, 4096)
                     answers = not asked and _QUESTION in screen
                 else:
-                    # Python misses a Ctrl-C that comes just as it begins to wait for a line.
+                    # Python misses a Ctrl-C that arrives just as it starts reading a line.
                     answers = _QUESTION in screen
                 if answers:
                     os.write(controller, answer.encode())
@@ -96,14 +96,14 @@ class CommandLine:
             command.kill()
 
     def sessions(self, *arguments: str) -> list[dict[str, Any]]:
-        """Return what ``list --json`` writes."""
+        """Return the sessions that ``list --json`` prints."""
         ran = self("list", "--json", *arguments)
         assert ran.status == 0, ran.err
         listed: list[dict[str, Any]] = json.loads(ran.out)
         return listed
 
     def paths(self, *arguments: str) -> list[str | None]:
-        """Return the paths that ``list`` lists."""
+        """Return the paths of the listed sessions."""
         return [each["path"] for each in self.sessions(*arguments)]
 
     def _command(self, arguments: tuple[str, ...]) -> list[str]:
@@ -111,12 +111,12 @@ class CommandLine:
 
 
 def info_file(server: Server) -> Path:
-    """Return the file by which a running server is found."""
+    """Return the server info file by which a running server is found."""
     folder = Path(server._full_environment()["JUPYTER_RUNTIME_DIR"])
     return folder / f"jpserver-{server.pid}.json"
 
 
 def change_info(server: Server, **changes: object) -> None:
-    """Change what the server's file says."""
+    """Change fields of the server info file."""
     path = info_file(server)
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))

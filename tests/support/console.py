@@ -1,4 +1,4 @@
-"""``jupyter console --existing``, in a terminal of its own: a client beside the server."""
+"""``jupyter console --existing`` in its own terminal: a client that bypasses the server."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ _RESULT = r"Out\[\d+\]: (.*?)\r?\n"
 
 
 class Console:
-    """Runs code in a kernel that it knows by the connection file."""
+    """Runs code in the kernel of a connection file."""
 
     def __init__(self, terminal: pexpect.spawn[str]) -> None:
         self._terminal = terminal
         self._terminal.expect(_PROMPT)
 
     def execute(self, code: str) -> str:
-        """Run code, which has to have a result, and return that as plain text."""
+        """Run code that has a result, and return the result as plain text."""
         self._terminal.sendline(code)
-        # Not up to the next prompt: there may be one more of before, when others run code.
+        # Do not wait for the next prompt: code of other clients may have caused an extra one.
         self._terminal.expect(_RESULT)
         result: str = self._terminal.match[1]
         self._terminal.expect(_PROMPT)
@@ -33,7 +33,7 @@ class Console:
 
 @contextmanager
 def attached_console(connection_file: Path) -> Iterator[Console]:
-    """Yield a console that is attached to the kernel; it leaves the kernel running."""
+    """Yield a console that is attached to the kernel. It leaves the kernel running."""
     terminal = pexpect.spawn(
         sys.executable,
         ["-m", "jupyter_console", "--simple-prompt", "--existing", str(connection_file)],

@@ -1,4 +1,4 @@
-"""Contents managers as users may have them, and an extension that renames by them in-process."""
+"""Custom contents managers, and an extension that renames files in-process through them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from jupyter_core.utils import ensure_async
 
 try:
-    # Classic Notebook first: jupyter_server may be installed beside it.
+    # Try classic Notebook first: jupyter_server may be installed alongside it.
     from notebook.base.handlers import APIHandler
     from notebook.services.contents.filemanager import FileContentsManager
     from notebook.utils import url_path_join
@@ -28,7 +28,7 @@ EXTENSION = {"support.contents": True}
 
 
 class OwnRename(FileContentsManager):
-    """Overrides ``rename``, takes more than the paths and returns something."""
+    """Overrides ``rename`` with an extra argument and a return value."""
 
     def rename(self, old_path: str, new_path: str, *, note: str = "") -> Any:
         """Rename a file and return a note."""
@@ -37,7 +37,7 @@ class OwnRename(FileContentsManager):
 
 
 class OwnRenameFile(FileContentsManager):
-    """Overrides what does the work."""
+    """Overrides ``rename_file``, which does the actual renaming."""
 
     def rename_file(self, old_path: str, new_path: str) -> None:
         """Rename a file."""
@@ -62,10 +62,10 @@ class AwaitableRename(AsyncFileContentsManager):
 
 
 class FutureRename(AsyncFileContentsManager):
-    """Begins at once, and returns a future that need not be awaited."""
+    """Starts at once and returns a future that need not be awaited."""
 
     def rename(self, old_path: str, new_path: str) -> Awaitable[Any]:
-        """Begin to rename a file."""
+        """Start renaming a file."""
         return asyncio.ensure_future(super().rename(old_path, new_path))
 
 
@@ -73,7 +73,7 @@ class RenameHandler(APIHandler):
     """Renames as another extension would: ``{"old": …, "new": …, "thread": …}``."""
 
     async def post(self) -> None:
-        """Rename on the event loop or, where that is synchronous, in a thread."""
+        """Rename on the event loop, or in a thread if ``rename`` is synchronous."""
         body = json.loads(self.request.body)
         rename = self.settings["contents_manager"].rename
         if body["thread"]:

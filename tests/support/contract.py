@@ -1,4 +1,4 @@
-"""What several parts of the stores' contract look at."""
+"""Helpers that several contract tests of stores share."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from support.values import make_id, make_session
 
 
 async def state(store: SessionStore) -> tuple[list[Session], list[tuple[str, str, str | None]]]:
-    """Return all that there is, to compare it before and after what must change nothing."""
+    """Return everything in the store, to check that an operation has changed nothing."""
     intents = await store.list_intents()
     return (
         list(await store.list_sessions()),
@@ -17,7 +17,7 @@ async def state(store: SessionStore) -> tuple[list[Session], list[tuple[str, str
 
 
 async def stopped(store: SessionStore, *, finished: bool = False) -> str:
-    """Return the id of a kernel that is being stopped, or was."""
+    """Return the id of a kernel that is being stopped, or has been if ``finished``."""
     session = await store.insert(make_session("stopped.ipynb"))
     token = make_id()
     await store.delete(session.session_id, stop_token=token)

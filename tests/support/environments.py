@@ -1,4 +1,4 @@
-"""Which Python runs which kind of server: they cannot all be installed in one environment."""
+"""Finds the Python for each kind of server. They cannot all share one environment."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 @dataclass(frozen=True, kw_only=True)
 class Host:
-    """A server application, and the interpreter whose environment it is installed in."""
+    """A server application, and the interpreter of the environment that it is installed in."""
 
     python: str
     module: str
-    """What ``python -m`` starts."""
+    """The module that ``python -m`` runs."""
     application: str
-    """The section of its configuration."""
+    """The configuration section with its options."""
     config_file: str
-    """Where its configuration is looked for."""
+    """The name of its configuration file."""
     extensions: str
-    """The option that turns extensions on and off."""
+    """The option that enables and disables extensions."""
     root_dir: str
-    """The option that names the root directory."""
+    """The option for the root directory."""
     keeps_kernel_ids: bool
     """Whether a kernel can be started under an id that a client chose."""
 
@@ -34,7 +34,7 @@ class Host:
 def host(name: str) -> Host:
     """Return the host ``newest``, ``oldest`` (jupyter_server), ``lab`` or ``notebook6``.
 
-    Fails the test, with a hint, when its environment is missing.
+    Fails the test with a hint if its environment is missing.
     """
     if name == "notebook6":
         return Host(

@@ -1,8 +1,9 @@
-"""A server extension that breaks its server where a test says, by wrapping the ports.
+"""A server extension that breaks its server at points that a test chooses.
 
-A test says it with files in the folder that ``FAILPOINTS`` names, see ``Failpoints``: each is
-looked at when its point is reached, so that it can come and go while the server runs. Points
-are ``before`` or ``after`` a method of the store or of the kernel provider: ``after acquire``.
+It wraps methods of the store and of the kernel provider. A point is ``before`` or ``after`` such a
+method, for example ``after acquire``. A test sets failpoints through files in the folder that
+``FAILPOINTS`` names (see ``Failpoints``). The server looks for a file each time it reaches the
+point, so a test can set and clear failpoints while the server runs.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ EXTENSION = {"support.failpoints": True}
 
 
 class Failpoints:
-    """The folder of one server's failpoints, as the test and the server see it."""
+    """The folder with one server's failpoints. Both the test and the server use this class."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -46,30 +47,32 @@ class Failpoints:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What the server's environment needs."""
+        """The environment variables that the server needs."""
         return {"FAILPOINTS": str(self.folder)}
 
     def set(self, action: str, point: str = "") -> None:
-        """Have the server do this at the point.
+        """Make the server perform the action at the point.
 
-        ``kill``: SIGKILL itself. ``hold``: wait there. ``kept`` and ``lost``: in ``commit``,
-        or another write: report an uncertain commit that was, or was not, made.
-        ``unanswered``: not be able to ask the store afterwards. ``full`` and ``readonly``:
-        have a file that cannot grow, or cannot be written.
+        - ``kill``: kill itself with SIGKILL.
+        - ``hold``: wait there.
+        - ``kept``, ``lost``: in ``commit`` or another write, report an uncertain commit that was
+          made (``kept``) or was not (``lost``).
+        - ``unanswered``: be unable to ask the store afterwards.
+        - ``full``, ``readonly``: have a file that cannot grow, or cannot be written to.
         """
         if action == "hold":
             (self.folder / "held").unlink(missing_ok=True)
-        # Renamed into place, so that nobody reads half of it.
+        # Rename it into place, so that the server never reads a half-written file.
         draft = self.folder / f".{action}"
         draft.write_text(point)
         draft.replace(self.folder / action)
 
     def clear(self, action: str) -> None:
-        """Let the server go on."""
+        """Remove the failpoint."""
         (self.folder / action).unlink()
 
     def is_set(self, action: str, point: str = "") -> bool:
-        """Return whether this is to be done here."""
+        """Return whether the action is set for this point."""
         try:
             return (self.folder / action).read_text() == point
         except FileNotFoundError:
@@ -77,11 +80,11 @@ class Failpoints:
 
     @property
     def is_held(self) -> bool:
-        """Whether the server waits at its point."""
+        """Whether the server is waiting at its point."""
         return (self.folder / "held").exists()
 
     async def reached(self, point: str) -> None:
-        """Do what is to be done at the point."""
+        """Perform the action that is set for the point."""
         if self.is_set("kill", point):
             os.kill(os.getpid(), signal.SIGKILL)
         while self.is_set("hold", point):

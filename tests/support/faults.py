@@ -1,4 +1,4 @@
-"""A session store around another one, which fails or waits at the operations that are named."""
+"""Wraps a session store so that chosen operations fail or wait."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Fault(enum.Enum):
 
 
 class StoreFaults:
-    """Stands before a store and causes the faults that a test asks for."""
+    """Wraps a store and causes the faults that a test asks for."""
 
     def __init__(self, inner: SessionStore, interruption: Interruption) -> None:
         self.inner = inner
@@ -63,22 +63,22 @@ class StoreFaults:
         self.down_after: str | None = None
         """The operation after which the store goes down."""
         self.abandoned = False
-        """Whether the service ends without a word to its store, as in a crash."""
+        """Whether the service ends without closing its store, as in a crash."""
         self._faults: dict[str, Fault] = {}
         self._gates: dict[tuple[str, bool], Gate] = {}
 
     @property
     def store(self) -> SessionStore:
-        """The store for those who are to see the faults."""
+        """The store with faults, for the code under test."""
         return cast(SessionStore, self)
 
     def fail(self, operation: str, fault: Fault = Fault.UNAVAILABLE) -> None:
-        """Have the next call of the operation fail."""
+        """Make the next call of the operation fail."""
         assert operation in READS + WRITES
         self._faults[operation] = fault
 
     def hold(self, operation: str, *, done: bool = False) -> Gate:
-        """Have calls of the operation wait before it, or when it is done; return the gate."""
+        """Make the operation wait at the returned gate, before it starts or when it is done."""
         assert operation in READS + WRITES
         gate = self._gates[operation, done] = Gate()
         return gate

@@ -1,4 +1,4 @@
-"""What many clients have asked a server for and were told, which has to fit together."""
+"""Records what many clients request and what they are told, and checks that it is consistent."""
 
 from __future__ import annotations
 
@@ -10,30 +10,30 @@ from contextlib import contextmanager
 from typing import Any
 
 KERNELS = 40
-"""How many kernels may run at once."""
+"""The maximum number of kernels that may run at the same time."""
 
 
 class History:
-    """What all clients have asked for and were told.
+    """What all clients have requested and been told.
 
-    A session *stays* unless somebody has asked for its end, or for the end of a kernel that it
-    may have. It is noted before it is asked for.
+    A session *stays* unless some client has asked to end it, or to end a kernel that it may have.
+    Clients record such a request before they send it.
     """
 
     def __init__(self) -> None:
         self.lock = threading.RLock()
         self.moving = threading.Lock()
-        """Held by who renames files of all: two renames of one file are the host's affair."""
+        """Held while renaming shared files: concurrent renames of one file are up to the host."""
         self.failed = threading.Event()
         self.operations: Counter[str] = Counter()
         self.documents: dict[str, str] = {}
-        """What sessions were asked for, by their ids."""
+        """The document that each session was requested for, by session id."""
         self.kernel_ids: dict[str, set[str]] = {}
-        """The kernels that a session may have, for all that may be there."""
+        """The kernels that each session may have, for all sessions that may exist."""
         self.born: dict[str, float] = {}
-        """Before when a kernel was not there."""
+        """For each kernel, a time at which it did not exist yet."""
         self.kept: set[str] = set()
-        """The kernels that were started without a session, and are to be kept."""
+        """Kernels that were started without a session and must be kept."""
         self._ends: set[str] = set()
         self._ended: dict[str, float] = {}
         self._starting = 0
@@ -44,7 +44,7 @@ class History:
 
     @contextmanager
     def room(self) -> Iterator[bool]:
-        """Tell whether another kernel may be started within."""
+        """Yield whether another kernel may be started within the ``with`` block."""
         with self.lock:
             free = len(self.kernels() | self.kept) + self._starting < KERNELS
             self._starting += free
@@ -55,17 +55,17 @@ class History:
                 self._starting -= free
 
     def known(self, folder: str = "") -> list[str]:
-        """Return the sessions that may be there."""
+        """Return the ids of the sessions that may exist."""
         with self.lock:
             return [each for each in self.kernel_ids if self.documents[each].startswith(folder)]
 
     def kernels(self) -> set[str]:
-        """Return the kernels that sessions may have."""
+        """Return the ids of the kernels that sessions may have."""
         with self.lock:
             return set().union(*self.kernel_ids.values())
 
     def staying(self, document: str) -> set[str]:
-        """Return the sessions of the document that stay."""
+        """Return the ids of the document's sessions that stay."""
         with self.lock:
             return {
                 each
@@ -78,7 +78,7 @@ class History:
             return self._ends.isdisjoint({session_id, *self.kernel_ids.get(session_id, ())})
 
     def will_end(self, *ids: str) -> None:
-        """Note what somebody is about to end, session or kernel."""
+        """Record the sessions or kernels that a client is about to end."""
         with self.lock:
             self._ends.update(ids)
 
@@ -88,7 +88,7 @@ class History:
                 self.kernel_ids[session_id] = set(kernel_ids)
 
     def saw(self, model: dict[str, Any], document: str, begun: float) -> None:
-        """Note a session that a request, begun then, was answered with."""
+        """Record a session from the reply to a request that was sent at ``begun``."""
         session_id, kernel_id = model["id"], model["kernel"]["id"]
         with self.lock:
             self.check_lives(session_id, begun)
@@ -102,9 +102,9 @@ class History:
         assert ended is None or ended > begun, f"session {session_id} is back"
 
     def gone(self, session_id: str, begun: float) -> None:
-        """Note that a session is not there, which somebody has to have asked for.
+        """Record that a request sent at ``begun`` did not find the session.
 
-        A request told so that was begun then.
+        Fails unless some client has asked to end the session.
         """
         with self.lock:
             if self.kernel_ids.get(session_id):
@@ -113,7 +113,7 @@ class History:
             self._ended.setdefault(session_id, time.monotonic())
 
     def check_list(self, models: list[dict[str, Any]], known: list[str], begun: float) -> None:
-        """Compare a list, whose request was begun then, with what was known before."""
+        """Compare a list, requested at ``begun``, with the sessions that were known before."""
         listed = {model["id"] for model in models}
         assert len(listed) == len(models)
         contended = [each["path"].strip("/") for each in models if "contended" in each["path"]]
@@ -126,7 +126,7 @@ class History:
 
 
 def check_shape(model: dict[str, Any]) -> None:
-    """All is there that clients insist on."""
+    """Check that a model has all the fields that clients require."""
     assert {type(model[key]) for key in ("id", "path", "name", "type")} == {str}
     kernel = model["kernel"]
     assert {type(kernel[key]) for key in ("id", "name", "last_activity", "execution_state")} == {
@@ -138,6 +138,6 @@ def check_shape(model: dict[str, Any]) -> None:
 
 
 def fields_of(model: dict[str, Any]) -> dict[str, str]:
-    """Return what clients set."""
+    """Return the fields that clients can set."""
     fields = {key: model[key] for key in ("path", "name", "type")}
     return {**fields, "kernel_id": model["kernel"]["id"]}

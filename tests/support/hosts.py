@@ -1,4 +1,4 @@
-"""A jupyter_server's own kernel and contents managers, with light kernels and no server."""
+"""jupyter_server's own kernel and contents managers, with light kernels and without a server."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def make_kernel_manager(
         root_dir=str(folder / "root"),
         **traits,
     )
-    # One for all tests: to destroy one takes a second.
+    # All tests share one context, because destroying one takes a second.
     is_async = issubclass(kernel_manager_class, AsyncMappingKernelManager)
     kernel_manager.context = (zmq.asyncio if is_async else zmq).Context.instance()
     return kernel_manager
@@ -69,11 +69,12 @@ async def running_kernel_manager(
     try:
         yield kernel_manager
     finally:
-        await kernel_manager._async_shutdown_all(now=True)  # run_sync would nest
+        # The public method of a synchronous manager would run a nested event loop.
+        await kernel_manager._async_shutdown_all(now=True)
 
 
 def make_contents_manager(folder: Path) -> Any:
-    """Return a contents manager over the same folder as the kernel manager's."""
+    """Return a contents manager with the same root directory as the kernel manager."""
     return AsyncFileContentsManager(root_dir=str(folder / "root"))
 
 

@@ -1,4 +1,4 @@
-"""What happens in the midst of an operation, at a moment that a test chooses."""
+"""Lets a test act in the middle of an operation, at a moment of its choice."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 
 class Interruption:
-    """Acts once, when store and kernels are called, or have answered, for the n-th time."""
+    """Acts once, at the n-th moment: each call of the store or the kernels, and each reply."""
 
     def __init__(self) -> None:
         self._left = 0
@@ -15,20 +15,20 @@ class Interruption:
         self._crashed = False
 
     def at(self, number: int, action: Callable[[], object]) -> None:
-        """Have this happen at the n-th moment from now, counted from 1."""
+        """Perform the action at the n-th moment from now, counted from 1."""
         self._left, self._action = number, action
 
     def cancel(self) -> bool:
-        """Return whether it has happened; if not, it will not."""
+        """Cancel the action. Return whether it has already happened."""
         action, self._action = self._action, None
         return action is None
 
     def crash(self) -> None:
-        """From now on nothing reaches store and kernels, nor comes back from there."""
+        """Let nothing reach the store and the kernels, or return from them, from now on."""
         self._crashed = True
 
     async def moment(self) -> None:
-        """Pass a moment at which something may happen, and let others go on."""
+        """Mark a moment at which the action may happen, and let other tasks run."""
         if self._action is not None:
             await asyncio.sleep(0)
             self._left -= 1

@@ -1,4 +1,4 @@
-"""Clients that do this and that with sessions, at random, and check what they are told."""
+"""Clients that perform random operations on sessions and check the replies."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from support.rest import SESSIONS, Reply
 from support.server import Server
 
 DOCUMENTS = 6
-"""How many documents there are that many clients want."""
-SHARED_FOR = 2.0  # the service shares for longer; a start is known of when its answer has come
+"""The number of documents in each group that clients share."""
+SHARED_FOR = 2.0  # less than in the service: a client learns of a start only from the reply
 LIGHT = {"name": "light"}
 
 ANSWERS = {
@@ -38,7 +38,7 @@ ANSWERS = {
     "end a kernel of mine": {204},
     "rename a file": {200},
 }
-"""The status codes that the design allows, by what is done."""
+"""The allowed status codes, by operation."""
 
 BAD_BODIES: list[object] = [
     b"{",
@@ -54,7 +54,7 @@ BAD_BODIES: list[object] = [
 
 @dataclass
 class Client:
-    """Does this and that with sessions of its own and with those of all."""
+    """Performs random operations on its own sessions and on shared ones."""
 
     server: Server
     history: History
@@ -62,7 +62,7 @@ class Client:
     random: random.Random
     connection: http.client.HTTPConnection
     own: dict[str, dict[str, str]] = field(default_factory=dict)
-    """What the sessions that nobody else changes have to be, by their ids."""
+    """The expected fields of the sessions that no other client changes, by session id."""
     kept: list[str] = field(default_factory=list)
     names: int = 0
 
@@ -70,7 +70,7 @@ class Client:
         self.folder = self.new_path()
 
     def work(self, deadline: float) -> None:
-        """Do one thing after the other until it is time, or another client has failed."""
+        """Perform operations until the deadline, or until another client has failed."""
         try:
             while time.monotonic() < deadline and not self.history.failed.is_set():
                 self.do_something()
@@ -153,7 +153,7 @@ class Client:
     def patch(
         self, session_id: str, body: object, query: str = "", operation: str = "change"
     ) -> dict[str, Any] | None:
-        """Return the changed model; None when the change was refused."""
+        """Return the changed model, or None if the change was refused."""
         return self.ask_session(operation, "PATCH", session_id, body, query)
 
     def ask_session(
@@ -183,7 +183,7 @@ class Client:
         self.own.pop(session_id, None)
 
     def pick(self, among: Any) -> Any:
-        """Return one of these, in whatever order they are; None without any."""
+        """Return a random element, regardless of their order. None if there are none."""
         ordered = sorted(among)
         return self.random.choice(ordered) if ordered else None
 
@@ -191,7 +191,7 @@ class Client:
         self.names += 1
         return f"{folder or f'own/{self.number}'}/{self.names}"
 
-    # Documents that many want at once, and nobody moves
+    # Documents that many clients request at once, and that nobody moves
 
     def open_contended(self) -> None:
         document = f"contended/{self.random.randrange(DOCUMENTS)}"
@@ -205,7 +205,7 @@ class Client:
                 assert now == {model["id"]}, "a path has two sessions"
 
     def open_window(self) -> None:
-        """Open a notebook as JupyterLab does, in several windows within seconds."""
+        """Open a notebook as JupyterLab does in several windows within seconds."""
         document = f"windows/{self.random.randrange(2)}.ipynb"
         with self.history.lock:
             staying = self.history.staying(document)
@@ -218,7 +218,7 @@ class Client:
             held = set().union(*(before[each] for each in before.keys() & staying))
             now = time.monotonic()
             young = {each for each in held if now - self.history.born[each] < SHARED_FOR}
-            assert young <= {model["kernel"]["id"]}, "two windows have a kernel each"
+            assert young <= {model["kernel"]["id"]}, "two windows have different kernels"
 
     def open_by_placeholder(self, document: str, folder: str) -> dict[str, Any] | None:
         name = document.rpartition("/")[2]
@@ -230,7 +230,7 @@ class Client:
             self.change_own(model["id"], change)
         return model
 
-    # Documents that many move
+    # Documents that many clients move
 
     def open_moved(self) -> None:
         self.post(f"moved/{self.random.randrange(DOCUMENTS)}", "moved")
@@ -243,7 +243,7 @@ class Client:
             self.patch(session_id, {"path": path})
 
     def move_files(self) -> None:
-        """Move a file or a folder and back again."""
+        """Move a file or a folder, and move it back."""
         file = f"moved/{self.random.randrange(DOCUMENTS)}"
         old, new = self.random.choice([("moved/one", "moved/two"), (file, f"{file}-moved")])
         with self.history.moving:
@@ -253,7 +253,7 @@ class Client:
     def rename(self, old: str, new: str) -> None:
         self.ask("rename a file", "PATCH", f"/api/contents/{old}", {"path": new})
 
-    # Documents of its own
+    # The client's own documents
 
     def open_own(self) -> None:
         path = self.new_path(self.folder)
@@ -263,7 +263,7 @@ class Client:
         self.open_by_placeholder(f"{self.new_path(self.folder)}.ipynb", self.folder)
 
     def borrow(self) -> None:
-        """Open a document with a kernel that somebody has, or one that waits for a session."""
+        """Open a document with a kernel of any session, or with a kept one without a session."""
         path = self.new_path(self.folder)
         kernel_id, operation = self.pick(self.history.kernels()), "create with a kernel"
         if self.kept and self.random.random() < 0.3:
@@ -278,7 +278,7 @@ class Client:
             self.own[model["id"]] = fields_of(model)
 
     def reopen(self) -> None:
-        """Post a path that has a session, if that has not ended."""
+        """POST the path of a session that may still exist, to get that session again."""
         session_id = self.pick(self.own)
         path = session_id and self.own[session_id]["path"]
         if not session_id or not path.startswith(self.folder):
@@ -294,7 +294,7 @@ class Client:
             self.opened(model)
 
     def pick_own(self) -> str | None:
-        """Return one whose document is nobody else's."""
+        """Return one of the client's sessions whose document no other client uses."""
         return self.pick(
             each for each, is_ in self.own.items() if is_["path"].startswith(self.folder)
         )
@@ -315,7 +315,7 @@ class Client:
                 assert fields_of(model) == self.own[session_id]
 
     def switch(self) -> None:
-        """Change to a new kernel."""
+        """Switch a session to a new kernel."""
         session_id = self.pick_own()
         if session_id is None:
             return
@@ -328,7 +328,7 @@ class Client:
         self.switched(session_id, model, begun)
 
     def attach(self) -> None:
-        """Change to a kernel that somebody has, or to one that waits for a session."""
+        """Switch a session to a kernel of any session, or to a kept one without a session."""
         session_id, kernel_id = self.pick_own(), self.pick(self.history.kernels())
         if session_id is None or kernel_id is None:
             return
@@ -390,7 +390,7 @@ class Client:
             self.delete(session_id)
 
     def end_kernel(self) -> None:
-        """End a kernel whatever sessions it has."""
+        """End a kernel, whatever sessions it has."""
         kernel_id = self.pick(self.history.kernels())
         if kernel_id is not None:
             self.history.will_end(kernel_id)
@@ -419,7 +419,7 @@ class Client:
         if kernel_id is not None:
             self.ask("end a kernel of mine", "DELETE", f"/api/kernels/{kernel_id}")
 
-    # Reads, and what cannot be done
+    # Reads, and requests that must fail
 
     def list(self) -> None:
         known, begun = self.history.known(), time.monotonic()

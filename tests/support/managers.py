@@ -1,4 +1,4 @@
-"""Classes as a user may have them, in place of the server's own and of ours."""
+"""Custom classes that a user might configure instead of the server's or ours."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from nbsessions.kernels.surviving.manager import SurvivingKernel, SurvivingKerne
 
 
 class OwnSessionManager(SessionManager):
-    """Marks its models."""
+    """Adds a mark to its models."""
 
     async def row_to_model(self, row: Any, tolerate_culled: bool = False) -> Any:
         """Return the model with a mark."""
@@ -24,7 +24,7 @@ class OwnSessionManager(SessionManager):
 
 
 class RoleAuthorizer(Authorizer):
-    """Goes by the header ``X-Role``: readers may not change sessions, strangers not see them."""
+    """Decides by ``X-Role``: a ``reader`` may only read sessions, other roles not even that."""
 
     def is_authorized(self, handler: Any, user: Any, action: str, resource: str) -> bool:
         """Return whether the role allows the action."""
@@ -35,16 +35,16 @@ class RoleAuthorizer(Authorizer):
 
 
 class OwnKernelManager(ServerKernelManager):
-    """One kernel's manager, as somebody may have it."""
+    """A custom manager of one kernel."""
 
 
 class OwnMappingKernelManager(AsyncMappingKernelManager):
-    """The manager of all kernels, as somebody may have it."""
+    """A custom manager of all kernels."""
 
 
 class MixedKernelManager(SurvivingKernel, ServerKernelManager):
-    """One whose kernel survives."""
+    """A custom manager of one kernel, which survives."""
 
 
 class MixedMappingKernelManager(SurvivingKernels, AsyncMappingKernelManager):
-    """One that adopts kernels."""
+    """A custom manager of all kernels, which adopts kernels."""

@@ -1,7 +1,7 @@
-"""Has a process id used twice, and checks that the second process is not taken for the first.
+"""Reuses a process id, and checks that the second process is not mistaken for the first.
 
-Runs as process 1 of a pid namespace of its own, where the next id can be chosen. Its argument is
-the identity of a process outside.
+It runs as process 1 of its own pid namespace, where it can choose the next process id. Its
+argument is the identity of a process outside that namespace.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ _LAST_PID = Path("/proc/sys/kernel/ns_last_pid")
 
 
 def main() -> None:
-    """Print ``ok`` in the end."""
+    """Run the checks, and print ``ok`` if all of them pass."""
     outside = msgspec.json.decode(sys.argv[1], type=ProcessIdentity)
     assert _is_gone(outside), "a process of another namespace was found"
     first = _sleep()
     identity = identify(first.pid)
-    holds = [hold(identity) for hold in (process._PidfdProcess, process._PsutilProcess)]
-    assert [each.poll() for each in holds] == [None, None]
+    attached = [each(identity) for each in (process._PidfdProcess, process._PsutilProcess)]
+    assert [each.poll() for each in attached] == [None, None]
     first.kill()
     first.wait()
     _wait_for_another_tick(identity)
     _LAST_PID.write_text(str(identity.pid - 1))
     second = _sleep()
-    assert second.pid == identity.pid, "the id was not used again"
-    for each in holds:
+    assert second.pid == identity.pid, "the id was not reused"
+    for each in attached:
         each.send_signal(signal.SIGKILL)
         each.kill()
         assert each.poll() == -1
-    assert _is_gone(identity), "the second process was taken for the first"
+    assert _is_gone(identity), "the second process was mistaken for the first"
     attach(identify(second.pid))
     assert second.poll() is None, "the second process was harmed"
     second.kill()

@@ -1,4 +1,4 @@
-"""Keeps apart the ports of kernels that several processes start at the same moment."""
+"""Keeps processes that start kernels at the same time from choosing the same ports."""
 
 from __future__ import annotations
 
@@ -7,16 +7,19 @@ import socket
 from typing import Any
 
 _FIRST, _LAST = 61000, 65536
-"""Above the ports that Linux gives to connections by itself."""
+"""Above the range from which Linux assigns ports to outgoing connections."""
 
 
 def reserve_ports(cache_class: type[Any]) -> None:
-    """Have jupyter_client's ``LocalPortCache`` hold the ports that it finds for kernels.
+    """Make jupyter_client's ``LocalPortCache`` hold the ports that it finds for kernels.
 
-    It knows the ports of one process only: until a kernel has bound its own, those look free to
-    all others, of which tests run many. A kernel that is given another's ports ends. They are
-    none of those that the system gives to connections: a server that is killed holds its ports
-    no more, and a connection could take one before the kernel has bound it.
+    The cache only knows the ports of its own process. Until a kernel has bound its ports, they
+    look free to all other processes, and tests run many of them. A kernel that is given the ports
+    of another kernel ends.
+
+    The ports lie outside the range that the system assigns to connections. When a server is
+    killed, it no longer holds its ports. A connection could then take one before the kernel has
+    bound it.
     """
     held: dict[int, socket.socket] = {}
     return_port = cache_class.return_port
@@ -25,13 +28,13 @@ def reserve_ports(cache_class: type[Any]) -> None:
         while True:
             port = random.randrange(_FIRST, _LAST)
             if port in self.currently_used_ports:
-                continue  # A kernel of ours has it that is being restarted.
+                continue  # It belongs to a kernel of this process that is being restarted.
             holder = socket.socket()
             try:
-                # Without the option: only so are the ports of other holders refused.
+                # Without SO_REUSEADDR, the probe fails for ports that other processes hold.
                 with socket.socket() as probe:
                     probe.bind((ip, port))
-                # With it, and since nobody listens, the kernel's own socket can bind it, too.
+                # With SO_REUSEADDR, and since nobody listens, the kernel can bind the port, too.
                 holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 holder.bind((ip, port))
             except OSError:

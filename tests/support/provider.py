@@ -1,4 +1,4 @@
-"""A kernel provider without processes, which keeps a ledger and fails when it is told to."""
+"""A fake kernel provider without processes. It keeps a ledger and fails on demand."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from support.interruptions import Interruption
 
 KERNELSPECS = ("light", "other")
 BROKEN = "broken"
-"""A kernelspec whose kernels do not come up."""
+"""A kernelspec whose kernels fail to start."""
 
 
 class Gate:
-    """A place where a task waits, so that a test can act at just that moment."""
+    """A point where a task waits, so that a test can act at exactly that moment."""
 
     def __init__(self) -> None:
         self._reached = asyncio.Event()
@@ -30,29 +30,29 @@ class Gate:
         await self._opened.wait()
 
     async def reached(self) -> None:
-        """Wait until a task stands before the gate."""
+        """Wait until a task is waiting at the gate."""
         await self._reached.wait()
 
     def open(self) -> None:
-        """Let everybody through, from now on."""
+        """Let all tasks through from now on."""
         self._opened.set()
 
 
 class FakeKernelProvider(KernelProvider):
-    """Kernels that are entries of a ledger: started, stopped, died.
+    """Its kernels are entries in a ledger of kernels that started, stopped or died.
 
-    ``start_gate`` and ``shutdown_gate`` hold up what is begun while they are set. The errors
-    in ``start_errors`` and ``shutdown_errors`` are raised by the next calls, one each.
+    ``start_gate`` and ``shutdown_gate`` hold up the calls that begin while they are set. The next
+    calls raise the errors in ``start_errors`` and ``shutdown_errors``, one per call.
     """
 
     def __init__(self, name: str = "local:test") -> None:
         self.name = name
         self.events: list[tuple[str, str]] = []
-        """("start" | "stop" | "die", kernel id), in the order in which they happened."""
+        """Pairs of event ("start", "stop" or "die") and kernel id, in the order they happened."""
         self.requests: list[StartRequest] = []
         self.environments: dict[str, tuple[str | None, str | None]] = {}
         self.unknown: set[str] = set()
-        """Kernels that cannot be asked about at the moment."""
+        """Kernels whose state cannot be determined at the moment."""
         self.start_gate: Gate | None = None
         self.shutdown_gate: Gate | None = None
         self.start_errors: list[SessionError] = []
@@ -63,7 +63,7 @@ class FakeKernelProvider(KernelProvider):
         self.connected: set[str] = set()
         """Kernels that clients were connected to."""
         self.elsewhere: set[str] = set()
-        """Kernels that other servers have, or that wait for others: this one does not see them."""
+        """Kernels that this server does not see: they belong to other servers or wait for them."""
         self.adopted: set[str] = set()
         """Kernels that were taken over from dead servers."""
         self._names: dict[str, str] = {}
@@ -74,11 +74,11 @@ class FakeKernelProvider(KernelProvider):
 
     @property
     def running(self) -> set[str]:
-        """The kernels that run: starts without stops and deaths."""
+        """The running kernels: those started, minus those stopped or died."""
         return set(self._names)
 
     def count(self, event: str) -> int:
-        """Return how many kernels were started, stopped or have died."""
+        """Return the number of such events: "start", "stop" or "die"."""
         return sum(each == event for each, _ in self.events)
 
     @property
@@ -92,11 +92,11 @@ class FakeKernelProvider(KernelProvider):
         return self.count("stop")
 
     def has_died(self, kernel_id: str) -> bool:
-        """Return whether a kernel of this id has ended without being told to."""
+        """Return whether a kernel with this id has ended by itself."""
         return ("die", kernel_id) in self.events
 
     def die(self, *kernel_ids: str) -> None:
-        """Let kernels go without being told to."""
+        """Let kernels end by themselves."""
         for kernel_id in kernel_ids:
             self._ended("die", kernel_id)
 
@@ -136,7 +136,7 @@ class FakeKernelProvider(KernelProvider):
         )
 
     def model(self, kernel_id: str) -> KernelModel:
-        """Return the model of a kernel that runs."""
+        """Return the model of a running kernel."""
         return {
             "id": kernel_id,
             "name": self._names[kernel_id],

@@ -1,4 +1,4 @@
-"""Damages a store's file, and kills a server at each step of its repair."""
+"""Damages a store's file, and kills servers at each step of the repair."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ WRITES = ("INSERT", "COMMIT")
 
 
 def spoil(path: Path, damage: str) -> None:
-    """Overwrite a part of the file, as a failing disk does."""
+    """Overwrite or cut off a part of the file, as a failing disk does."""
     data = bytearray(path.read_bytes())
     if damage == "header":
         data[:100] = b"x" * 100  # NOTADB
     elif damage == "tail":
-        del data[len(data) // 2 :]  # CORRUPT, the rest is not there
+        del data[len(data) // 2 :]  # CORRUPT, the rest is missing
     else:
         name = {"index": "nbsessions_session_document", "table": "nbsessions_session"}[damage]
         [(root,)] = rows(path, "SELECT rootpage FROM sqlite_master WHERE name = ?", name)
@@ -39,9 +39,9 @@ def spoil(path: Path, damage: str) -> None:
 
 
 def die_at_each_step(path: Path, wal: bool) -> list[tuple[list[str], str]]:
-    """Have servers open the damaged file and die, each a step later than the one before.
+    """Let servers open the damaged file and die, each one step later than the one before.
 
-    Returns, for each, the sessions that the next server finds, and what both said.
+    Return, for each of them, the sessions that the next server finds, and the log of both.
     """
     database.is_local = lambda folder: wal  # type: ignore[attr-defined,misc]
     damaged = path.read_bytes()
@@ -95,7 +95,7 @@ def _dying_at(last: int) -> Callable[[], None]:
 
 
 def _call_at_each_step(step: Callable[[], None]) -> None:
-    """Have it called before each change that this process makes to a file or in a database."""
+    """Call ``step`` before each change that this process makes to a file or database."""
     connect = sqlite3.connect
 
     def trace(statement: str) -> None:

@@ -1,4 +1,4 @@
-"""What clients do: requests with or without a token or cookies, and code run in a kernel."""
+"""A REST client: requests with or without a token or cookies, and code run in a kernel."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _TIMEOUT = 60.0
 
 
 class Reply(NamedTuple):
-    """A status code, headers in lower case, and the body."""
+    """A reply. The names of its headers are in lower case."""
 
     status: int
     headers: Mapping[str, str]
@@ -25,7 +25,7 @@ class Reply(NamedTuple):
     cookies: Mapping[str, str]
 
     def json(self) -> Any:
-        """Return what the body says."""
+        """Return the body, parsed as JSON."""
         return json.loads(self.body)
 
     @property
@@ -37,7 +37,7 @@ class Reply(NamedTuple):
 
 
 class RestClient:
-    """A client of one server, on the loopback."""
+    """A client for one server on the loopback interface."""
 
     def __init__(self, *, base_url: str, token: str) -> None:
         self.base_url = base_url
@@ -56,7 +56,8 @@ class RestClient:
     ) -> Reply:
         """Send a request to a path below the base URL.
 
-        ``body``: bytes as they are, else JSON. ``connection``: one that was used before.
+        A ``body`` of bytes is sent as it is, anything else as JSON. ``connection`` is an open
+        connection to reuse.
         """
         if connection is not None:
             return self._exchange(connection, method, path, body, headers or {}, with_token)
@@ -97,13 +98,16 @@ class RestClient:
     # Sessions
 
     def post(self, body: object, **options: Any) -> Reply:
-        """POST to the sessions."""
+        """POST to ``/api/sessions``."""
         return self.request("POST", SESSIONS, body, **options)
 
     def create(
         self, path: str, kernel: str | Mapping[str, str] = "light", **more: object
     ) -> dict[str, Any]:
-        """Create a notebook session and return its model; ``kernel``: a name, or the object."""
+        """Create a notebook session and return its model.
+
+        ``kernel`` is a kernelspec name, or the kernel object of the body.
+        """
         wanted = {"name": kernel} if isinstance(kernel, str) else kernel
         reply = self.post({"path": path, "type": "notebook", "kernel": wanted, **more})
         assert reply.status == 201, (reply.status, reply.body)
@@ -111,7 +115,7 @@ class RestClient:
         return model
 
     def list_sessions(self, query: str = "") -> list[dict[str, Any]]:
-        """Return the models of the list."""
+        """Return the models of all listed sessions."""
         reply = self.request("GET", SESSIONS + query)
         assert reply.status == 200, (reply.status, reply.body)
         models: list[dict[str, Any]] = reply.json()
@@ -132,7 +136,7 @@ class RestClient:
     # Kernels
 
     def start_kernel(self, name: str = "light") -> str:
-        """Start a kernel of no session through the server's own route; returns its id."""
+        """Start a kernel without a session through ``/api/kernels``, and return its id."""
         reply = self.request("POST", "/api/kernels", {"name": name})
         assert reply.status == 201, (reply.status, reply.body)
         kernel_id: str = reply.json()["id"]

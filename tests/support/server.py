@@ -1,4 +1,4 @@
-"""Real Jupyter servers in folders of their own: started, stopped and killed by tests."""
+"""Real Jupyter servers in their own folders, which tests start, stop and kill."""
 
 from __future__ import annotations
 
@@ -23,15 +23,16 @@ from support.rest import RestClient
 from support.waiting import wait_until
 
 SUPPORT = Path(__file__).parent
-TOKEN = "a-token-of-the-tests"  # guards a server on the loopback for seconds
+TOKEN = "a-token-of-the-tests"  # protects a short-lived server on the loopback interface
 _QUIET = ("jupyterlab", "jupyter_lsp", "jupyter_server_terminals", "notebook", "notebook_shim")
 _START_TIMEOUT = 60.0
 _WORKERS = 16
 _WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % _WORKERS
-# The host logs each reply of 500 and more, after its request's headers.
+# The host logs each reply with status 500 or above, after the headers of its request.
 _ACCESS_LOG = re.compile(r"App\] (\{$|5\d\d [A-Z]+ /)")
-# Kernels write to the same log, and often die with tracebacks of their own. The host logs that
-# of a kernel that did not start, whose start passes through these two methods of ours.
+# Matches tracebacks of our code. Kernels write to the same log, and often die with their own
+# tracebacks. When a kernel fails to start, the host logs a traceback that passes through
+# start_kernel and launch_kernel, so these two methods of ours do not count.
 _OUR_TRACEBACK = re.compile(
     rf'\s+File "({re.escape(str(REPOSITORY))}|.*/site-packages)/nbsessions/'
     r".*(?<!in start_kernel)(?<!in launch_kernel)$"
@@ -39,7 +40,7 @@ _OUR_TRACEBACK = re.compile(
 
 
 class Server(RestClient):
-    """One server: its folders outlive its process, so it can be started again."""
+    """One server. Its folders outlive its process, so it can be started again."""
 
     def __init__(
         self,
@@ -55,7 +56,7 @@ class Server(RestClient):
         arguments: Sequence[str] = (),
         wrapper: Sequence[str] = (),
     ) -> None:
-        """``wrapper`` is a command that runs the server's; it has to become its process."""
+        """``wrapper`` is a command that runs the server's command and must become its process."""
         super().__init__(base_url=base_url, token=TOKEN)
         self.host = host
         self.folder = folder
@@ -78,7 +79,7 @@ class Server(RestClient):
     # Life
 
     def start(self, port: int | None = None) -> Server:
-        """Start the server, on a free port unless one is given; wait until it answers."""
+        """Start the server and wait until it answers. It gets a free port unless one is given."""
         assert not self.is_running, "runs already"
         self._log_start = len(self._log_file.read_bytes()) if self._log_file.exists() else 0
         self.port = port or _free_port()
@@ -106,16 +107,16 @@ class Server(RestClient):
         return self.signal(signal.SIGTERM)
 
     def terminate(self) -> None:
-        """Send SIGTERM and do not wait."""
+        """Send SIGTERM, without waiting for the server to end."""
         self.send_signal(signal.SIGTERM)
 
     def send_signal(self, signum: int) -> None:
-        """Send a signal and do not wait."""
+        """Send a signal, without waiting for the server to end."""
         assert self._process is not None
         self._process.send_signal(signum)
 
     def signal(self, signum: int) -> int:
-        """Send a signal, wait for the end, and return the exit code."""
+        """Send a signal, wait until the server ends, and return its exit code."""
         self.send_signal(signum)
         return self._ended()
 
@@ -129,7 +130,7 @@ class Server(RestClient):
 
     @property
     def is_running(self) -> bool:
-        """Whether the process is there."""
+        """Whether the process is running."""
         return self._process is not None and self._process.poll() is None
 
     @property
@@ -143,7 +144,7 @@ class Server(RestClient):
         try:
             return self._process.wait(timeout=30)
         except subprocess.TimeoutExpired:
-            pytest.fail(f"the server does not end:\n{self.log}")
+            pytest.fail(f"the server did not end:\n{self.log}")
 
     def _answers(self) -> bool:
         if not self.is_running:
@@ -154,7 +155,7 @@ class Server(RestClient):
             return False
 
     def run(self, *arguments: str) -> str:
-        """Run the server's Python in the server's environment; returns all that it prints."""
+        """Run the server's Python with the server's environment, and return all its output."""
         ran = subprocess.run(
             [self.host.python, *arguments],
             cwd=self.folder,
@@ -167,7 +168,7 @@ class Server(RestClient):
         )
         return ran.stdout
 
-    # What it leaves behind
+    # Its files, log and kernels
 
     @property
     def store(self) -> Path:
@@ -176,20 +177,20 @@ class Server(RestClient):
 
     @property
     def log(self) -> str:
-        """What the server wrote since it was last started."""
+        """What the server has logged since its last start."""
         return self._log_file.read_bytes()[self._log_start :].decode()
 
     def log_lines(self, level: str, pattern: str = "") -> list[str]:
-        """Return the log's lines of a level (``I``, ``W``, ``E``) that the pattern is found in."""
+        """Return the log lines of a level (``I``, ``W`` or ``E``) that match the pattern."""
         lines = [line for line in self.log.splitlines() if line.startswith(f"[{level} ")]
         return [line for line in lines if re.search(pattern, line)]
 
     def allow_errors(self, pattern: str) -> None:
-        """Say that ERROR lines with this are what the test is about."""
+        """Allow ERROR lines that match the pattern, because the test provokes them."""
         self._allowed_errors.append(pattern)
 
     def unexpected_errors(self) -> list[str]:
-        """Return the ERROR lines of all runs that no test has allowed, and our tracebacks'."""
+        """Return unexpected ERROR lines, and lines of tracebacks in our code, from all runs."""
         text = self._log_file.read_text() if self._log_file.exists() else ""
         return [
             line
@@ -200,11 +201,14 @@ class Server(RestClient):
         ]
 
     def kernel_processes(self) -> list[psutil.Process]:
-        """Return the processes of the kernels that this server has started, in any run."""
+        """Return the kernel processes that this server has started in any run."""
         return list(self.kernel_commands())
 
     def kernel_commands(self) -> dict[psutil.Process, str]:
-        """Return their command lines, read once: a process may end at any moment."""
+        """Return the command line of each kernel process.
+
+        It is read only once, because a process may end at any moment.
+        """
         found = {}
         for process in psutil.process_iter():
             try:
@@ -220,7 +224,7 @@ class Server(RestClient):
         }
 
     def wait_for_kernels(self, count: int) -> None:
-        """Wait until so many kernels are left: processes, and records of them."""
+        """Wait until exactly ``count`` kernels are left, both as processes and as records."""
 
         def numbers() -> set[int]:
             return {len(self.kernel_processes()), len(self.kernel_records())}
@@ -228,24 +232,24 @@ class Server(RestClient):
         wait_until(lambda: numbers() == {count}, f"{count} kernels are left")
 
     def kernel_records(self) -> set[str]:
-        """Return the ids of the kernels that a next server would know of."""
+        """Return the ids of the kernels that have a record."""
         return {path.stem for path in self.runtime_dir.glob("nbsessions/kernels/*.json")}
 
     def kernel_record(self, kernel_id: str) -> dict[str, Any]:
-        """Return what a next server would know of the kernel."""
+        """Return the record of the kernel."""
         file = self.runtime_dir / "nbsessions" / "kernels" / f"{kernel_id}.json"
         record: dict[str, Any] = json.loads(file.read_text())
         return record
 
     def kill_kernels(self) -> None:
-        """Kill all kernels, as the end of a container does; their records stay."""
+        """Kill all kernels, as when a container ends. Their records remain."""
         for process in self.kernel_processes():
             with suppress(psutil.NoSuchProcess):
                 process.kill()
         wait_until(lambda: not self.kernel_processes(), "no kernel process is left")
 
     def clean_up(self) -> None:
-        """Kill what still runs."""
+        """Kill everything that is still running."""
         if self._process is not None:
             if self.is_running:
                 self._process.kill()
@@ -259,9 +263,9 @@ class Server(RestClient):
     def configure(
         self, config: Mapping[str, Mapping[str, Any]], extensions: Mapping[str, bool]
     ) -> None:
-        """Write the user's configuration anew, for the next start."""
+        """Rewrite the user's configuration for the next start."""
         quiet = dict.fromkeys(_QUIET, False)
-        # The application that is started is an extension, too.
+        # The application being started is an extension itself.
         quiet.pop(self.host.module, None)
         application = {
             "base_url": self.base_url,
@@ -316,15 +320,15 @@ class Server(RestClient):
 
 
 class StartServer(Protocol):
-    """Starts a server that is ended with the fixture; takes the options of Server."""
+    """Starts a server that ends with the fixture. Takes the options of Server."""
 
     def __call__(self, host_name: str = "newest", *, start: bool = True, **options: Any) -> Server:
-        """Return the server, running unless ``start`` is false."""
+        """Return the server. It is running unless ``start`` is false."""
 
 
 @contextmanager
 def servers_in(folder: Path) -> Iterator[StartServer]:
-    """Yield a function that starts servers; end them all and look for unexpected errors."""
+    """Yield a function that starts servers. Then check their logs for errors and end them."""
     servers: list[Server] = []
 
     def start_server(host_name: str = "newest", *, start: bool = True, **options: Any) -> Server:
@@ -336,14 +340,14 @@ def servers_in(folder: Path) -> Iterator[StartServer]:
         yield start_server
         unexpected = [line for server in servers for line in server.unexpected_errors()]
         if unexpected:
-            pytest.fail("\n".join(["Logged, and allowed by no test:", *unexpected]))
+            pytest.fail("\n".join(["Unexpected errors in the log:", *unexpected]))
     finally:
         for server in servers:
             server.clean_up()
 
 
 def strace_or_fail() -> str:
-    """Return the path of strace; fails the test with a hint when it is missing."""
+    """Return the path of strace. Fails the test with a hint if it is missing."""
     path = shutil.which("strace")
     if path is None:
         pytest.fail("This test needs strace: apt-get install strace", pytrace=False)
@@ -351,10 +355,10 @@ def strace_or_fail() -> str:
 
 
 def _free_port() -> int:
-    """Return a port that nobody listens on, from below those that the system hands out.
+    """Return an unused port below the range that the system assigns from.
 
-    Of the others, a kernel that is started meanwhile may get the same. Test processes that run
-    side by side have ports of their own.
+    A port of that range could meanwhile be given to a kernel that is being started. Parallel test
+    processes choose from disjoint sets of ports.
     """
     while True:
         port = random.randrange(10000 + _WORKER, 32000, _WORKERS)

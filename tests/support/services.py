@@ -1,4 +1,4 @@
-"""A session service over a fake kernel provider and a store that can be made to fail."""
+"""A session service with a fake kernel provider and a store that can be made to fail."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ T = TypeVar("T")
 
 
 def make_store(kind: str, folder: Path) -> SessionStore:
-    """Return a store that is not open yet; one file per folder."""
+    """Return a store that is not open yet. SQLite stores of one folder share a file."""
     if kind == "memory":
         return MemorySessionStore()
     return SQLiteSessionStore(folder / "sessions.db", NAMESPACE, log=logging.getLogger("test"))
 
 
 def make_owner(boot_id: str = "this boot") -> Owner:
-    """Return an owner of its own. Of another boot of the host, without a lock, it is dead."""
+    """Return a new owner. With another boot id and without a lock, it counts as dead."""
     return Owner(owner_id=str(uuid.uuid4()), host="here", boot_id=boot_id, pid=1)
 
 
@@ -56,15 +56,15 @@ def notebook(path: str | None = "a.ipynb", **more: str) -> NewSession:
 
 
 async def eventually(condition: Callable[[], Awaitable[bool]], what: str) -> None:
-    """Wait until the condition holds; AssertionError after a minute."""
+    """Wait until the condition holds. Raises AssertionError after a minute."""
     deadline = asyncio.get_running_loop().time() + 60
     while not await condition():
-        assert asyncio.get_running_loop().time() < deadline, f"still not so: {what}"
+        assert asyncio.get_running_loop().time() < deadline, f"this did not become true: {what}"
         await asyncio.sleep(0.005)
 
 
 class Bench:
-    """The service under test and what it works with."""
+    """The service under test, with its store and kernel provider."""
 
     def __init__(
         self, store: SessionStore, provider: FakeKernelProvider, owner: Owner | None = None
@@ -74,7 +74,7 @@ class Bench:
         self.provider = provider
         self.owner = replace(owner or make_owner(), provider=provider.name)
         self.records: list[logging.LogRecord] = []
-        log = logging.Logger("service under test")  # with no handler but ours
+        log = logging.Logger("service under test")  # has no handlers except ours
         handler = logging.Handler()
         handler.emit = self.records.append  # type: ignore[assignment]
         log.addHandler(handler)
@@ -86,7 +86,7 @@ class Bench:
         return self.faults.inner
 
     def release_lock(self) -> None:
-        """Look dead to others: the system releases an owner's lock when its process ends."""
+        """Make the owner look dead: the system releases its lock when its process ends."""
         if isinstance(self.store, SQLiteSessionStore):
             locks = self.store._database.locks
             lock, locks._owner, locks._owner_id = locks._owner, None, None
@@ -95,13 +95,13 @@ class Bench:
             lock.close()
 
     def crash(self) -> None:
-        """End as by kill -9, with nothing finished."""
+        """End as after ``kill -9``, with nothing finished."""
         self.faults.abandoned = True
         self.service.close()
         self.release_lock()
 
     def messages(self, level: int) -> list[str]:
-        """Return what the service logged at this level."""
+        """Return the messages that the service logged at this level."""
         return [each.getMessage() for each in self.records if each.levelno == level]
 
     async def create(self, path: str | None = "a.ipynb", **more: str) -> Session:
@@ -116,7 +116,10 @@ class Bench:
         return updated
 
     async def hold_up(self, work: Coroutine[Any, Any, T]) -> tuple[Gate, asyncio.Task[T]]:
-        """Begin what starts a kernel; return when that is under way, with what lets it go on."""
+        """Begin work that starts a kernel, and return when the kernel start is held up.
+
+        Return the gate, which lets the start continue when opened, and the task of the work.
+        """
         gate = self.provider.start_gate = Gate()
         task = asyncio.create_task(work)
         await gate.reached()
@@ -129,7 +132,7 @@ class Bench:
         kernel_id: str | None = None,
         lease: timedelta = START_LEASE,
     ) -> Intent:
-        """Leave the intent of a start in the store, which the service does not know of."""
+        """Write the intent of a start to the store, behind the service's back."""
         scope = self.owner.owner_id
         intent = make_start(document, kernel_id=kernel_id, scope=scope, lease=lease)
         await self.store.acquire(intent)
@@ -140,22 +143,22 @@ class Bench:
         return [session for session, _ in await self.service.list_sessions()]
 
     async def get(self, session: Session) -> LiveSession:
-        """Return what has become of a session."""
+        """Return the current state of a session."""
         return await self.service.get(session_id=session.session_id)
 
     async def open_intents(self) -> list[Intent]:
-        """Return the intents of what is under way."""
+        """Return the intents of starts and stops that are under way."""
         intents = await self.store.list_intents()
         return [each for each in intents if each.verb is not Verb.ENDED]
 
     async def is_at_rest(self) -> bool:
-        """Return whether nothing is under way, and each kernel has a session."""
+        """Return whether nothing is under way, and the running kernels are those of sessions."""
         held = {session.kernel_id for session in await self.store.list_sessions()}
         return not await self.open_intents() and self.provider.running == held
 
     async def rest(self) -> None:
-        """Wait until nothing is under way; fails when a kernel is left over or missing."""
-        what = "no open intent; the kernels are those of sessions"
+        """Wait until nothing is under way. Fails if a kernel is left over or missing."""
+        what = "no intent is open, and the running kernels are those of sessions"
         await eventually(self.is_at_rest, what)
 
 
@@ -167,7 +170,7 @@ async def running_service(
     provider: FakeKernelProvider | None = None,
     owner: Owner | None = None,
 ) -> AsyncIterator[Bench]:
-    """Yield an open service; at the end it has to come to rest without an ERROR."""
+    """Yield an open service. At the end, it must come to rest without logging an ERROR."""
     bench = Bench(make_store(kind, folder), provider or FakeKernelProvider(), owner)
     await bench.service.open()
     try:

@@ -1,4 +1,4 @@
-"""Other processes that use a store, lock it or die with it, at a test's command."""
+"""Other processes that use a store, lock it or die with it, as a test commands."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _spawn = multiprocessing.get_context("spawn")
 
 
 class OtherProcess:
-    """Calls functions of this module in a process of its own, in which state stays."""
+    """Calls functions of this module in a separate process, which keeps state between calls."""
 
     def __init__(self) -> None:
         self._connection, theirs = _spawn.Pipe()
@@ -37,17 +37,17 @@ class OtherProcess:
         theirs.close()
 
     def ask(self, function: Callable[..., Any], *arguments: object) -> Any:
-        """Return what the function returns there; raises what it raises."""
+        """Call the function there. Return or raise what it does."""
         self.tell(function, *arguments)
         return self.answer()
 
     def tell(self, function: Callable[..., Any], *arguments: object) -> None:
-        """Have the function called, and do not wait for it."""
+        """Call the function there, without waiting for it."""
         self._connection.send((function, arguments))
 
     def answer(self) -> Any:
-        """Wait for the answer to what was told."""
-        assert self._connection.poll(_ANSWER_TIMEOUT), "the other process does not answer"
+        """Wait for the result of a call made by ``tell``."""
+        assert self._connection.poll(_ANSWER_TIMEOUT), "the other process did not answer"
         outcome, error = self._connection.recv()
         if error is not None:
             raise error
@@ -66,7 +66,7 @@ class OtherProcess:
 
 @contextmanager
 def other_process() -> Iterator[OtherProcess]:
-    """Start another process, and end it afterwards."""
+    """Yield another process, and end it afterwards."""
     process = OtherProcess()
     try:
         yield process
@@ -83,7 +83,7 @@ def _serve(connection: Connection) -> None:
             connection.send((None, error))
 
 
-# What can be asked for
+# Functions to call in the other process
 
 _loop: asyncio.AbstractEventLoop | None = None
 _store: SQLiteSessionStore | None = None
@@ -96,7 +96,7 @@ def open_store(path: Path, owner: Owner, namespace: str = "namespace", wal: bool
     _loop = _loop or asyncio.new_event_loop()
     log = logging.getLogger("other-process")
     log.addHandler(logging.NullHandler())
-    # Some tests have more of these at once, and for longer, than servers have.
+    # Some tests run more of these at once, and keep them busy longer, than real servers do.
     _store = SQLiteSessionStore(path, namespace, log=log, busy_timeout=60.0)
     _loop.run_until_complete(_store.open(owner))
 
@@ -119,7 +119,7 @@ def close_store(running: Collection[str] = ()) -> None:
 
 
 def lock_rows(path: Path) -> None:
-    """Keep SQLite's own write lock."""
+    """Take SQLite's own write lock and keep it."""
     connection = sqlite3.connect(path, isolation_level=None)
     connection.execute("BEGIN IMMEDIATE")
     _held.append(connection)
@@ -139,7 +139,10 @@ def let_go() -> None:
 
 
 def write_without_a_pause(path: Path, stop: Path) -> int:
-    """Hold the lock of commits again and again, for 0.1 s each time, until the file is there."""
+    """Take the commit lock again and again, for 0.1 s each, until the file ``stop`` exists.
+
+    Return how many times.
+    """
     locks = StoreLocks(path, timeout=60.0)
     locks.take_part()
     count = 0
@@ -152,7 +155,7 @@ def write_without_a_pause(path: Path, stop: Path) -> int:
 
 
 def become_nobody() -> None:
-    """Go on as a user for whom permissions count."""
+    """Become a user that file permissions apply to, unlike root."""
     if os.geteuid() == 0:
         os.setgroups([])
         os.setgid(_NOBODY)
@@ -175,10 +178,10 @@ def fork_sleeper(path: Path) -> int:
 def lose_the_file_again_and_again(
     path: Path, suffixes: Collection[str], times: int
 ) -> tuple[list[int], list[str], list[str]]:
-    """Delete the file under a store that is read all the time, and write to it.
+    """Repeatedly delete the file of an open store and insert a session, while readers are active.
 
-    Returns the lengths of lists that lacked what was acknowledged, the ids of all sessions,
-    and the list in the end.
+    Return the lengths of the lists that lacked acknowledged sessions, the ids of all inserted
+    sessions, and the final list.
     """
     open_store(path, make_owner())
     assert _loop is not None
@@ -199,7 +202,7 @@ async def _lose(
             listed = [session.session_id for session in await store.list_sessions()]
             if listed[: len(acknowledged)] != acknowledged:
                 partial.append(len(listed))
-            # Not from memory: there may be nothing to ask at the moment.
+            # This reads the file, not memory, and the file may be missing at the moment.
             with contextlib.suppress(StoreUnavailable):
                 await store.count_holders("kernel")
 
@@ -214,7 +217,7 @@ async def _lose(
 
 
 def hammer(path: Path, owner_id: str, rounds: int, wal: bool) -> list[str]:
-    """Start, rename and delete sessions from several tasks; return the ids that must be left."""
+    """Start and delete sessions from several tasks. Return the ids that must remain."""
     open_store(path, make_owner(owner_id), wal=wal)
     assert _loop is not None
     return _loop.run_until_complete(_hammer(owner_id, rounds))

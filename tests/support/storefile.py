@@ -1,4 +1,4 @@
-"""Looks at a store's file from outside, as it would be found after a crash, or locks it."""
+"""Reads a store's file from outside, as it would be found after a crash, or locks it."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ class StoreContents(NamedTuple):
         return {row["session_id"] for row in self.sessions}
 
     def unfinished(self) -> list[dict[str, Any]]:
-        """Return the intents of what is under way, or was when its server died."""
+        """Return the intents of operations under way, or unfinished when their server died."""
         return [row for row in self.intents if row["verb"] in UNFINISHED]
 
 
 def read_store(path: Path) -> StoreContents:
-    """Read a copy: opening the file itself would already clean up after a crash."""
+    """Read a copy of the file. Opening the file itself would already clean up after a crash."""
     return StoreContents(
         read_rows(path, "SELECT * FROM nbsessions_session ORDER BY seq"),
         read_rows(path, "SELECT * FROM nbsessions_intent ORDER BY rowid"),
@@ -66,7 +66,7 @@ def read_rows(path: Path, query: str, *parameters: object) -> list[dict[str, Any
 
 
 def find_paths(path: Path) -> dict[str, Any] | None:
-    """Return the paths of the sessions, by their ids; None while the file is being made."""
+    """Return the paths of the sessions, by session id. None while the file is being created."""
     try:
         rows = read_rows(path, "SELECT session_id, path FROM nbsessions_session")
     except (OSError, sqlite3.Error):
@@ -75,5 +75,5 @@ def find_paths(path: Path) -> dict[str, Any] | None:
 
 
 def wait_for_rest(path: Path) -> None:
-    """Wait until nothing is under way any more."""
+    """Wait until nothing is under way."""
     wait_until(lambda: not read_store(path).unfinished(), "no intent is open")

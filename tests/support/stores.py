@@ -1,4 +1,4 @@
-"""Opens stores of each kind, and watches the connections that they make to SQLite."""
+"""Opens stores of each kind, and watches the SQLite connections that they make."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ KINDS = ("memory", *SQLITE_KINDS)
 
 
 class Stores:
-    """Opens stores of one kind in one place; what is left open is closed after the test."""
+    """Opens stores of one kind in one place, and closes them after the test."""
 
     def __init__(self, kind: str, path: Path) -> None:
         self.kind = kind
@@ -35,7 +35,7 @@ class Stores:
         self._made: list[SessionStore] = []
 
     def make(self, namespace: str = NAMESPACE, **options: Any) -> SessionStore:
-        """Return a store that is still to be opened."""
+        """Return a store that is not open yet."""
         store: SessionStore
         if self.kind == "memory":
             store = MemorySessionStore()
@@ -57,19 +57,19 @@ class Stores:
 
 
 class Connections:
-    """All connections that are made to SQLite, and the faults that they are to have."""
+    """All SQLite connections that were made, and the faults that a test injects into them."""
 
     def __init__(self) -> None:
         self.opened: list[Watched] = []
         self.statements: list[str] = []
         self.full = False
-        """Whether the file cannot grow any more: SQLite's own SQLITE_FULL."""
+        """Whether the file can no longer grow, so that SQLite reports SQLITE_FULL."""
         self.readonly = False
-        """Whether writes are refused: SQLite's own SQLITE_READONLY."""
+        """Whether writes are refused, so that SQLite reports SQLITE_READONLY."""
         self.cut_commit: str | None = None
-        """``kept``, ``lost`` or ``full``: what becomes of a commit, which raises."""
+        """The outcome of the next commit, which raises: ``kept``, ``lost`` or ``full``."""
         self.spared = 0
-        """How many commits are made before that one."""
+        """How many commits succeed before that one."""
 
     @property
     def writer(self) -> Watched:
@@ -78,7 +78,7 @@ class Connections:
 
 
 class Watched(sqlite3.Connection):
-    """A connection that does as it is told by ``connections``, which whoever makes it sets."""
+    """A connection with the faults that ``connections`` asks for. Its creator sets that."""
 
     connections: Connections
     writes = False
@@ -102,7 +102,7 @@ class Watched(sqlite3.Connection):
 
 
 async def insert_many(store: SessionStore, count: int, scope: str = SCOPE) -> list[Session]:
-    """Put in so many sessions, in their order and at once: each alone waits for the disk."""
+    """Insert sessions in order, all at once: one after another, each would wait for the disk."""
     sessions = [make_session(f"{number}.ipynb", scope=scope) for number in range(count)]
     return list(await asyncio.gather(*(store.insert(session) for session in sessions)))
 
@@ -110,7 +110,7 @@ async def insert_many(store: SessionStore, count: int, scope: str = SCOPE) -> li
 async def recover(
     store: SessionStore, orphans: Orphans, adopted: Sequence[str] = ()
 ) -> list[Session]:
-    """Take over the sessions of these ids, and end all else; return what was removed."""
+    """Adopt the sessions with these ids and end all others. Return the removed sessions."""
     return list(
         await store.recover(
             orphans,
@@ -122,7 +122,7 @@ async def recover(
 
 
 class WriterGate:
-    """Holds the writer inside a transaction, so that what comes next is queued."""
+    """Holds the writer inside a transaction, so that later writes are queued."""
 
     def __init__(self) -> None:
         self._reached = threading.Event()
@@ -133,31 +133,31 @@ class WriterGate:
         assert self._opened.wait(60)
 
     async def hold(self, store: SessionStore) -> asyncio.Task[None]:
-        """Return what ends when the writer has been let go."""
+        """Hold the writer. Return a task that ends when the writer has been released."""
         assert isinstance(store, SQLiteSessionStore)
         task = asyncio.ensure_future(store._write(self))
         await asyncio.to_thread(self._reached.wait, 60)
         return task
 
     def open(self) -> None:
-        """Let the writer go."""
+        """Release the writer."""
         self._opened.set()
 
 
 def in_background(coroutines: Iterable[Coroutine[Any, Any, T]]) -> list[asyncio.Task[T]]:
-    """Start them, and return their tasks."""
+    """Start the coroutines and return their tasks."""
     return [asyncio.ensure_future(coroutine) for coroutine in coroutines]
 
 
 async def queue(coroutines: Iterable[Coroutine[Any, Any, T]]) -> list[asyncio.Task[T]]:
-    """Start the writes and return when all of them are in the queue."""
+    """Start the writes, and return their tasks when all of them are in the queue."""
     tasks = in_background(coroutines)
     await asyncio.sleep(0)
     return tasks
 
 
 def rows(path: Path, statement: str, *parameters: object) -> list[tuple[Any, ...]]:
-    """Return what is in the file now, by a connection of the test's own."""
+    """Return rows that are in the file now, read through a separate connection."""
     connection = sqlite3.connect(path, isolation_level=None)
     try:
         return connection.execute(statement, parameters).fetchall()

@@ -1,4 +1,4 @@
-"""Processes that stand for kernels, their records, and the servers that had them."""
+"""Processes that stand in for kernels, their records, and the servers that had them."""
 
 from __future__ import annotations
 
@@ -45,26 +45,26 @@ while True:
 
 
 class Processes:
-    """Starts processes, and ends them after the test, whoever their parent is."""
+    """Starts processes and ends them after the test, whatever their parent is."""
 
     def __init__(self) -> None:
         self._children: list[subprocess.Popen[str]] = []
         self._strangers: list[ProcessIdentity] = []
 
     def child(self, *argv: str, **options: Any) -> subprocess.Popen[str]:
-        """Start a process of our own: ``sleep``, unless the test says otherwise."""
+        """Start a child process, ``sleep`` by default."""
         process = subprocess.Popen(argv or SLEEP, text=True, **options)
         self._children.append(process)
         return process
 
     def stranger(self, *argv: str, **options: Any) -> ProcessIdentity:
-        """Start a process that leads a session, and whose parent has ended."""
+        """Start a session leader whose parent has ended."""
         command = [sys.executable, "-S", "-c", _LAUNCH, *(argv or SLEEP)]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, **options)
         return self.keep(int(done.stdout))
 
     def unreaped(self) -> ProcessIdentity:
-        """Start a process whose parent does not wait for it."""
+        """Start a process whose parent never waits for it."""
         parent = self.child(
             sys.executable, "-S", "-c", _NEVER_REAP, stdout=subprocess.PIPE, start_new_session=True
         )
@@ -72,10 +72,10 @@ class Processes:
         return self.keep(int(parent.stdout.readline()))
 
     def keep(self, pid: int) -> ProcessIdentity:
-        """Have a process end with the test; return its identity."""
+        """End the process after the test. Return its identity."""
         identity = identify(pid)
         self._strangers.append(identity)
-        # For a moment after its start, a program has none.
+        # For a moment after its start, a process has no environment.
         wait_until(psutil.Process(pid).environ, "it has its environment")
         return identity
 
@@ -90,7 +90,7 @@ class Processes:
 
 @contextlib.contextmanager
 def processes() -> Iterator[Processes]:
-    """Yield a starter of processes, which ends them all afterwards."""
+    """Yield a ``Processes``, and end all its processes afterwards."""
     started = Processes()
     try:
         yield started
@@ -99,7 +99,7 @@ def processes() -> Iterator[Processes]:
 
 
 def runs(identity: ProcessIdentity) -> bool:
-    """Return whether the process runs."""
+    """Return whether the process is running."""
     try:
         attach(identity)
     except ProcessLookupError:
@@ -108,14 +108,14 @@ def runs(identity: ProcessIdentity) -> bool:
 
 
 class Place:
-    """A runtime directory, with the records and the servers in it."""
+    """The records and servers in a runtime directory."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.records = KernelRecords(folder / "kernels", log=LOG)
         self.records.make_folder()
         self.servers = Servers(folder / "servers")
-        """A server that may adopt."""
+        """The server that adopts kernels."""
 
     def lock_file(self, server_id: str) -> Path:
         return self.folder / "servers" / f"{server_id}.lock"
@@ -124,13 +124,13 @@ class Place:
         return self.folder / "kernels" / f"{kernel_id}.json"
 
     def connection_file(self, kernel_id: str) -> Path:
-        """Return a kernel's connection file, which is there."""
+        """Create a kernel's connection file, and return its path."""
         file = self.folder / f"kernel-{kernel_id}.json"
         file.touch()
         return file
 
     def dead_server(self, *, ending: bool = False) -> str:
-        """Return a server that has ended and left everything as it was."""
+        """Return the id of a server that has ended and left its kernels behind."""
         server = Servers(self.folder / "servers")
         server.register()
         if ending:
@@ -153,7 +153,7 @@ class Place:
         return record
 
     def adoption(self, *, root_dir: str = ROOT, orphan_timeout: float = 3600.0) -> Adoption:
-        """Return what a server does that starts now."""
+        """Return the adoption that a server runs when it starts now."""
         return Adoption(
             self.records,
             self.servers,
@@ -165,7 +165,7 @@ class Place:
 
 
 def make_record(kernel_id: str = "a-kernel", **fields: Any) -> KernelRecord:
-    """Return a record, with every field that does not matter filled in."""
+    """Return a record, with defaults for all fields that do not matter."""
     known: dict[str, Any] = {
         "server_id": "a-server",
         "host": socket.gethostname(),
@@ -178,13 +178,13 @@ def make_record(kernel_id: str = "a-kernel", **fields: Any) -> KernelRecord:
     return KernelRecord(kernel_id=kernel_id, **{**known, **fields})
 
 
-# For other processes, which are told what to do by OtherProcess
+# Functions that OtherProcess calls in other processes
 
 _servers: list[Servers] = []
 
 
 def register_server(folder: Path) -> str:
-    """Be a server that lives."""
+    """Register this process as a live server, and return the server's id."""
     server = Servers(folder)
     server.register()
     _servers.append(server)
@@ -204,12 +204,12 @@ def fork_sleeper() -> int:
 
 
 def ask_for_state(folder: Path, server_id: str) -> State:
-    """Return what is known of a server."""
+    """Return the state of a server, as this process sees it."""
     return Servers(folder).state(server_id)
 
 
 def ask_until(folder: Path, server_id: str, begun: Path, stop: Path) -> None:
-    """Make one file, and ask for a server's state without a pause until the other is there."""
+    """Create ``begun``, and ask for a server's state without a pause until ``stop`` exists."""
     servers = Servers(folder)
     begun.touch()
     while not stop.exists():
@@ -217,7 +217,7 @@ def ask_until(folder: Path, server_id: str, begun: Path, stop: Path) -> None:
 
 
 def claim_each(folder: Path, server_ids: list[str], start: Path) -> list[str]:
-    """Claim each server, as soon as the file is there; return those that were obtained."""
+    """Claim each server once the file ``start`` exists. Return the ids of those obtained."""
     _wait_for(start)
     obtained = []
     for server_id in server_ids:
@@ -229,7 +229,7 @@ def claim_each(folder: Path, server_ids: list[str], start: Path) -> list[str]:
 
 
 def claim_until(folder: Path, begun: Path, stop: Path) -> None:
-    """Make one file, and claim and forget whatever server comes until the other is there."""
+    """Create ``begun``, and claim and forget any dead server until ``stop`` exists."""
     servers = Servers(folder)
     begun.touch()
     while not stop.exists():
@@ -240,7 +240,7 @@ def claim_until(folder: Path, begun: Path, stop: Path) -> None:
 
 
 def adopt_all(folder: Path, start: Path) -> list[str]:
-    """Adopt what there is, as soon as the file is there; return the ids of the kernels."""
+    """Adopt all kernels once the file ``start`` exists. Return the ids of the adopted ones."""
     place = Place(folder)
     _servers.append(place.servers)
     adopted: list[str] = []
@@ -257,8 +257,9 @@ def adopt_all(folder: Path, start: Path) -> list[str]:
 
 
 def write_again_and_again(folder: Path, kernel_id: str, times: int, stop: Path) -> int:
-    """Write the record of one kernel, each time of another length; so often, and until the
-    file is there. Return how often.
+    """Write the record of one kernel again and again, with varying lengths.
+
+    Do so at least ``times`` times, and until the file ``stop`` exists. Return how often.
     """
     records = KernelRecords(folder, log=LOG)
     number = 0
@@ -269,6 +270,6 @@ def write_again_and_again(folder: Path, kernel_id: str, times: int, stop: Path) 
 
 
 def _wait_for(file: Path) -> None:
-    # Without a pause, so that those who wait go on at the same moment.
+    # Poll without a pause, so that all waiting processes continue at the same moment.
     while not file.exists():
         pass

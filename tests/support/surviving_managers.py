@@ -1,4 +1,4 @@
-"""Kernel managers whose kernels survive, with light kernels and no server."""
+"""Kernel managers whose kernels survive, with light kernels and without a server."""
 
 from __future__ import annotations
 
@@ -23,5 +23,5 @@ async def surviving_kernel_manager(folder: Path, **traits: Any) -> AsyncIterator
 
 
 def runtime_place(folder: Path) -> Place:
-    """Return the place of such a kernel manager's records."""
+    """Return the place with the records of such a kernel manager."""
     return Place(folder / "runtime" / "nbsessions")

@@ -1,4 +1,4 @@
-"""Makes sessions, intents and owners, with every field that does not matter filled in."""
+"""Creates sessions, intents and owners, with defaults for all fields that do not matter."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from nbsessions.models import Changes, Intent, Kernel, Owner, Session, Verb, utc
 from nbsessions.stores.base import START_LEASE
 
 SCOPE = "owner-1"
-"""The owner of whatever is made without saying whose it is."""
+"""The owner of everything that is created without naming an owner."""
 
 HOST = "this-host"
 BOOT = "this-boot"
@@ -80,4 +80,4 @@ def to_kernel(kernel_id: str, *, kernel_name: str = "python3") -> Changes:
 
 
 LAPSED = timedelta(seconds=-1)
-"""A lease that has run out."""
+"""A lease that has expired."""

@@ -1,4 +1,4 @@
-"""Waiting for what another process does: until it is so, with a deadline."""
+"""Waits for something that another process does, with a deadline."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ T = TypeVar("T")
 
 
 def wait_until(condition: Callable[[], T], what: str, *, timeout: float = 60.0) -> T:
-    """Return the first true value of the condition; AssertionError after ``timeout`` seconds."""
+    """Return the condition's first true value. AssertionError after ``timeout`` seconds."""
     deadline = time.monotonic() + timeout
     while True:
         value = condition()
         if value:
             return value
-        assert time.monotonic() < deadline, f"after {timeout} s still not so: {what}"
+        assert time.monotonic() < deadline, f"this did not become true within {timeout} s: {what}"
         time.sleep(0.02)

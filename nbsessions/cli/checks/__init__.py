@@ -1,1 +1,1 @@
-"""What ``jupyter nbsessions doctor`` looks at: one module per matter."""
+"""The checks of ``jupyter nbsessions doctor``, one module per subject."""

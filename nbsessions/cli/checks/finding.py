@@ -1,4 +1,4 @@
-"""What a check has found."""
+"""The result of a check."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 
 class Level(str, enum.Enum):
-    """How bad it is. Only an error is wrong."""
+    """The severity. Only an error makes ``doctor`` fail."""
 
     OK = "ok"
     WARNING = "warning"
@@ -21,7 +21,7 @@ class Finding:
     """One fact about the installation."""
 
     check: str
-    """What was looked at; part of our interface."""
+    """The name of the check. These names are a public interface."""
     level: Level
     message: str
     hint: str | None = None
@@ -38,15 +38,15 @@ class Finding:
 
 
 def ok(check: str, message: str) -> Finding:
-    """Return that all is well."""
+    """Return a finding that all is well."""
     return Finding(check=check, level=Level.OK, message=message)
 
 
 def warning(check: str, message: str, hint: str | None = None) -> Finding:
-    """Return a limit that a person may want to know of."""
+    """Return a finding about a limitation that the user may want to know about."""
     return Finding(check=check, level=Level.WARNING, message=message, hint=hint)
 
 
 def error(check: str, message: str, hint: str | None = None) -> Finding:
-    """Return what is wrong."""
+    """Return a finding about something that is wrong."""
     return Finding(check=check, level=Level.ERROR, message=message, hint=hint)

@@ -1,4 +1,4 @@
-"""Are there kernels that nobody looks after, servers that do not answer, open secrets?"""
+"""Checks for orphaned kernels, unreachable servers and exposed kernel keys."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from nbsessions.cli.values import ServerState
 
 
 def check_records(runtime_dir: Path) -> Iterator[Finding]:
-    """Look whether others can read the keys of kernels."""
+    """Check that no other user can read the keys of kernels."""
     folder = runtime_dir / "nbsessions" / "kernels"
     paths = [folder, *sorted(folder.glob("*.json"))]
     found = [finding for path in paths for finding in exposed("records-permissions", path)]
@@ -23,7 +23,7 @@ def check_records(runtime_dir: Path) -> Iterator[Finding]:
 
 
 def check_running_servers(overview: Overview) -> Iterator[Finding]:
-    """Look whether running servers answer, and keep their sessions where they are meant to."""
+    """Check that running servers answer, and keep their sessions in the configured store."""
     host = socket.gethostname()
     owners = (each for each in overview.contents.owners if not each.dead)
     pids = {each.owner.pid for each in owners if each.owner.host == host}
@@ -37,19 +37,19 @@ def check_running_servers(overview: Overview) -> Iterator[Finding]:
             yield warning(
                 "server",
                 f"{server.url} keeps its sessions elsewhere",
-                "it runs without nbsessions, is configured otherwise, or could not use the "
+                "it runs without nbsessions, is configured differently, or could not use the "
                 "store when it started: see its log",
             )
 
 
 def check_orphans(overview: Overview) -> Iterator[Finding]:
-    """Look for kernels that no server has."""
+    """Look for kernels without a server or without a session."""
     hint = "jupyter nbsessions list --orphans, jupyter nbsessions stop --orphans"
     alone = {each.kernel_id for each in overview.orphans if each.server is ServerState.NONE}
     if alone:
         yield warning(
             "orphans",
-            f"{_count(len(alone))} without a server; the next one takes over those of its root "
+            f"{_count(len(alone))} without a server; the next server takes over those of its root "
             "directory",
             hint,
         )

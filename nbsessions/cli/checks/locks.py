@@ -1,4 +1,4 @@
-"""Do files have locks where servers need them?"""
+"""Checks that files can be locked where servers need it."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from nbsessions.locks import SUPPORTED, FileLock
 from nbsessions.stores.sqlite.repair import beside
 
 _NAMELESS: int = getattr(os, "O_TMPFILE", 0)
-"""The flag of a file that has no name and leaves no trace; 0 where the platform has none."""
+"""The flag that opens an unnamed file, which leaves no trace. 0 if the platform has none."""
 
 
 def check_locks(store: Path | None, runtime_dir: Path) -> Iterator[Finding]:
-    """Try a lock beside the store and in the runtime directory; nothing is left there."""
+    """Try a lock next to the store and in the runtime directory. Leaves no file behind."""
     if not SUPPORTED:
-        return  # As is said of the platform.
+        return  # check_survival reports the platform.
     servers = sorted((runtime_dir / "nbsessions" / "servers").glob("*.lock"))
     if (
         store is not None
@@ -26,15 +26,15 @@ def check_locks(store: Path | None, runtime_dir: Path) -> Iterator[Finding]:
     ):
         yield error(
             "store-locks",
-            f"files in {store.parent} have no locks ({problem}): sessions are kept in memory",
+            f"files in {store.parent} cannot be locked ({problem}): sessions are kept in memory",
             "set c.AsyncSessionManager.database_filepath to a file on a local file system",
         )
     elif store is not None:
-        yield ok("store-locks", "files beside it can be locked")
+        yield ok("store-locks", "files next to it can be locked")
     if (problem := _try_lock(runtime_dir, servers)) is not None:
         yield warning(
             "runtime-locks",
-            f"files in {runtime_dir} have no locks ({problem}): kernels end with their server",
+            f"files in {runtime_dir} cannot be locked ({problem}): kernels end with their server",
             "set JUPYTER_RUNTIME_DIR to a folder on a local file system",
         )
     else:
@@ -42,14 +42,14 @@ def check_locks(store: Path | None, runtime_dir: Path) -> Iterator[Finding]:
 
 
 def _try_lock(folder: Path, known: Iterable[Path]) -> OSError | None:
-    """Return what is wrong with locks in the folder, or its nearest parent that is there.
+    """Return the error of locking a file in the folder, or in its nearest existing parent.
 
-    ``known``: lock files that may be there. None is made.
+    ``known`` are lock files that may exist. None of them is created.
     """
     while not folder.is_dir() and folder != folder.parent:
         folder = folder.parent
     try:
-        # A file without a name, where the file system has them.
+        # Prefer an unnamed file, if the file system supports it.
         candidates = [(folder, os.O_RDWR | _NAMELESS)] if _NAMELESS else []
         for path, flags in (*candidates, *((path, os.O_RDWR) for path in known)):
             try:

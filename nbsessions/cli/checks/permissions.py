@@ -1,4 +1,4 @@
-"""Who may read and write a file or folder, beside its user."""
+"""Checks who can read, write or replace a file or folder."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 
 def exposed(check: str, path: Path) -> Iterator[Finding]:
-    """Find a file or folder that is not for its user alone."""
+    """Report a file or folder that other users can access, or that another user owns."""
     status = _status(path)
     if status is None:
         return
@@ -30,7 +30,7 @@ def exposed(check: str, path: Path) -> Iterator[Finding]:
 
 
 def replaceable(check: str, folder: Path) -> Iterator[Finding]:
-    """Find a folder in which others may replace files."""
+    """Report a folder in which other users may replace files."""
     status = _status(folder)
     if status is not None and os.name != "nt":
         mode = status.st_mode
@@ -43,7 +43,7 @@ def replaceable(check: str, folder: Path) -> Iterator[Finding]:
 
 
 def is_writable(path: Path) -> bool:
-    """Return whether we can write, and are meant to: root can write what is read-only."""
+    """Return whether we can and should write. (Root can write even read-only files.)"""
     status = _status(path)
     if status is None:
         return False

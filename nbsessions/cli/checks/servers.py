@@ -1,4 +1,4 @@
-"""Do Jupyter servers load us, and do they use what is ours?"""
+"""Checks that Jupyter servers load nbsessions, and use its session and kernel managers."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ EXTENSION = "nbsessions"
 
 @dataclass(frozen=True, kw_only=True)
 class Application:
-    """A server application that may be installed here, and how it is configured."""
+    """A server application that may be installed, and where its configuration is."""
 
     label: str
     distribution: str
     releases: Callable[[int], bool]
-    """Which major versions of the distribution have it."""
+    """Whether a major version of the distribution contains the application."""
     section: str
     extensions: str
     config_name: str
@@ -58,7 +58,7 @@ APPLICATIONS = (
 
 
 def check_servers(config: Config, config_folders: Sequence[str]) -> Iterator[Finding]:
-    """Go through the server applications that are installed beside us."""
+    """Check the server applications installed in this environment."""
     installed = [each for each in APPLICATIONS if _is_installed(each)]
     if not installed:
         yield warning("extension", "no Jupyter server is installed in this environment")
@@ -85,7 +85,7 @@ def _is_installed(application: Application) -> bool:
 
 
 def _is_enabled(application: Application, config: Config, config_folders: Sequence[str]) -> bool:
-    # As servers do it: what their own options say goes first.
+    # As in the servers, their own options take precedence over the extension files.
     chosen = configured(config, application.section, application.extensions) or {}
     if EXTENSION in chosen:
         return bool(chosen[EXTENSION])
@@ -99,7 +99,7 @@ def _is_enabled(application: Application, config: Config, config_folders: Sequen
 def _files_of(
     application: Application, config_folders: Sequence[str]
 ) -> Iterator[Mapping[str, Any]]:
-    """Go through the files in which extensions are enabled, the one that counts most last."""
+    """Yield the files that enable extensions, in order of increasing precedence."""
     for folder in map(Path, reversed(config_folders)):
         parts = sorted(folder.joinpath(f"{application.config_name}.d").glob("*.json"))
         for path in (*parts, folder / f"{application.config_name}.json"):
@@ -120,7 +120,7 @@ def _check_session_manager(application: Application, config: Config) -> Iterator
         return
     label = f"{found.__module__}.{found.__qualname__}"
     if application.section == "ServerApp" and issubclass(found, AsyncSessionManager):
-        yield ok(check, f"{application.label} is configured to use {label}, which is ours")
+        yield ok(check, f"{application.label} uses {label}, a session manager of nbsessions")
     else:
         yield error(
             check,
@@ -133,7 +133,7 @@ def _check_kernel_manager(config: Config) -> Iterator[Finding]:
     name = configured(config, "ServerApp", "kernel_manager_class")
     check = "kernel-manager"
     if not name:
-        yield ok(check, "the kernel manager is that of nbsessions")
+        yield ok(check, "the kernel manager is the one of nbsessions")
         return
     try:
         found = load_class(name)
@@ -141,13 +141,13 @@ def _check_kernel_manager(config: Config) -> Iterator[Finding]:
         yield error(check, f"ServerApp.kernel_manager_class: {problem}")
         return
     label = f"{found.__module__}.{found.__qualname__}"
-    # By name: to import it takes jupyter_server.
+    # Compare by name: importing the class requires jupyter_server.
     if any(base.__name__ == "SurvivingKernels" for base in found.__mro__):
         yield ok(check, f"the kernel manager is {label}, whose kernels survive")
     else:
         yield warning(
             check,
-            f"another kernel manager is configured, {label}: kernels end with their server",
+            f"another kernel manager is configured ({label}): kernels end with their server",
             "remove ServerApp.kernel_manager_class from the configuration",
         )
 

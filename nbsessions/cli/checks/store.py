@@ -1,4 +1,4 @@
-"""Is the session store there, whole, writable, and nobody else's?"""
+"""Checks that the session store exists, is intact and writable, and is not exposed."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from nbsessions.stores.sqlite.filesystem import is_local
 from nbsessions.stores.sqlite.inspection import StoreCondition, examine
 
 _SUFFIXES = ("", "-wal", "-shm", "-journal")
-_MOST_NAMED = 5
+_MAX_NAMED_ROWS = 5
 
 
 def check_store(parent: Application) -> Iterator[Finding]:
-    """Go through what there is to say of the store that is configured."""
+    """Check the configured store."""
     try:
         location = store_location(parent)
     except CommandError as problem:
@@ -38,9 +38,9 @@ def check_store(parent: Application) -> Iterator[Finding]:
 
 def _no_file(location: StoreLocation) -> Iterator[Finding]:
     if location.is_memory:
-        yield warning("store", "sessions are kept in memory, and are lost with their server")
+        yield warning("store", "sessions are kept in memory, and are lost when their server ends")
     else:
-        yield ok("store", f"sessions are kept in {location.label}, which is not looked into")
+        yield ok("store", f"sessions are kept in {location.label}, which cannot be checked here")
 
 
 def _missing(path: Path) -> Iterator[Finding]:
@@ -48,9 +48,9 @@ def _missing(path: Path) -> Iterator[Finding]:
     while not folder.exists():
         folder = folder.parent
     if is_writable(folder):
-        yield ok("store", f"{path} is not there yet: the first server makes it")
+        yield ok("store", f"{path} does not exist yet: the first server creates it")
     else:
-        yield error("store", f"{path} is not there, and {folder} cannot be written")
+        yield error("store", f"{path} does not exist, and {folder} cannot be written to")
 
 
 def _permissions(location: StoreLocation, path: Path) -> Iterator[Finding]:
@@ -59,16 +59,16 @@ def _permissions(location: StoreLocation, path: Path) -> Iterator[Finding]:
         for suffix in _SUFFIXES
         for finding in exposed("store-permissions", path.with_name(path.name + suffix))
     ]
-    look = exposed if location.private_folder else replaceable
-    found.extend(look("store-permissions", path.parent))
+    check_folder = exposed if location.private_folder else replaceable
+    found.extend(check_folder("store-permissions", path.parent))
     yield from found
     if not found:
         yield ok("store-permissions", "nobody else can read or change it")
     unwritable = [each for each in (path, path.parent) if not is_writable(each)]
     for each in unwritable:
-        yield error("store-writable", f"{each} cannot be written", f"chmod u+w {each}")
+        yield error("store-writable", f"{each} cannot be written to", f"chmod u+w {each}")
     if not unwritable:
-        yield ok("store-writable", "it can be written")
+        yield ok("store-writable", "it can be written to")
 
 
 def _contents(path: Path) -> Iterator[Finding]:
@@ -92,33 +92,33 @@ def _condition(condition: StoreCondition, path: Path) -> Iterator[Finding]:
     if condition.unreadable:
         yield warning(
             "store-rows",
-            f"{len(condition.unreadable)} cannot be read and are left out: "
-            f"{'; '.join(condition.unreadable[:_MOST_NAMED])}",
-            "a newer release may have written them, which can read them; else they are damaged",
+            f"rows that cannot be read and are left out: {len(condition.unreadable)} "
+            f"({'; '.join(condition.unreadable[:_MAX_NAMED_ROWS])})",
+            "a newer release that wrote them can read them; otherwise they are damaged",
         )
     elif condition.damage is None:
         yield ok("store-rows", "all rows can be read")
     if condition.schema:
-        yield ok("store-schema", f"its schema is version {condition.schema}")
+        yield ok("store-schema", f"its schema version is {condition.schema}")
     else:
-        yield ok("store-schema", "it has no tables of ours yet: the first server makes them")
+        yield ok("store-schema", "it has no nbsessions tables yet: the first server creates them")
     if condition.wal:
         yield ok("store-journal", "it is in WAL mode")
     else:
-        yield ok("store-journal", f"it has a rollback journal, {_why(condition, path)}")
+        yield ok("store-journal", f"it uses a rollback journal, {_why(condition, path)}")
 
 
 def _why(condition: StoreCondition, path: Path) -> str:
     if condition.is_stock:
-        return "as jupyter_server's own session manager uses it, too"
+        return "because jupyter_server's own session manager uses the file, too"
     if not is_local(path.parent):
-        return "since it is on a network file system, or on one that is not known"
-    return "until the next start of a server"
+        return "because it is on a network file system or one of unknown type"
+    return "until a server starts"
 
 
 def _damage(text: str) -> Finding:
     return error(
         "store-integrity",
         f"it is damaged: {text}",
-        "stop all servers and start one: it saves what can be read and keeps the damaged file",
+        "stop all servers, then start one: it saves what can be read and keeps the damaged file",
     )

@@ -1,4 +1,4 @@
-"""What ends kernels together with their server, whatever we do."""
+"""Checks for anything here that ends kernels together with their server."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ CHECK = "survival"
 _SECTIONS = ("SurvivingMappingKernelManager", "SurvivingKernels")
 _CONTAINER_FILES = (".dockerenv", "run/.containerenv")
 _CONTAINER_GROUPS = re.compile(r"docker|kubepods|containerd|libpod|lxc")
-# What is in the same unit ends with the unit's main process, unless systemd is told otherwise.
-_SPARING = {"process", "none"}
+# By default, systemd ends all processes of a unit when the unit's main process ends.
+_KILL_MODES_THAT_SPARE_KERNELS = {"process", "none"}
 _UNIT = re.compile(r".*\.service|session-.*\.scope")
 _ANSWER_TIMEOUT = 5.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Surroundings:
-    """Where servers run: the machine, seen through /proc, and the environment."""
+    """Where servers run: the machine, as seen through /proc, and the environment."""
 
     environ: Mapping[str, str]
     platform: str = sys.platform
@@ -41,9 +41,9 @@ def check_survival(
     server_pids: Iterable[int],
     servers: Iterable[Finding],
 ) -> Iterator[Finding]:
-    """Go through what keeps kernels from surviving here. None of it is an error.
+    """Warn about anything that keeps kernels from surviving here. None of it is an error.
 
-    Kernels survive when nothing is wrong with the ``servers`` either.
+    Say that kernels survive only if there are no warnings, here or among ``servers``.
     """
     found = [
         *_check_configuration(config),
@@ -62,7 +62,7 @@ def _check_configuration(config: Config) -> Iterator[Finding]:
         yield warning(CHECK, "keep_kernels is `never`: kernels always end with their server")
     if _setting(config, "hangup") == "stop":
         yield warning(
-            CHECK, "hangup is `stop`: kernels end when the server's terminal is closed, or SSH"
+            CHECK, "hangup is `stop`: kernels end when the terminal or SSH connection is closed"
         )
 
 
@@ -84,21 +84,21 @@ def _check_systemd(surroundings: Surroundings, processes: Iterable[str]) -> Iter
             continue
         user = ["--user"] if is_users else []
         command = ["systemctl", *user, "show", "-p", "KillMode", unit]
-        mode = _ask(command, surroundings.environ)
-        if mode and mode not in _SPARING:
+        mode = _show_property(command, surroundings.environ)
+        if mode and mode not in _KILL_MODES_THAT_SPARE_KERNELS:
             yield warning(
                 CHECK,
-                f"systemd ends all of {unit} with its main process (KillMode={mode}), kernels too",
+                f"systemd ends kernels when the main process of {unit} ends (KillMode={mode})",
                 f"set KillMode=process in the [Service] section of {unit}",
             )
 
 
 def _check_login(scope: str, environ: Mapping[str, str]) -> Iterator[Finding]:
-    # Without the name of a session, the properties are those of logind itself.
-    if _ask(["loginctl", "show-session", "-p", "KillUserProcesses"], environ) != "no":
+    # Without a session id, loginctl shows the properties of logind itself.
+    if _show_property(["loginctl", "show-session", "-p", "KillUserProcesses"], environ) != "no":
         yield warning(
             CHECK,
-            f"{scope} ends with your login, and kernels with it where logind.conf says "
+            f"{scope} ends when you log out, and its kernels end too if logind.conf says "
             "KillUserProcesses=yes",
             "loginctl enable-linger, and start the server as a service of your own: "
             "systemd-run --user --same-dir -p KillMode=process jupyter lab",
@@ -106,7 +106,7 @@ def _check_login(scope: str, environ: Mapping[str, str]) -> Iterator[Finding]:
 
 
 def _unit_of(file: Path) -> tuple[str, bool] | None:
-    """Return the service or login that a process is in, and whether it is the user's own."""
+    """Return the service or login scope of a process, and whether it is a user unit."""
     try:
         lines = file.read_text().splitlines()
     except OSError:
@@ -121,8 +121,8 @@ def _unit_of(file: Path) -> tuple[str, bool] | None:
     return None
 
 
-def _ask(command: Sequence[str], environ: Mapping[str, str]) -> str:
-    """Return the value of the property that the command shows; empty if it cannot be known."""
+def _show_property(command: Sequence[str], environ: Mapping[str, str]) -> str:
+    """Return the value of the property that the command shows, or '' if it is unknown."""
     try:
         ran = subprocess.run(
             command, capture_output=True, text=True, timeout=_ANSWER_TIMEOUT, env={**environ}
@@ -141,15 +141,15 @@ def _check_container(surroundings: Surroundings) -> Iterator[Finding]:
     ):
         yield warning(
             CHECK,
-            "this is a container: kernels end with it, and with its first process",
-            "run the server under an init process (docker run --init) that goes on without it",
+            "this is a container: kernels end when it stops, or when its first process ends",
+            "run the server under an init process (docker run --init) that outlives it",
         )
 
 
 def _check_slurm(surroundings: Surroundings) -> Iterator[Finding]:
     job = surroundings.environ.get("SLURM_JOB_ID")
     if job:
-        yield warning(CHECK, f"Slurm ends all processes of job {job} with the job")
+        yield warning(CHECK, f"Slurm ends all processes of job {job} when the job ends")
 
 
 def _text(file: Path) -> str:

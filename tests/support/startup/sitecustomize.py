@@ -1,10 +1,11 @@
-"""What servers under test, and the kernels that they start, do when they import certain modules.
+"""Prepares servers under test, and the kernels that they start, as they import modules.
 
-When a server imports our package, and not before, its coverage begins to be measured: to trace
-all that it imports until then would double the time of its start. Nothing of ours runs in
-kernels: they are not measured at all. When jupyter_client is imported, the ports of kernels are
-reserved. A server with ``WITHOUT_LOCKS`` in its environment has no file locks, and one with
-``SIGTERM_WHILE_LOGGING`` gets a SIGTERM while it logs a line with that text.
+- Coverage measurement starts when a server imports nbsessions. Tracing everything imported before
+  that would double the startup time. Kernels are not measured at all, because they run no code of
+  nbsessions.
+- When jupyter_client is imported, the ports of kernels are reserved.
+- A server with ``WITHOUT_LOCKS`` in its environment has no file locks.
+- A server with ``SIGTERM_WHILE_LOGGING`` receives a SIGTERM while it logs a line with that text.
 """
 
 import importlib.abc
@@ -13,11 +14,11 @@ import os
 import sys
 
 PREFIX = "MEASURE_"
-"""Stands before the names of coverage's own variables until it begins."""
+"""The prefix that hides coverage's own environment variables until measurement starts."""
 
 
 class _AtImport(importlib.abc.MetaPathFinder):
-    """Calls a function when a module is imported for the first time, before or after that."""
+    """Calls a function before or after a module is imported for the first time."""
 
     def __init__(self, name, *, before=None, after=None):
         self._name, self._before, self._after = name, before, after
