@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Mapping
+import weakref
+from collections.abc import Callable, Mapping
 from itertools import starmap
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from jupyter_core.paths import jupyter_data_dir
 from tornado.web import HTTPError
@@ -34,6 +35,9 @@ from nbsessions.stores.memory import MemorySessionStore
 from nbsessions.stores.sqlite.location import default_file
 from nbsessions.stores.sqlite.store import SQLiteSessionStore
 from nbsessions.stores.sqlite.validation import validate_database_path
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 _COLUMNS = frozenset({"session_id", "path", "name", "type", "kernel_id"})
 
@@ -117,8 +121,12 @@ class AsyncSessionManager(LoggingConfigurable):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        # Both are built now, so that a wrong configuration is reported when the server starts.
-        self._opening = ServiceOpening(self._make_store(), self._make_provider, log=self.log)
+        # The store is built now, so that a wrong configuration is reported when the server starts.
+        self._opening = ServiceOpening(
+            self._make_store(), _weak(self._make_provider), log=self.log
+        )
+        # As for jupyter_server's own manager: whoever drops the last reference means to close it.
+        weakref.finalize(self, self._opening.close).atexit = False
 
     def _make_store(self) -> SessionStore:
         if self.store_url:
@@ -136,7 +144,7 @@ class AsyncSessionManager(LoggingConfigurable):
             KernelHost(
                 kernel_manager=self.kernel_manager,
                 contents_manager=self.contents_manager,
-                kernel_env=self.get_kernel_env,
+                kernel_env=_weak(self.get_kernel_env),
                 boot_id=boot_id(),
                 log=self.log,
             )
@@ -339,6 +347,18 @@ def _model(session: Session, kernel: KernelModel) -> dict[str, Any]:
         # Deprecated since IPython 4; the classic tree page still reads it.
         model["notebook"] = {"path": path, "name": name}
     return model
+
+
+def _weak(method: Callable[P, T]) -> Callable[P, T]:
+    """Return a function that calls the bound method, and does not keep its object alive."""
+    reference = weakref.WeakMethod(method)
+
+    def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        bound = reference()
+        assert bound is not None
+        return bound(*args, **kwargs)
+
+    return call
 
 
 def _check_columns(columns: Mapping[str, object], also: str | None = None) -> None:

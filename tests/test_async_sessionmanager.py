@@ -375,3 +375,20 @@ async def test_a_manager_that_stops_before_its_first_use_takes_no_new_work(
         await manager.stop()
         assert await status_of(create(manager)) == 503
         assert manager.kernel_manager.list_kernel_ids() == []
+
+
+async def test_a_manager_that_is_dropped_lets_go_of_its_store(tmp_path: Path) -> None:
+    async with running_kernel_manager(tmp_path) as kernel_manager:
+        traits = {
+            "kernel_manager": kernel_manager,
+            "contents_manager": make_contents_manager(tmp_path),
+            "database_filepath": str(tmp_path / "sessions.db"),
+        }
+        manager = AsyncSessionManager(**traits)
+        model = await create(manager)
+
+        del manager  # as jupyter_server's own, which closes its file by that
+
+        manager = AsyncSessionManager(**traits)
+        assert (await manager.get_session(session_id=model["id"]))["id"] == model["id"]
+        manager.close()
