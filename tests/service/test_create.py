@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import uuid
 
 import pytest
 
@@ -240,7 +241,14 @@ async def test_saving_under_a_taken_id_raises(bench: Bench) -> None:
 
 @pytest.mark.gen_test
 async def test_a_kernel_can_be_started_without_a_session(bench: Bench) -> None:
-    kernel = await bench.service.start_kernel(notebook(), "an id")
+    kernel = await bench.service.start_kernel(notebook(kernel_name="other"), "an id")
+    (request,) = bench.provider.requests
+    assert (request.session_id, request.path, request.kernel_name) == (
+        "an id",
+        "a.ipynb",
+        "other",
+    )
+    assert bench.provider.find_started(str(uuid.UUID(request.token))) == kernel.kernel_id
     assert await bench.sessions() == []
     assert await bench.service.has_kernel(kernel.kernel_id)
     await bench.provider.shutdown(kernel.kernel_id)

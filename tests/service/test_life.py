@@ -20,6 +20,7 @@ from support.services import (
     FREE_ID,
     STORES,
     Bench,
+    eventually,
     make_owner,
     make_store,
     notebook,
@@ -91,6 +92,22 @@ async def test_a_kernel_of_a_start_that_a_crash_cut_short_is_shut_down(
     await crashed.service.start_kernel(notebook(kernel_id=FREE_ID), "an id")
     async with running_service("sqlite", tmp_path, provider=crashed.provider):
         assert crashed.provider.running == set()
+
+
+@pytest.mark.gen_test
+async def test_a_start_that_a_crash_cut_short_elsewhere_is_left_to_who_sees_its_kernel(
+    crashed: Bench, tmp_path: Path
+) -> None:
+    intent = await crashed.acquire("half.ipynb", kernel_id=FREE_ID)
+    second = FakeKernelProvider()
+    second.elsewhere = {FREE_ID}
+    bench = Bench(make_store("sqlite", tmp_path), second)
+    await bench.service.open()
+    try:
+        assert await bench.store.find_intent(intent.token) == intent
+        assert second.stops == 0
+    finally:
+        bench.service.close()
 
 
 @pytest.mark.gen_test
@@ -225,6 +242,35 @@ async def test_the_owner_gives_signs_of_life_through_a_failure(
     bench.service.close()
     gate.open()
     await bench.service._upkeep._tasks.wait(60)
+
+
+@pytest.mark.gen_test
+async def test_signs_of_life_are_given_again_and_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nbsessions.service.upkeep.HEARTBEAT_INTERVAL", 0.0)
+    monkeypatch.setattr("nbsessions.service.upkeep.LOOK_INTERVAL", 0.0)
+    async with running_service("memory", tmp_path) as bench:
+
+        async def given() -> bool:
+            return bench.faults.calls["ensure_intact"] >= 3
+
+        await eventually(given, "three rounds are through")
+        assert bench.faults.calls["heartbeat"] >= 3
+
+
+@pytest.mark.gen_test
+async def test_the_store_is_looked_after_more_often_than_a_sign_of_life_is_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nbsessions.service.upkeep.LOOK_INTERVAL", 0.0)
+    async with running_service("memory", tmp_path) as bench:
+
+        async def looked() -> bool:
+            return bench.faults.calls["ensure_intact"] >= 3
+
+        await eventually(looked, "three rounds are through")
+        assert bench.faults.calls["heartbeat"] == 0
 
 
 # At the end
