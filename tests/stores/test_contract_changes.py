@@ -8,9 +8,8 @@ import pytest
 
 from nbsessions.errors import KernelConflict, SessionNotFound, StartLost
 from nbsessions.models import Changes, Orphans, Verb, utcnow
-from nbsessions.stores import memory
+from nbsessions.stores import transaction
 from nbsessions.stores.base import ENDED_KEPT_FOR, SessionStore
-from nbsessions.stores.sqlite import transactions
 from support.contract import state
 from support.stores import KINDS, ids
 from support.values import LAPSED, make_id, make_session, make_start, to_kernel
@@ -206,8 +205,7 @@ async def test_stops_that_ended_long_ago_are_forgotten(
     sessions = [await store.insert(make_session(path)) for path in "ab"]
     for session in sessions:
         await store.delete(session.session_id, stop_token=session.session_id)
-    for module in (memory, transactions):
-        monkeypatch.setattr(module, "ENDED_KEPT_FOR", LAPSED)
+    monkeypatch.setattr(transaction, "ENDED_KEPT_FOR", LAPSED)
     await store.finish_stop(sessions[0].session_id)
     await store.finish_stop(sessions[1].session_id)
     assert await store.find_intent(sessions[0].session_id) is None
@@ -220,8 +218,7 @@ async def test_a_kernel_that_ended_long_ago_bars_its_id_no_more(
     session = await store.insert(make_session("a"))
     other = await store.insert(make_session("b"))
     await store.delete(session.session_id, stop_token="stop")
-    for module in (memory, transactions):
-        monkeypatch.setattr(module, "ENDED_KEPT_FOR", LAPSED)
+    monkeypatch.setattr(transaction, "ENDED_KEPT_FOR", LAPSED)
     await store.finish_stop("stop")
     attached = await store.attach(make_session("c", kernel_id=session.kernel_id))
     changes = to_kernel(session.kernel_id)
