@@ -1,4 +1,4 @@
-"""Keeps the sessions of a Jupyter server in a durable store: takes over ``/api/sessions``."""
+"""A Jupyter server extension that keeps ``/api/sessions`` in a durable store."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["AsyncSessionManager", "SessionManager", "__version__"]
 
 
 def _jupyter_server_extension_points() -> list[dict[str, Any]]:
-    """Tell jupyter_server where its extension is."""
+    """Return the extensions that jupyter_server finds in this package."""
     from nbsessions.extension import SessionsExtension
 
     return [{"module": "nbsessions", "app": SessionsExtension}]

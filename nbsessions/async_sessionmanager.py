@@ -1,4 +1,4 @@
-"""The session manager that servers load: the service behind the interface that they expect."""
+"""The session manager that servers load, which offers their interface to the session service."""
 
 from __future__ import annotations
 
@@ -45,22 +45,23 @@ _COLUMNS = frozenset({"session_id", "path", "name", "type", "kernel_id"})
 class AsyncSessionManager(LoggingConfigurable):
     """Keeps sessions in a durable store and starts their kernels.
 
-    Takes the place of ``jupyter_server.services.sessions.sessionmanager.SessionManager``: the
-    same constructor, the same methods. A session's model is ``{"id", "path", "name", "type",
-    "kernel"}``, for notebooks with ``"notebook": {"path", "name"}``; *path* is the API path of
+    Replaces ``jupyter_server.services.sessions.sessionmanager.SessionManager``, with the same
+    constructor and the same methods. A session's model is ``{"id", "path", "name", "type",
+    "kernel"}``. Notebooks also have ``"notebook": {"path", "name"}``. *path* is the API path of
     the document and *kernel* the JSON object of ``/api/kernels``.
 
-    Errors are Tornado HTTPErrors: 400 for values that cannot be used, 404 for a session that
-    is not there, 409 for a kernel id that is taken, 501 for a kernelspec that is not
-    installed, 500 for a kernel that does not start, 503 when the store is down or the server
-    is stopping. TypeError for columns that are none.
+    Errors are Tornado HTTPErrors: 400 for invalid values, 404 for a session that does not
+    exist, 409 for a kernel id that is in use, 501 for a kernelspec that is not installed, 500
+    for a kernel that does not start, 503 when the store is unavailable or the server is
+    stopping. Unknown columns raise TypeError.
     """
 
     @classmethod
     def section_names(cls) -> list[str]:
-        """Return the sections of a config file that count here, the last one most.
+        """Return the sections of a config file that apply, in ascending order of precedence.
 
-        ``c.SessionManager`` is among them: what was set for the server's own manager counts.
+        ``c.SessionManager`` is among them, so that settings for the server's own session manager
+        apply too.
         """
         return ["SessionManager", *super().section_names()]
 
@@ -70,25 +71,26 @@ class AsyncSessionManager(LoggingConfigurable):
     database_filepath = Unicode(
         help="""The SQLite file that sessions are kept in, or `:memory:`. Default: a file in
         the Jupyter data directory, shared by all servers of a user. The file may be one that
-        jupyter_server's own session manager has used: its sessions are taken over, its table
-        is left as it is."""
+        jupyter_server's own session manager has used. Its sessions are then taken over, and its
+        table is not changed."""
     ).tag(config=True)
 
     store_url = Unicode(
-        help="""Where sessions are kept, as a URL: `sqlite:///absolute/path`, `memory:`, or
-        that of a store that another package provides. Goes before `database_filepath`, which
-        is all that most people need."""
+        help="""The URL of the session store: `sqlite:///absolute/path`, `memory:`, or the URL
+        of a store that another package provides. It overrides `database_filepath`, which is
+        sufficient for most users."""
     ).tag(config=True)
 
     namespace = Unicode(
-        help="""Sessions are shared by servers of one namespace, one after the other, and by
-        nobody else. Default: the real path of the server's root directory."""
+        help="""A server takes over the sessions of earlier servers with the same namespace. It
+        does not see the sessions of other namespaces. Default: the real path of the server's
+        root directory."""
     ).tag(config=True)
 
     kernel_provider = Unicode(
         "host",
-        help="""Who starts the kernels of sessions. `host`: the server's own kernel manager,
-        whatever class it is. Other packages may provide others.""",
+        help="""The provider that starts the kernels of sessions. `host` is the server's own
+        kernel manager, of any class. Other packages may offer more providers.""",
     ).tag(config=True)
 
     _validate_database_filepath = validate_database_path("database_filepath")
@@ -108,7 +110,7 @@ class AsyncSessionManager(LoggingConfigurable):
 
     @default("database_filepath")
     def _default_database_filepath(self) -> str:
-        # Without a server around it, a manager is somebody's test: leave their files alone.
+        # A manager without a server is probably used in a test. Do not touch the user's files.
         if self.parent is None:
             return ":memory:"
         return str(default_file(_private_folder()))
@@ -116,16 +118,16 @@ class AsyncSessionManager(LoggingConfigurable):
     @default("namespace")
     def _default_namespace(self) -> str:
         path = os.path.realpath(getattr(self.kernel_manager, "root_dir", "") or os.getcwd())
-        # A name that is not UTF-8 cannot be kept as text.
+        # A path that is not valid UTF-8 cannot be stored as text.
         return os.fsencode(path).decode(errors="backslashreplace")
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        # The store is built now, so that a wrong configuration is reported when the server starts.
+        # Build the store now, so that a wrong configuration is reported when the server starts.
         self._opening = ServiceOpening(
             self._make_store(), _weak(self._make_provider), log=self.log
         )
-        # As for jupyter_server's own manager: whoever drops the last reference means to close it.
+        # As with jupyter_server's own manager, dropping the last reference closes the store.
         weakref.finalize(self, self._opening.close).atexit = False
 
     def _make_store(self) -> SessionStore:
@@ -150,23 +152,23 @@ class AsyncSessionManager(LoggingConfigurable):
             )
         )
 
-    # Life
+    # Opening and closing
 
     async def open(self) -> None:
-        """Open the store and recover what earlier servers left. The first use does so, too.
+        """Open the store and recover the sessions of earlier servers.
 
-        If the store cannot be used yet, this waits for a few seconds and then raises
-        HTTPError 503. The opening goes on in the background.
+        The first use opens the store, too. If the store cannot be used yet, this waits for a few
+        seconds and then raises HTTPError 503. The opening continues in the background.
         """
         with _http_errors:
             await self._opened()
 
     def begin(self) -> None:
-        """Begin to open the store in the background. Called on the event loop."""
+        """Begin to open the store in the background. Call it on the event loop."""
         self._opening.begin()
 
     async def stop(self) -> None:
-        """Accept no new work, and let running work finish. Call it before kernels are ended."""
+        """Refuse new operations, and let running ones finish. Call it before kernels are ended."""
         await self._opening.stop()
 
     def close(self) -> None:
@@ -183,7 +185,7 @@ class AsyncSessionManager(LoggingConfigurable):
         return str(uuid.uuid4())
 
     async def session_exists(self, path: str | None) -> bool:
-        """Return whether a session of this path has a kernel."""
+        """Return whether there is a session with this path whose kernel is not dead."""
         try:
             await self.get_session(path=path)
         except HTTPError as error:
@@ -200,13 +202,13 @@ class AsyncSessionManager(LoggingConfigurable):
         kernel_name: str | None = None,
         kernel_id: str | None = None,
     ) -> dict[str, Any]:
-        """Return the session of this path; create it, with its kernel, if there is none.
+        """Return the session with this path. If there is none, create it with its kernel.
 
-        However many ask at once, one kernel is started and all get the same session. Without
-        a path, a session of its own is made. A kernel of ``kernel_id`` is attached when it
-        runs, and started under that id when it does not.
+        Concurrent calls for one path start one kernel, and all return the same session. Without
+        a path, each call creates a session. With ``kernel_id``, the kernel is attached if it is
+        running, and otherwise started with that id.
 
-        Raises HTTPError: 400, 409, 500, 501 and 503, as the class says.
+        Raises HTTPError 400, 409, 500, 501 and 503, as described for the class.
         """
         request = NewSession(
             path=path, name=name, type=type, kernel_name=kernel_name, kernel_id=kernel_id
@@ -222,9 +224,9 @@ class AsyncSessionManager(LoggingConfigurable):
         type: str | None = None,
         kernel_id: str | None = None,
     ) -> dict[str, Any]:
-        """Create a session with this id for a kernel that runs, and return its model.
+        """Create a session with this id for a running kernel, and return the session's model.
 
-        Raises HTTPError: 400 for an id that is taken or a kernel that does not run, 409, 503.
+        Raises HTTPError 400 for an id that is in use or a kernel that is not running, 409, 503.
         """
         request = NewSession(path=path, name=name, type=type, kernel_id=kernel_id)
         with _http_errors:
@@ -233,7 +235,7 @@ class AsyncSessionManager(LoggingConfigurable):
     async def get_session(self, **kwargs: str | None) -> dict[str, Any]:
         """Return the model of the oldest session with these values.
 
-        Takes the columns session_id, path, name, type and kernel_id; at least one. Raises
+        Takes at least one of the columns session_id, path, name, type and kernel_id. Raises
         HTTPError 404 and 503.
         """
         if not kwargs:
@@ -247,11 +249,11 @@ class AsyncSessionManager(LoggingConfigurable):
     ) -> None:
         """Change the columns path, name, type and kernel_id of a session.
 
-        ``kernel_name`` starts a new kernel for it. The kernel that it had is shut down when no
-        other session holds it; with ``force_kernel_shutdown`` in any case. A value of None
-        leaves a column as it is.
+        ``kernel_name`` starts a new kernel for the session. Its previous kernel is shut down if
+        no other session uses that kernel, and in any case with ``force_kernel_shutdown``. A
+        value of None leaves a column unchanged.
 
-        Raises HTTPError: 400 for a kernel id that nobody knows, 404, 409, 500, 501, 503.
+        Raises HTTPError 400 for an unknown kernel id, 404, 409, 500, 501, 503.
         """
         _check_columns(kwargs, also="kernel_name")
         given = {column: value for column, value in kwargs.items() if value is not None}
@@ -268,7 +270,7 @@ class AsyncSessionManager(LoggingConfigurable):
     async def delete_session(
         self, session_id: str, *, force_kernel_shutdown: bool = False
     ) -> None:
-        """Remove a session, and shut its kernel down when no other session holds it.
+        """Remove a session, and shut its kernel down when no other session uses it.
 
         With ``force_kernel_shutdown`` the kernel is shut down in any case. Raises HTTPError
         404 and 503.
@@ -277,9 +279,9 @@ class AsyncSessionManager(LoggingConfigurable):
             await (await self._opened()).delete(session_id, force=force_kernel_shutdown)
 
     async def rename_document(self, old_path: str, new_path: str) -> None:
-        """Have the sessions of a file or folder that was renamed follow it to its new path.
+        """Give the sessions of a renamed file or folder their new path.
 
-        Servers that load the extension do this by themselves. After ``close`` it is ignored.
+        Servers that load the extension call this themselves. Does nothing after ``close``.
         """
         if not self._opening.closed:
             with _http_errors:
@@ -288,9 +290,9 @@ class AsyncSessionManager(LoggingConfigurable):
     # Kernels
 
     def get_kernel_env(self, path: str | None, name: str | None = None) -> dict[str, str]:
-        """Return the environment of a session's kernel: the server's, and the session's file.
+        """Return the environment for a session's kernel: the server's, and JPY_SESSION_NAME.
 
-        Subclasses may add to it.
+        Subclasses may add variables.
         """
         if path is not None and name is not None:
             path = os.path.join(self.kernel_manager.cwd_for_path(path), name)
@@ -306,7 +308,7 @@ class AsyncSessionManager(LoggingConfigurable):
         kernel_name: str | None,
         kernel_id: str | None = None,
     ) -> str:
-        """Start a kernel and return its id. No session is made; the caller looks after it."""
+        """Start a kernel and return its id. Creates no session. The caller manages the kernel."""
         request = NewSession(
             path=path, name=name, type=type, kernel_name=kernel_name, kernel_id=kernel_id
         )
@@ -315,17 +317,17 @@ class AsyncSessionManager(LoggingConfigurable):
         return kernel.kernel_id
 
     async def kernel_culled(self, kernel_id: str) -> bool:
-        """Return whether the kernel is gone for good."""
+        """Return whether the kernel is dead."""
         with _http_errors:
             return not await (await self._opened()).has_kernel(kernel_id)
 
     async def row_to_model(
         self, row: Mapping[str, Any], tolerate_culled: bool = False
     ) -> dict[str, Any] | None:
-        """Return the model of the session that a row is of, by its session_id and kernel_id.
+        """Return the model of the session whose row has this session_id and kernel_id.
 
-        When the kernel is gone: None if that is tolerated, else KeyError. HTTPError 404 when
-        the session is not in the store.
+        If the kernel is dead, returns None with ``tolerate_culled``, and otherwise raises
+        KeyError. Raises HTTPError 404 if the session is not in the store, and 503.
         """
         if await self.kernel_culled(row["kernel_id"]):
             if tolerate_culled:
@@ -350,7 +352,7 @@ def _model(session: Session, kernel: KernelModel) -> dict[str, Any]:
 
 
 def _weak(method: Callable[P, T]) -> Callable[P, T]:
-    """Return a function that calls the bound method, and does not keep its object alive."""
+    """Return a function that calls the bound method without keeping its object alive."""
     reference = weakref.WeakMethod(method)
 
     def call(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -368,9 +370,9 @@ def _check_columns(columns: Mapping[str, object], also: str | None = None) -> No
 
 
 class _HTTPErrors:
-    """Turns our errors into the HTTPErrors that callers of a session manager expect.
+    """Turns SessionErrors into the HTTPErrors that callers of a session manager expect.
 
-    A class, since each look-up passes through here: a generator takes three times as long.
+    This is a class because every lookup uses it, and a generator takes three times as long.
     """
 
     def __enter__(self) -> None:
@@ -383,7 +385,7 @@ class _HTTPErrors:
         traceback: TracebackType | None,
     ) -> None:
         if isinstance(error, SessionError):
-            raise http_error(error) from error  # type: ignore[misc]  # there is one for each
+            raise http_error(error) from error  # type: ignore[misc]  # every SessionError has one
 
 
 _http_errors = _HTTPErrors()

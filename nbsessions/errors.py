@@ -1,23 +1,23 @@
-"""What can go wrong, one class per case that a caller can act on.
+"""The errors of this package, one class for each case that a caller can act on.
 
 ::
 
     SessionError
-    ├── InvalidRequest          a value that was sent cannot be used
-    ├── SessionNotFound         no session answers to what was looked for
-    ├── KernelNotFound          a kernel that was named is not there
-    ├── KernelspecNotFound      no kernelspec of that name is installed
-    ├── KernelConflict          a kernel id is taken, or its kernel is on its way out
-    ├── KernelStartFailed       the kernel did not come up
-    ├── StartInProgress         somebody else is starting a kernel for that path
-    ├── StartLost               another start of that path was faster
+    ├── InvalidRequest          a value in a request is not valid
+    ├── SessionNotFound         no session matches
+    ├── KernelNotFound          the requested kernel does not exist
+    ├── KernelspecNotFound      the requested kernelspec is not installed
+    ├── KernelConflict          a kernel id is in use, or its kernel is being shut down
+    ├── KernelStartFailed       the kernel did not start
+    ├── StartInProgress         another request is starting a kernel for the path
+    ├── StartLost               another start for the path was faster
     ├── ServiceClosed           the server is stopping
     └── StoreError
         ├── StoreUnavailable    nothing was written, or nothing could be read
-        │   └── StoreUnusable   … until somebody changes permissions, or what is in the way
-        ├── StoreUncertain      a commit was cut short: it may or may not have been kept
+        │   └── StoreUnusable   … until a user changes permissions or removes an obstacle
+        ├── StoreUncertain      it is not known whether a commit succeeded
         ├── StoreDamaged        the file is not a usable database
-        ├── StoreUnsupported    its place cannot hold a store
+        ├── StoreUnsupported    the file system lacks what a store needs
         └── StoreTooNew         the file was written by a newer release
 """
 
@@ -30,11 +30,11 @@ if TYPE_CHECKING:
 
 
 class SessionError(Exception):
-    """The root of all errors that this package raises by itself."""
+    """The base class of all errors of this package."""
 
 
 class InvalidRequest(SessionError):
-    """A field holds a value that cannot be used; says which one and why."""
+    """A field of a request has a value that is not valid. The message says which and why."""
 
     def __init__(self, field: str, problem: str) -> None:
         super().__init__(f"{field}: {problem}")
@@ -43,7 +43,7 @@ class InvalidRequest(SessionError):
 
 
 class SessionNotFound(SessionError):
-    """No session answers to ``looked_for`` (column → value)."""
+    """No session has the values in ``looked_for``, which maps columns to values."""
 
     def __init__(self, **looked_for: object) -> None:
         terms = ", ".join(f"{column}={value!r}" for column, value in looked_for.items())
@@ -52,7 +52,7 @@ class SessionNotFound(SessionError):
 
 
 class KernelNotFound(SessionError):
-    """The kernel that a session was to be attached to is not there."""
+    """The kernel that a request named does not exist."""
 
     def __init__(self, kernel_id: str) -> None:
         super().__init__(f"No such kernel: {kernel_id!r}")
@@ -60,7 +60,7 @@ class KernelNotFound(SessionError):
 
 
 class KernelspecNotFound(SessionError):
-    """No kernelspec is installed under this name."""
+    """No kernelspec with this name is installed."""
 
     def __init__(self, kernel_name: str | None) -> None:
         super().__init__(
@@ -71,7 +71,7 @@ class KernelspecNotFound(SessionError):
 
 
 class KernelConflict(SessionError):
-    """A kernel id cannot be used: it is taken, or its kernel is on its way out."""
+    """A kernel id is in use, or its kernel is being shut down."""
 
     def __init__(self, kernel_id: str, problem: str) -> None:
         super().__init__(f"Kernel {kernel_id!r} {problem}")
@@ -79,56 +79,57 @@ class KernelConflict(SessionError):
 
 
 class KernelStartFailed(SessionError):
-    """The kernel did not come up. The cause is chained; the message names only its class."""
+    """The kernel did not start. The cause is chained, and the message names only its class."""
 
     def __init__(self, kernel_name: str | None, cause: BaseException) -> None:
         super().__init__(
             f"The {kernel_name or 'default'!r} kernel could not be started "
-            f"({type(cause).__name__}). The server's log says more."
+            f"({type(cause).__name__}). See the server's log for details."
         )
         self.kernel_name = kernel_name
 
 
 class StartInProgress(SessionError):
-    """Another start for this path is under way and has not ended in time."""
+    """Another start for this path was running and did not finish in time."""
 
     def __init__(self, path: str | None) -> None:
-        super().__init__(f"A kernel for {path!r} is being started already")
+        super().__init__(f"A kernel for {path!r} is already being started")
         self.path = path
 
 
 class StartLost(SessionError):
-    """Our start is void. ``winner`` is the session that holds the path now, if there is one.
+    """Another start for the path was faster.
 
-    The store has noted our kernel as one to be stopped, under the token of the start.
+    ``winner`` is the session that has the path now, or None. The store has added a 'stop' intent
+    for the kernel of this start, with the token of the start.
     """
 
     def __init__(self, winner: Session | None) -> None:
-        super().__init__("Another start of the same path was faster")
+        super().__init__("Another start for the same path was faster")
         self.winner = winner
 
 
 class ServiceClosed(SessionError):
-    """The server is stopping and takes no new work."""
+    """The server is stopping and accepts no requests that change sessions."""
 
     def __init__(self) -> None:
         super().__init__("The server is shutting down")
 
 
 class StoreError(SessionError):
-    """The session store could not do what it was asked to do."""
+    """An operation of the session store failed."""
 
 
 class StoreUnavailable(StoreError):
-    """Nothing was written (or nothing could be read); trying again later makes sense."""
+    """Nothing was written, or nothing could be read. A later attempt may succeed."""
 
 
 class StoreUnusable(StoreUnavailable):
-    """The file or its folder cannot be used as they are, until somebody changes that."""
+    """The file or its folder cannot be used until a user changes something."""
 
 
 class StoreUncertain(StoreError):
-    """A commit was cut short; whether it was kept has to be asked of the store."""
+    """It is not known whether a commit succeeded. The caller has to read the store."""
 
 
 class StoreDamaged(StoreError):
@@ -136,8 +137,8 @@ class StoreDamaged(StoreError):
 
 
 class StoreUnsupported(StoreError):
-    """The file system lacks what a store needs, so that there has never been one."""
+    """The file system lacks what a store needs, so no store can ever have been there."""
 
 
 class StoreTooNew(StoreError):
-    """The file was written by a release that this one cannot read."""
+    """A newer release wrote the file, and this one cannot read it."""

@@ -1,4 +1,4 @@
-"""The extension that jupyter_server loads: it builds what sessions need, and closes it."""
+"""The extension that jupyter_server loads, which sets sessions up and shuts them down."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class SessionsExtension(ExtensionApp):
         jupyter_server.offer_managers(serverapp)
 
     def initialize_handlers(self) -> None:
-        """Mount our handlers, which are matched before the server's own."""
+        """Add the handlers of this extension, which take precedence over the server's own."""
         self._session_manager = jupyter_server.accepted_session_manager(self.serverapp)
         if self._session_manager is None:
             return
@@ -32,11 +32,11 @@ class SessionsExtension(ExtensionApp):
         assert self.serverapp is not None
         io_loop = self.serverapp.io_loop
         io_loop.add_callback(self._session_manager.begin)
-        # Once all extensions are loaded: some put a contents manager of theirs in its place.
+        # Wait until all extensions are loaded, because some replace the contents manager.
         io_loop.add_callback(self._follow_renames)
         self._kernels = jupyter_server.surviving_kernels(self.serverapp)
         if self._kernels is not None:
-            # Once the server has set up its own.
+            # Wait until the server has installed its own signal handlers.
             io_loop.add_callback(jupyter_server.handle_signals, self.serverapp, self._kernels)
 
     def _follow_renames(self) -> None:
@@ -45,7 +45,7 @@ class SessionsExtension(ExtensionApp):
         follow_renames(self.serverapp.contents_manager, self._session_manager)
 
     async def stop_extension(self) -> None:
-        """Let running requests finish, while their kernels still run."""
+        """Let running requests finish while their kernels are still running."""
         if self._kernels is not None:
             self._kernels.begin_stop()
         if self._session_manager is not None:

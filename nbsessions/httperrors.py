@@ -1,4 +1,4 @@
-"""The one table from errors to HTTP replies, and the HTTPError that carries them."""
+"""Maps errors to HTTP status codes and JSON bodies. No other module does."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tornado.web import HTTPError
 from nbsessions import errors
 
 RETRY_AFTER = 5
-"""Seconds that a client is asked to wait when the store is down or the server is stopping."""
+"""The Retry-After header, in seconds, of replies with status 503."""
 
 _STATUS: dict[type[BaseException], int] = {
     errors.InvalidRequest: 400,
@@ -24,7 +24,8 @@ _STATUS: dict[type[BaseException], int] = {
     errors.StoreError: 503,
 }
 
-# What a session manager that is not ours may raise, by name: its packages need not be there.
+# Errors of other session managers. They are given by name, because the packages that define them
+# may not be installed.
 _FOREIGN_STATUS = {
     "jupyter_client.kernelspec.NoSuchKernel": 501,
     "jupyter_client.multikernelmanager.DuplicateKernelError": 409,
@@ -32,7 +33,7 @@ _FOREIGN_STATUS = {
 
 
 class SessionHTTPError(HTTPError):
-    """A Tornado HTTPError whose message is what the client is told, word for word."""
+    """A Tornado HTTPError whose message is sent to the client."""
 
     def __init__(self, status_code: int, message: str, short_message: str | None = None) -> None:
         super().__init__(status_code, message)
@@ -41,7 +42,7 @@ class SessionHTTPError(HTTPError):
 
 
 def http_error(error: BaseException) -> HTTPError | None:
-    """Return the HTTPError that an error amounts to; None for one that is not known."""
+    """Return the HTTPError that corresponds to an error, or None if the error is unknown."""
     if isinstance(error, HTTPError):
         return error
     for base in type(error).__mro__:
@@ -50,7 +51,7 @@ def http_error(error: BaseException) -> HTTPError | None:
         if status is not None:
             short = None
             if status == 501:
-                # Ours, and jupyter_client's NoSuchKernel.
+                # The attributes of KernelspecNotFound and of jupyter_client's NoSuchKernel.
                 name = getattr(error, "kernel_name", None) or getattr(error, "name", None)
                 short = f"{name or error} not found"
             return SessionHTTPError(status, str(error), short)
@@ -58,9 +59,9 @@ def http_error(error: BaseException) -> HTTPError | None:
 
 
 def error_body(error: BaseException | None, status_code: int, phrase: str) -> dict[str, Any]:
-    """Return the JSON object that tells a client of an error.
+    """Return the JSON body of an error reply.
 
-    ``phrase`` is the standard text of the status code, for errors that say nothing.
+    ``phrase`` is the standard text of the status code. It is used if the error has no message.
     """
     if isinstance(error, SessionHTTPError):
         if error.short_message is not None:

@@ -1,4 +1,4 @@
-"""Who this server is, as it signs what it writes."""
+"""Identifies this server, its host and its boot in the records that it writes."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ _IOREG = ("ioreg", "-rd1", "-c", "IOPlatformExpertDevice")
 
 
 def new_owner() -> Owner:
-    """Return an owner for this run of this server, with an id of its own."""
+    """Return an owner for this run of the server, with a new id."""
     return Owner(
         owner_id=str(uuid.uuid4()), host=socket.gethostname(), boot_id=boot_id(), pid=os.getpid()
     )
 
 
 def boot_id() -> str:
-    """Return what identifies the host's current boot; empty where the platform does not tell."""
+    """Return the id of the host's current boot, or "" if the platform has none."""
     if sys.platform == "darwin":
         return _boot_session()
     try:
@@ -40,7 +40,7 @@ def boot_id() -> str:
 
 
 def pid_namespace() -> str:
-    """Return what identifies our pid namespace; empty where the platform has none."""
+    """Return the id of this process's PID namespace, or "" if the platform has none."""
     try:
         return os.readlink(_PID_NAMESPACE)
     except OSError:
@@ -49,18 +49,18 @@ def pid_namespace() -> str:
 
 @functools.cache
 def machine_key() -> str:
-    """Return what tells this machine from others, whatever it is called by now: 12 hex digits.
+    """Return 12 hex digits that identify this machine, even if its host name changes.
 
-    It is made of the id that the system gave the machine when it was installed (machine-id(5);
-    IOPlatformUUID on macOS; MachineGuid on Windows), which is not meant to be shown: nobody can
-    find the id by it. Without such an id it is made of the host's name.
+    The key is a hash of the id that the operating system gave the machine (machine-id(5),
+    IOPlatformUUID on macOS, MachineGuid on Windows). That id should not be published, and cannot
+    be computed from the key. On a machine without an id, the key is a hash of the host name.
     """
     known = _machine_id() or socket.gethostname()
     return hmac.new(known.encode(), b"nbsessions", hashlib.sha256).hexdigest()[:12]
 
 
 def _machine_id() -> str:
-    """Return the system's own id of this machine; empty where it has none."""
+    """Return the operating system's id for this machine, or "" if there is none."""
     if sys.platform == "darwin":
         found = re.search(r'"IOPlatformUUID" = "([^"]+)"', _output_of(*_IOREG))
         return found[1] if found else ""
@@ -83,7 +83,7 @@ def _machine_id() -> str:
 
 @functools.cache
 def _boot_session() -> str:
-    """Return what macOS calls its current boot."""
+    """Return the id that macOS gives its current boot."""
     return _output_of("sysctl", "-n", "kern.bootsessionuuid").strip()
 
 

@@ -1,4 +1,4 @@
-"""Advisory file locks (flock), which the system releases however a process ends."""
+"""Advisory file locks (flock), which the system releases when a process ends in any way."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ if sys.platform != "win32":
     import fcntl
 
 SUPPORTED = sys.platform != "win32"
-"""Whether the platform has these locks. Where it has none, nobody can be proven dead by them."""
+"""Whether the platform has these locks. Without them, no lock can prove that a process is dead."""
 
 _POLL_INTERVAL = 0.01
 
 
 class FileLock:
-    """One open lock file. Not shared with forked children, which would keep it held."""
+    """One open lock file. It is closed in forked children, which would keep the lock otherwise."""
 
     def __init__(self, path: Path, flags: int = os.O_RDWR | os.O_CREAT) -> None:
-        """Open the lock file (0600); raises OSError. Takes no lock yet."""
+        """Open the lock file (mode 0600) without taking the lock. Raises OSError."""
         self.path = path
         self._descriptor: int | None = os.open(path, flags | getattr(os, "O_CLOEXEC", 0), 0o600)
         _open_locks.add(self)
 
     def acquire(self, *, shared: bool = False, timeout: float = 0.0) -> bool:
-        """Take or convert the lock; False when others kept it for ``timeout`` seconds.
+        """Take or convert the lock. Return False if others held it for ``timeout`` seconds.
 
-        Blocks the thread. A conversion that fails has lost the lock that was held before.
+        Blocks the thread. When a conversion fails, the lock that was held before is lost.
         """
         if not SUPPORTED or self._descriptor is None:
             return not SUPPORTED
@@ -46,18 +46,18 @@ class FileLock:
                 return True
 
     def release(self) -> None:
-        """Let go of the lock and keep the file open."""
+        """Release the lock, but keep the file open."""
         if SUPPORTED and self._descriptor is not None:
             fcntl.flock(self._descriptor, fcntl.LOCK_UN)
 
-    def is_ours(self) -> bool:
+    def is_owned_by_user(self) -> bool:
         """Return whether the file belongs to this process's user. Raises OSError."""
         if not SUPPORTED or self._descriptor is None:
             return not SUPPORTED
         return os.fstat(self._descriptor).st_uid == os.geteuid()
 
     def is_current(self) -> bool:
-        """Return whether the path still leads to the file that is open here."""
+        """Return whether the path still refers to the open file."""
         if self._descriptor is None:
             return False
         try:

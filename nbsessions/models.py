@@ -1,4 +1,4 @@
-"""The values that travel between the layers: sessions, kernels, intents, owners."""
+"""The value types that the layers exchange: sessions, kernels, intents and owners."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, Final, TypeAlias
 
 
 class Unset(enum.Enum):
-    """The type of UNSET: "not given", where None is a value."""
+    """The type of UNSET, which means "not given" where None is a valid value."""
 
     UNSET = enum.auto()
 
@@ -19,27 +19,29 @@ class Unset(enum.Enum):
 UNSET: Final = Unset.UNSET
 
 ABANDONED_AFTER = timedelta(days=30)
-"""How long the rows and records are kept that a server left whose kernels nobody can see: they
-may run on a host, or in a container, that is seldom used.
+"""How long to keep the rows and records of a vanished server whose kernels cannot be checked.
+
+The kernels may still run on a host, or in a container, that is seldom used.
 """
 
 
 def utcnow() -> datetime:
-    """Return the current time, aware, in UTC."""
+    """Return the current time as a timezone-aware datetime in UTC."""
     return datetime.now(timezone.utc)
 
 
 def document_of(path: str | None) -> str | None:
-    """Return the document that an API path is about: the one place that normalises paths.
+    """Return the normalised form of an API path.
 
-    ``/a.ipynb`` and ``a.ipynb`` are one document. Nothing else is folded: not case, not
-    Unicode forms, not ``:`` or backslashes, which are a contents manager's business.
+    This is the only function that normalises paths. ``/a.ipynb`` and ``a.ipynb`` are the same
+    document. Case, Unicode forms, ``:`` and backslashes are left alone, because their meaning
+    depends on the contents manager.
     """
     return None if path is None else path.strip("/")
 
 
 def is_within(document: str, top: str) -> bool:
-    """Return whether the document is ``top``, or in the folder ``top``."""
+    """Return whether the document is ``top`` or lies in the folder ``top``."""
     return document == top or document.startswith(f"{top}/")
 
 
@@ -49,10 +51,10 @@ _PLACEHOLDER = re.compile(
 
 
 def named_document(path: str | None, name: str | None, type_: str | None) -> str | None:
-    """Return the document that a session is about, also behind a placeholder.
+    """Return the document that a session belongs to, even if its path is a placeholder.
 
-    JupyterLab and Notebook 7 ask for a session under a path that they make up, a uuid4 in the
-    notebook's folder, and give the notebook's name beside it.
+    JupyterLab and Notebook 7 first request a session with a made-up path: a uuid4 in the
+    notebook's folder. They send the notebook's name in the ``name`` field.
     """
     document = document_of(path)
     if document is None or not is_placeholder(path, name, type_):
@@ -62,7 +64,7 @@ def named_document(path: str | None, name: str | None, type_: str | None) -> str
 
 
 def is_placeholder(path: str | None, name: str | None, type_: str | None) -> bool:
-    """Return whether the path is made up, to be replaced by the real one."""
+    """Return whether the client made up the path and will replace it with the real one."""
     last = (document_of(path) or "").rpartition("/")[2]
     return (
         bool(name) and name != last and type_ != "console" and bool(_PLACEHOLDER.fullmatch(last))
@@ -71,45 +73,45 @@ def is_placeholder(path: str | None, name: str | None, type_: str | None) -> boo
 
 @dataclass(frozen=True, kw_only=True)
 class Session:
-    """One session: a document, console or file, and the kernel that it is attached to."""
+    """A session, which attaches a document, console or file to a kernel."""
 
     session_id: str
     path: str | None
-    """The API path, byte for byte as the client sent it; None for some in-process callers."""
+    """The API path exactly as the client sent it. None for some in-process callers."""
     name: str | None
     type: str | None
     kernel_id: str
     kernel_name: str | None
     provider: str
-    """The name of the kernel provider that alone may pronounce the kernel dead."""
+    """The name of the kernel provider. Only this provider can decide that the kernel is dead."""
     scope: str
-    """Who can serve the kernel: an owner's id for local kernels."""
+    """Which servers can serve the kernel. For local kernels, the id of the owner."""
     created: datetime
     last_activity: datetime
-    """When the session was created or changed last."""
+    """When the session was created or last changed."""
     seq: int = 0
-    """Age within the store, which hands it out: the lower, the older."""
+    """A number that the store assigns. Older sessions have lower numbers."""
 
     @property
     def document(self) -> str | None:
-        """The normalised path, by which sessions are found."""
+        """The normalised path, by which sessions are looked up."""
         return document_of(self.path)
 
     @property
     def named_document(self) -> str | None:
-        """What the session is about, also while its path is a placeholder."""
+        """The document of the session, even while its path is a placeholder."""
         return named_document(self.path, self.name, self.type)
 
     @property
     def is_placeholder(self) -> bool:
-        """Whether the path is made up, to be replaced by the real one."""
+        """Whether the client made up the path and will replace it with the real one."""
         return is_placeholder(self.path, self.name, self.type)
 
     def renamed(self, old: str, new: str) -> Session | None:
-        """Return the session as it is once the document ``old``, or a folder, is ``new``.
+        """Return the session after the document or folder ``old`` is renamed to ``new``.
 
-        None when it is not concerned. The slashes around its path stay as they were sent; a
-        name that was the last part of its path goes with it.
+        Returns None if the rename does not affect the session. Leading and trailing slashes of
+        the path are preserved. If the name equals the last part of the path, it is changed too.
         """
         path, document = self.path, self.document
         if path is None or document is None or old == new or not is_within(document, old):
@@ -124,7 +126,7 @@ class Session:
 
 
 KernelModel: TypeAlias = Mapping[str, Any]
-"""A kernel as a JSON object of ``/api/kernels``: id, name, last_activity, execution_state, …"""
+"""A kernel in the format of ``/api/kernels``: id, name, last_activity, execution_state, …"""
 
 LiveSession: TypeAlias = tuple["Session", KernelModel]
 """A session and the model of its kernel."""
@@ -132,18 +134,18 @@ LiveSession: TypeAlias = tuple["Session", KernelModel]
 
 @dataclass(frozen=True, kw_only=True)
 class KernelModels:
-    """What a provider knows of the kernels that it was asked about, by id.
+    """A provider's answer about a set of kernels, by kernel id.
 
-    A kernel that is in neither mapping is dead: gone from its provider for good. (One that
-    failed but is still listed there, with its reason, is among the living.)
+    A kernel in neither mapping is dead, which means that its provider no longer has it. A kernel
+    that failed, but that the provider still lists with a reason, counts as alive.
     """
 
     alive: Mapping[str, KernelModel]
     unknown: Mapping[str, KernelModel | None] = field(default_factory=dict)
-    """Those that could not be asked about, with the last known model if there is one."""
+    """Kernels whose state could not be determined, with the last known model or None."""
 
     def is_dead(self, kernel_id: str) -> bool:
-        """Return whether the kernel is gone for good."""
+        """Return whether the provider no longer has the kernel."""
         return kernel_id not in self.alive and kernel_id not in self.unknown
 
 
@@ -157,37 +159,37 @@ class Kernel:
 
 
 class Verb(str, enum.Enum):
-    """What an intent is about to do, or has done."""
+    """What the owner of an intent is about to do or has done."""
 
     START = "start"
     LOST = "lost"
-    """A start whose lease lapsed and whose path somebody else has taken over."""
+    """A start whose lease expired and whose path another request has taken over."""
     STOP = "stop"
     ENDED = "ended"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Intent:
-    """What is committed before a kernel is started or stopped, so that a crash leaves a trace."""
+    """A record committed before a kernel is started or stopped, so that a crash leaves a trace."""
 
     token: str
     verb: Verb
     scope: str
     document: str | None
-    """The normalised path that a start is for; None when it is not to be shared."""
+    """The normalised path that a start is for. None if the start is not to be shared."""
     kernel_id: str | None
     lease_until: datetime
-    """When others may take a start over; when an ended stop may be forgotten."""
+    """When other requests may take over a start, or when an ended stop may be deleted."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Owner:
-    """One run of one server, as it signs what it writes."""
+    """One run of one server, to which the rows that it writes refer."""
 
     owner_id: str
     host: str
     boot_id: str
-    """Identifies the host's current boot; empty where the platform does not tell."""
+    """Identifies the current boot of the host. Empty if the platform does not provide it."""
     pid: int
     provider: str = ""
     """The name of the kernel provider that the owner starts kernels with."""
@@ -195,10 +197,10 @@ class Owner:
 
 @dataclass(frozen=True, kw_only=True)
 class Orphans:
-    """What other owners left behind in a namespace, and will not come back for."""
+    """What dead owners left in a namespace, and sessions to take over from other owners."""
 
     owners: Mapping[str, str] = field(default_factory=dict)
-    """The names of the dead owners' kernel providers, by the owners' ids."""
+    """Maps the id of each dead owner to the name of its kernel provider."""
     sessions: tuple[Session, ...] = ()
     intents: tuple[Intent, ...] = ()
 
@@ -208,18 +210,18 @@ class Orphans:
 
 @dataclass(frozen=True, kw_only=True)
 class KernelTrace:
-    """What is known of a kernel that a dead owner started, or was about to."""
+    """What is known about a kernel that a dead owner started or was about to start."""
 
     provider: str
-    """Who started it; empty when that is not known."""
+    """The name of the provider that started the kernel. Empty if unknown."""
     kernel_id: str | None
     token: str | None
-    """The start intent that it was started under."""
+    """The token of the start intent for this kernel."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Changes:
-    """What an update sets; a field that is UNSET stays as it is."""
+    """The changes of an update. Fields that are UNSET stay as they are."""
 
     path: str | Unset = UNSET
     name: str | Unset = UNSET
@@ -227,7 +229,7 @@ class Changes:
     kernel: Kernel | Unset = UNSET
 
     def applied_to(self, session: Session) -> Session:
-        """Return the session with these changes."""
+        """Return the session with these changes applied."""
         session = replace(
             session,
             path=session.path if self.path is UNSET else self.path,
@@ -246,10 +248,11 @@ class Changes:
 
 @dataclass(frozen=True, kw_only=True)
 class Release:
-    """The outcome of a write that may have let go of a kernel.
+    """The outcome of a write that may have detached a session from its kernel.
 
-    ``session`` is the session as it is now (after an update) or was (after a deletion).
-    ``kernel_id`` is the kernel that the caller has to shut down, None when others hold it.
+    ``session`` is the session after the update, or before the deletion. ``kernel_id`` is the
+    kernel that the caller has to shut down. It is None if there is none to shut down, for
+    example because other sessions use the kernel.
     """
 
     session: Session
@@ -258,7 +261,7 @@ class Release:
 
 @dataclass(frozen=True, kw_only=True)
 class NewSession:
-    """What a client wants: a session for ``path``, with a new kernel or an existing one."""
+    """A client's request for a session for ``path``, with a new or an existing kernel."""
 
     path: str | None
     name: str | None = None
@@ -268,18 +271,21 @@ class NewSession:
 
     @property
     def document(self) -> str | None:
-        """The normalised path: requests of one path are answered with one session."""
+        """The normalised path. All requests for the same path get the same session."""
         return document_of(self.path)
 
     @property
     def named_document(self) -> str | None:
-        """What the session will be about: those who open it at once get one kernel."""
+        """The document of the session. Concurrent requests for it share one kernel."""
         return named_document(self.path, self.name, self.type)
 
 
 @dataclass(frozen=True, kw_only=True)
 class SessionPatch:
-    """What a client wants changed; UNSET leaves a field alone. ``kernel_id`` goes first."""
+    """A client's request to change a session. Fields that are UNSET stay as they are.
+
+    ``kernel_id`` takes precedence over ``kernel_name``.
+    """
 
     path: str | Unset = UNSET
     name: str | Unset = UNSET

@@ -1,4 +1,4 @@
-"""Finds stores and kernel providers, ours and those of other packages, by entry point."""
+"""Finds stores and kernel providers of this and other packages by their entry points."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ KERNEL_PROVIDERS = "nbsessions.kernel_providers"
 
 
 class StoreFactory(Protocol):
-    """What an entry point of ``nbsessions.stores`` is, under the scheme of its URLs."""
+    """An object behind an ``nbsessions.stores`` entry point, whose name is a URL scheme."""
 
     def __call__(self, url: str, *, namespace: str, log: logging.Logger) -> SessionStore:
         """Return a store that is not open yet."""
 
 
 def store_factory(url: str) -> StoreFactory:
-    """Return the factory for the URL's scheme. Raises TraitError for one that is not known."""
+    """Return the factory for the URL's scheme. Raises TraitError for an unknown scheme."""
     factory: StoreFactory = _load("store_url", STORES, url.partition(":")[0])
     return factory
 
 
 def kernel_provider_factory(name: str) -> Callable[[KernelHost], KernelProvider]:
-    """Return the factory of this name. Raises TraitError for one that is not known."""
+    """Return the factory with this name. Raises TraitError for an unknown name."""
     factory: Callable[[KernelHost], KernelProvider] = _load(
         "kernel_provider", KERNEL_PROVIDERS, name
     )
@@ -38,7 +38,7 @@ def kernel_provider_factory(name: str) -> Callable[[KernelHost], KernelProvider]
 
 
 def check_plugin(trait: str, group: str, name: str) -> None:
-    """Raise a TraitError that lists the choices, unless the group has an entry of this name."""
+    """Raise a TraitError that lists the choices unless the group has an entry with this name."""
     names = sorted(entry.name for entry in entry_points(group=group))
     if name not in names:
         raise TraitError(f"`{trait}`: {name!r} is not one of {', '.join(names)}")

@@ -1,4 +1,4 @@
-"""The documented session manager: notebook sessions in an SQLite table, synchronous, alone."""
+"""The documented synchronous session manager, which keeps sessions in an SQLite table."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from nbsessions.stores.sqlite.validation import validate_database_path
 
 _COLUMNS = ("session_id", "name", "path", "kernel_id")
 _SELECT = "SELECT session_id, name, path, kernel_id FROM session"
-# A column that is UNSET has its "any" flag bound as true: one constant statement serves every
-# set of columns.
+# A column that is UNSET has its "any" flag bound as true, so that one constant statement works for
+# every set of columns.
 _SELECT_WHERE = f"""{_SELECT}
     WHERE (:any_session_id OR session_id = :session_id)
     AND (:any_name OR name = :name)
@@ -36,18 +36,18 @@ _UPDATE = """UPDATE session SET
 class SessionManager(LoggingConfigurable):
     """A base class session manager.
 
-    Keeps which notebook is attached to which kernel. A session's model is
+    Records to which kernel each notebook is attached. A session's model is
     ``{"id": str, "notebook": {"name": str, "path": str}, "kernel": {"id": str}}``, where
-    *name* is the notebook's file name and *path* its directory. A session that is not there
-    is a Tornado ``HTTPError(404)``; a column that is not there is a TypeError.
+    *name* is the notebook's file name and *path* its directory. A session that does not exist
+    raises a Tornado ``HTTPError(404)``, and an unknown column raises TypeError.
 
-    Can be used as a context manager, which closes the database.
+    As a context manager, it closes the database on exit.
     """
 
     database_filepath = Unicode(
         ":memory:",
         help="""The SQLite file that sessions are kept in. The default, `:memory:`, keeps them
-        in memory: they end with the process. In a file they survive it.""",
+        in memory, where they are lost when the process exits.""",
     ).tag(config=True)
 
     _validate_database_filepath = validate_database_path("database_filepath")
@@ -59,7 +59,7 @@ class SessionManager(LoggingConfigurable):
     def connection(self) -> sqlite3.Connection:
         """Start a database connection"""
         if self._connection is None:
-            # No isolation level: each statement is committed as it is executed.
+            # Without an isolation level, each statement is committed immediately.
             path = os.path.expanduser(self.database_filepath)
             self._connection = sqlite3.connect(path, isolation_level=None)
         return self._connection

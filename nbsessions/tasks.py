@@ -1,4 +1,4 @@
-"""Keeps hold of running tasks, which the event loop itself does not."""
+"""Keeps references to running tasks, because the event loop keeps only weak ones."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ class Tasks:
         self._running: set[asyncio.Task[Any]] = set()
 
     def spawn(self, operation: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        """Run the operation as a task and keep hold of it until it is done."""
+        """Run the operation as a task, and keep a reference to it until it is done."""
         task = asyncio.create_task(operation)
         self._running.add(task)
         task.add_done_callback(self._running.discard)
         return task
 
     async def wait(self, timeout: float) -> None:
-        """Wait until those that are running now are done, for so many seconds at the most."""
+        """Wait at most ``timeout`` seconds until the tasks that are running now are done."""
         if self._running:
             await asyncio.wait(set(self._running), timeout=timeout)
 
     def cancel(self) -> None:
-        """Cancel all that are running. Does nothing once their event loop is closed."""
+        """Cancel all running tasks. Does nothing once their event loop is closed."""
         for task in self._running:
             if not task.get_loop().is_closed():
                 task.cancel()

@@ -28,10 +28,15 @@ reserve_ports(LocalPortCache)
 
 @pytest.fixture
 def io_loop() -> Iterator[IOLoop]:
-    """Replace pytest-tornado's own, which leaves an event loop of the main thread open."""
+    """Replace pytest-tornado's fixture, which leaves an event loop of the main thread open."""
     loop = IOLoop(make_current=False)
     asyncio.set_event_loop(loop.asyncio_loop)
     yield loop
+    # As asyncio.run does. A task that is still pending would be logged during another test.
+    if tasks := asyncio.all_tasks(loop.asyncio_loop):
+        for task in tasks:
+            task.cancel()
+        loop.asyncio_loop.run_until_complete(asyncio.wait(tasks))
     asyncio.set_event_loop(None)
     loop.close(all_fds=True)
 

@@ -1,4 +1,4 @@
-"""The session manager that servers load: the same calls and answers as the server's own."""
+"""The session manager that servers load has the same calls and results as the server's own."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ async def create(manager: AsyncSessionManager, path: str = "a.ipynb", **more: An
 
 
 async def status_of(awaitable: Awaitable[object]) -> int:
-    """Return the status code of the HTTPError that comes."""
+    """Return the status code of the HTTPError that is raised."""
     with pytest.raises(HTTPError) as caught:
         await awaitable
     return caught.value.status_code
@@ -106,7 +106,7 @@ def test_the_constructor_takes_the_same_traits() -> None:
     manager.close()
 
 
-# The same answers
+# The same results
 
 
 async def test_a_model_has_the_servers_own_fields(tmp_path: Path) -> None:
@@ -282,7 +282,7 @@ async def test_a_kernel_without_a_path_has_an_environment(tmp_path: Path) -> Non
 
 async def test_a_subclass_can_change_the_environment(tmp_path: Path) -> None:
     class Special(AsyncSessionManager):
-        """Adds to the environment of its kernels."""
+        """Adds a variable to the environment of its kernels."""
 
         def get_kernel_env(self, path: str | None, name: str | None = None) -> dict[str, str]:
             return {**super().get_kernel_env(path, name), "SPECIAL": "1"}
@@ -304,7 +304,7 @@ async def test_a_subclass_can_change_the_environment(tmp_path: Path) -> None:
         manager.close()
 
 
-# The end
+# Closing
 
 
 async def test_closing_is_synchronous_and_idempotent_and_ends_all_calls(tmp_path: Path) -> None:
@@ -387,7 +387,7 @@ async def test_a_manager_that_is_dropped_lets_go_of_its_store(tmp_path: Path) ->
         manager = AsyncSessionManager(**traits)
         model = await create(manager)
 
-        del manager  # as jupyter_server's own, which closes its file by that
+        del manager  # this closes the store, as with jupyter_server's own manager
 
         manager = AsyncSessionManager(**traits)
         assert (await manager.get_session(session_id=model["id"]))["id"] == model["id"]

@@ -1,4 +1,4 @@
-"""How the session manager is configured: where sessions are kept, and what is refused."""
+"""Configuration of the session manager: the store's location, and invalid values."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.gen_test
 
 @asynccontextmanager
 async def kernels(folder: Path) -> AsyncIterator[dict[str, Any]]:
-    """Yield the managers that a session manager works with."""
+    """Yield the managers that a session manager uses."""
     async with running_kernel_manager(folder) as kernel_manager:
         yield {
             "kernel_manager": kernel_manager,
@@ -71,7 +71,7 @@ def test_the_default_file_is_in_the_data_directory(
 
 def test_the_namespace_is_the_real_root_directory(tmp_path: Path) -> None:
     class HasRoot:
-        """Stands in for a kernel manager."""
+        """A stub of a kernel manager."""
 
         root_dir = str(tmp_path / "link")
 
@@ -124,7 +124,7 @@ async def test_a_store_url_goes_before_a_file(tmp_path: Path) -> None:
 async def test_a_folder_that_is_not_there_yet_is_waited_for(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nbsessions.service.opening._PATIENCE", 0.2)
+    monkeypatch.setattr("nbsessions.service.opening._OPEN_TIMEOUT", 0.2)
     file = tmp_path / "missing" / "sessions.db"
     async with kernels(tmp_path) as managers:
         manager = AsyncSessionManager(database_filepath=str(file), **managers)
@@ -137,7 +137,7 @@ async def test_a_folder_that_is_not_there_yet_is_waited_for(
         assert str(file) in warning
         assert not managers["kernel_manager"].list_kernel_ids()
         file.parent.mkdir()
-        monkeypatch.setattr("nbsessions.service.opening._PATIENCE", 60.0)
+        monkeypatch.setattr("nbsessions.service.opening._OPEN_TIMEOUT", 60.0)
         model = await manager.create_session(path="a.ipynb", type="notebook")
         assert await manager.list_sessions() == [model]
         manager.close()

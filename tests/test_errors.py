@@ -1,4 +1,4 @@
-"""The one table from errors to HTTP replies."""
+"""The table that maps errors to HTTP responses."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_a_missing_kernelspec_has_the_short_message_that_clients_show() -> None:
 
 def test_what_other_session_managers_raise_is_known() -> None:
     class Special(DuplicateKernelError):
-        """A subclass of theirs."""
+        """An error class of another package."""
 
     for error, status in ((NoSuchKernel("x"), 501), (Special("x"), 409)):
         translated = http_error(error)

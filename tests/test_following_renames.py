@@ -48,14 +48,14 @@ ASYNC = [
 
 
 class Site:
-    """A contents manager with the file ``a.ipynb``, and its session."""
+    """A contents manager with the file ``a.ipynb``, and a session manager with its session."""
 
     def __init__(self, contents_manager: Any, session_manager: AsyncSessionManager) -> None:
         self.contents_manager = contents_manager
         self.session_manager = session_manager
 
     async def rename(self, old: str, new: str) -> None:
-        """Rename a file, as callers do that know both kinds of contents managers."""
+        """Rename a file, like callers that support both kinds of contents managers."""
         await ensure_async(self.contents_manager.rename(old, new))
 
     async def paths(self) -> list[str]:
@@ -63,7 +63,7 @@ class Site:
         return [model["path"] for model in await self.session_manager.list_sessions()]
 
     async def wait_for(self, *paths: str) -> None:
-        """Wait until these are the paths of the sessions."""
+        """Wait until the sessions have these paths."""
 
         async def are_these() -> bool:
             return await self.paths() == list(paths)
@@ -71,17 +71,17 @@ class Site:
         await eventually(are_these, f"the paths are {paths}")
 
     def add_file(self, path: str) -> None:
-        """Make an empty file."""
+        """Create an empty file."""
         Path(self.contents_manager.root_dir, path).write_text("")
 
     def has_file(self, path: str) -> bool:
-        """Return whether the file is there."""
+        """Return whether the file exists."""
         return Path(self.contents_manager.root_dir, path).exists()
 
 
 @asynccontextmanager
 async def site(folder: Path, contents_class: Any) -> AsyncIterator[Site]:
-    """Yield the file, its session, and who follows."""
+    """Yield a site with one file and its session, whose renames are followed."""
     async with running_kernel_manager(folder) as kernel_manager:
         contents_manager = contents_class(root_dir=kernel_manager.root_dir)
         session_manager = AsyncSessionManager(
@@ -98,7 +98,7 @@ async def site(folder: Path, contents_class: Any) -> AsyncIterator[Site]:
 
 
 def fail_to_move(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have the sessions not be moved."""
+    """Make every move of sessions fail."""
 
     async def rename_document(old_path: str, new_path: str) -> None:
         raise StoreUnavailable("the store is down")
@@ -176,7 +176,7 @@ async def test_an_update_of_a_file_is_a_rename(tmp_path: Path, contents_class: A
         await here.wait_for("b.ipynb")
 
 
-# What is wrapped
+# Wrapped methods
 
 
 @pytest.mark.parametrize("contents_class", [*SYNC, *ASYNC])

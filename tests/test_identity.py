@@ -1,4 +1,4 @@
-"""What tells a machine from others, and one boot of it from another."""
+"""Ids that distinguish machines, and the boots of one machine."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from nbsessions import identity
 
 @pytest.fixture
 def _macos(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    """Be on macOS, with the programs that are in the test's folder."""
+    """Simulate macOS, with the programs in the test's folder."""
     monkeypatch.setattr(identity, "sys", SimpleNamespace(platform="darwin"))
     monkeypatch.setenv("PATH", f"{tmp_path}:/nowhere")
     _forget()
@@ -29,7 +29,7 @@ def _forget() -> None:
 
 @pytest.fixture
 def ids(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[list[Path]]:
-    """The files that the machine's id is looked for in, none of which is there."""
+    """The files that may contain the machine's id. None of them exists."""
     files = [tmp_path / "machine-id", tmp_path / "dbus-id"]
     monkeypatch.setattr(identity, "_MACHINE_IDS", files)
     _forget()
@@ -56,7 +56,7 @@ ID = "0123456789abcdef0123456789abcdef"
 
 
 def key_of(name: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Return the key that the machine has while it is called so."""
+    """Return the machine's key while it has this host name."""
     _forget()
     monkeypatch.setattr(socket, "gethostname", lambda: name)
     return identity.machine_key()

@@ -1,4 +1,4 @@
-"""Advisory locks: who gets them, who keeps them, and what ends them."""
+"""Advisory locks: how they are acquired, held and released."""
 
 from __future__ import annotations
 
@@ -102,6 +102,6 @@ def test_a_forked_child_does_not_keep_the_lock(lock: FileLock, other: OtherProce
         assert not lock.acquire()
         other.kill()
         assert wait_until(lock.acquire, "the lock is free while the child lives")
-        os.kill(child, 0)  # raises if it does not
+        os.kill(child, 0)  # raises OSError if the child is dead
     finally:
         os.kill(child, signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""Stores and kernel providers, ours and those of other packages."""
+"""Stores and kernel providers of this and of other packages."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ made: list[tuple[str, str]] = []
 
 
 def make_foreign_store(url: str, *, namespace: str, log: logging.Logger) -> SessionStore:
-    """Stand in for the factory of another package."""
+    """A stub for the factory of another package."""
     made.append((url, namespace))
     return MemorySessionStore()
 
 
 def open_store(url: str) -> SessionStore:
-    """Return the store for a URL, not open."""
+    """Return the store for a URL, without opening it."""
     return store_factory(url)(url, namespace="here", log=logging.getLogger())
 
 

@@ -1,4 +1,4 @@
-"""The documented session manager: a class of its own, which needs no server."""
+"""The documented session manager, a standalone class that needs no server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The database of the documented session manager: where it is, and when it is closed."""
+"""The database of the documented session manager: its location, and when it is closed."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def test_a_context_closes_the_connection(tmp_path: Path) -> None:
 def test_a_forgotten_manager_goes_quietly(
     used: bool, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    gc.collect()  # what other tests have left may make a noise
+    gc.collect()  # leftovers of other tests may log something
     caplog.clear()
     capfd.readouterr()
     manager = SessionManager()

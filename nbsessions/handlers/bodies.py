@@ -1,4 +1,4 @@
-"""What clients send: decoded, checked and turned into arguments of the session manager."""
+"""Decodes and validates request bodies, and converts them to arguments of a session manager."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ import msgspec
 from nbsessions.errors import InvalidRequest
 
 LONGEST_TEXT = 4096
-"""Characters that each text of a body may have."""
+"""The maximum length of each string in a body, in characters."""
 
 T = TypeVar("T")
 
 
 class KernelBody(msgspec.Struct):
-    """Which kernel: an id goes before a name."""
+    """The requested kernel. An id takes precedence over a name."""
 
     id: str | None = None
     name: str | None = None
 
 
 class NotebookBody(msgspec.Struct):
-    """The form that was used before sessions had types; classic Notebook still sends it."""
+    """The body format from before sessions had types. Classic Notebook still sends it."""
 
     path: str | None = None
     name: str | None = None
 
 
 class SessionBody(msgspec.Struct):
-    """The body of POST and PATCH. Fields that are not named here are ignored."""
+    """The body of POST and PATCH. Unknown fields are ignored."""
 
     path: str | msgspec.UnsetType = msgspec.UNSET
     name: str | None = None
@@ -52,7 +52,7 @@ def create_arguments(body: bytes) -> dict[str, Any]:
 
 
 def update_arguments(body: bytes) -> dict[str, Any]:
-    """Return the arguments of ``update_session``: what was sent. Raises InvalidRequest."""
+    """Return the arguments of ``update_session`` that were sent. Raises InvalidRequest."""
     sent = _decode(body)
     kernel = sent.kernel or KernelBody()
     changes = {

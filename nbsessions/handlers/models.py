@@ -1,4 +1,4 @@
-"""What clients get: a session manager's model with all that clients insist on."""
+"""Completes session models with the fields that clients require."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Any
 
 
 def reply_model(model: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the model for the wire: ``path`` and ``name`` are strings, never null.
+    """Return the model for a reply, where ``path``, ``name`` and ``type`` are never null.
 
-    JupyterLab drops a whole list over one item that is not as it expects.
+    JupyterLab rejects a whole list if one of its items is not valid.
     """
     if model["path"] and model["name"] and model["type"]:
         return model

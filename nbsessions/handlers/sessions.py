@@ -1,4 +1,4 @@
-"""The handlers of ``/api/sessions``. They decide nothing: the session manager does."""
+"""The handlers of ``/api/sessions``. They leave all decisions to the session manager."""
 
 from __future__ import annotations
 
@@ -25,8 +25,10 @@ Method = Callable[..., Awaitable[None]]
 
 
 def operation(action: str) -> Callable[[Method], Method]:
-    """Decorate a verb: authenticated, authorised for ``action`` (read or write), its errors
-    translated.
+    """Decorate a handler method.
+
+    The method then requires a user who is authorized for ``action`` ("read" or "write"), and its
+    errors are converted to HTTP errors.
     """
 
     def decorate(method: Method) -> Method:
@@ -48,7 +50,7 @@ def operation(action: str) -> Callable[[Method], Method]:
 
 
 class SessionsHandlerMixin(RequestHandler):
-    """What both routes share; goes before a base handler that authenticates requests.
+    """The common part of all routes, to be combined with a base handler that authenticates users.
 
     The session manager is the application's setting ``session_manager``.
     """
@@ -62,7 +64,7 @@ class SessionsHandlerMixin(RequestHandler):
         return self.settings["session_manager"]
 
     async def authorize(self, action: str) -> None:
-        """Raise HTTPError(403) unless the current user may do this: the base handler's word."""
+        """Raise HTTPError(403) unless the base handler allows the current user to do this."""
         base = getattr(super(), "authorize", None)
         if base is not None:
             await base(action)
@@ -74,13 +76,13 @@ class SessionsHandlerMixin(RequestHandler):
         self.finish(msgspec.json.encode(content))
 
     def argument(self, name: str) -> str | None:
-        """Return the last query argument of this name as it was sent; None without one."""
-        # Tornado's own method strips blanks and control characters, which paths may have.
+        """Return the last query argument with this name exactly as it was sent, or None."""
+        # Tornado's own method strips blanks and control characters, which paths may contain.
         values = self.request.query_arguments.get(name)
         return self.decode_argument(values[-1], name) if values else None
 
     def flag(self, name: str) -> bool:
-        """Return a query argument that is ``true`` or ``false``; absent means false."""
+        """Return a boolean query argument (``true`` or ``false``). The default is False."""
         value = "false" if (sent := self.argument(name)) is None else sent.lower()
         if value not in ("true", "false"):
             raise InvalidRequest(name, "is neither true nor false")
@@ -92,7 +94,7 @@ class SessionsHandlerMixin(RequestHandler):
             self.set_header("Allow", ", ".join(self.allowed_methods))
         if status_code == HTTPStatus.SERVICE_UNAVAILABLE:
             self.set_header("Retry-After", str(RETRY_AFTER))
-        # Gateways have status codes of their own.
+        # Replies of gateways may have nonstandard status codes.
         phrase = responses.get(status_code, "Unknown error")
         body = error_body(error, status_code, phrase)
         self.set_header("Content-Type", "application/json")
@@ -100,13 +102,13 @@ class SessionsHandlerMixin(RequestHandler):
 
 
 class SessionRootHandlerMixin(SessionsHandlerMixin):
-    """``/api/sessions``: all sessions, and new ones."""
+    """The handler of ``/api/sessions``."""
 
     allowed_methods = ("GET", "POST", "OPTIONS")
 
     @operation("read")
     async def get(self) -> None:
-        """List the sessions; ``path``, ``type`` and ``kernel_id`` in the query filter."""
+        """List the sessions. The query arguments path, type and kernel_id filter them."""
         models = await ensure_async(self.session_manager.list_sessions())
         path = self.argument("path")
         type_ = self.argument("type")
@@ -124,7 +126,7 @@ class SessionRootHandlerMixin(SessionsHandlerMixin):
 
     @operation("write")
     async def post(self) -> None:
-        """Find the session of a path or create it: 201 and its model, also when it was there."""
+        """Return the session of a path, creating it if necessary. The status is always 201."""
         arguments = create_arguments(self.request.body)
         model = await ensure_async(self.session_manager.create_session(**arguments))
         self.set_header("Location", f"{self.request.path}/{model['id']}")
@@ -132,7 +134,7 @@ class SessionRootHandlerMixin(SessionsHandlerMixin):
 
 
 class SessionHandlerMixin(SessionsHandlerMixin):
-    """``/api/sessions/ID``: one session."""
+    """The handler of ``/api/sessions/ID``."""
 
     allowed_methods = ("GET", "PATCH", "DELETE", "OPTIONS")
 
@@ -152,7 +154,7 @@ class SessionHandlerMixin(SessionsHandlerMixin):
 
     @operation("write")
     async def delete(self, session_id: str) -> None:
-        """End the session, and its kernel with it when no other session holds it."""
+        """End the session. Its kernel is shut down if no other session uses it."""
         force = {"force_kernel_shutdown": True} if self.flag("force_kernel_shutdown") else {}
         await ensure_async(self.session_manager.delete_session(session_id, **force))
         self.set_status(204)
@@ -164,7 +166,7 @@ class SessionHandlerMixin(SessionsHandlerMixin):
 
 
 class DescriptionHandlerMixin(SessionsHandlerMixin):
-    """``/api/sessions/openapi.json``: what these routes take and answer, as OpenAPI."""
+    """The handler of ``/api/sessions/openapi.json``, which describes these routes."""
 
     allowed_methods = ("GET", "OPTIONS")
     description = b""
@@ -181,9 +183,10 @@ def session_handlers(
 ) -> list[tuple[str, type[RequestHandler]]]:
     """Return the routes, for ``Application.add_handlers``.
 
-    ``base_handler`` authenticates: its ``current_user`` (or ``prepare``) tells who asks, its
-    ``get_login_url`` what becomes of those who may not. Where it has a coroutine method
-    ``authorize(action)``, that is asked too, with "read" or "write".
+    ``base_handler`` authenticates users. Its ``current_user`` (or ``prepare``) identifies the
+    user, and its ``get_login_url`` determines the reply to users who are not logged in. If it has
+    a coroutine method ``authorize(action)``, this is called with "read" or "write" and may raise
+    HTTPError(403).
     """
     root = f"{base_url.rstrip('/')}/api/sessions"
     description = files(__package__).joinpath("openapi.json").read_bytes()

@@ -1,1 +1,1 @@
-"""The servers that load us: one module per kind."""
+"""Integration with the servers that load the extension, one module per kind of server."""

@@ -1,4 +1,4 @@
-"""Fits sessions into a jupyter_server: which class it makes, which handlers it serves."""
+"""Integration with jupyter_server: its manager classes, handlers and signals."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from nbsessions.kernels.surviving.manager import (
 
 
 class AuthorizedAPIHandler(APIHandler):
-    """A base handler with the server's authentication, XSRF check and authorizer."""
+    """A base handler that uses the server's authentication, XSRF check and authorizer."""
 
     auth_resource = "sessions"
 
@@ -35,32 +35,32 @@ class AuthorizedAPIHandler(APIHandler):
 
 
 def offer_managers(serverapp: Any) -> None:
-    """Make our managers the server's default; whatever is configured anywhere wins.
+    """Make our manager classes the server's defaults. Any configured class takes precedence.
 
-    Called while extensions are linked, before the server makes its managers.
+    Called while extensions are linked, before the server creates its managers.
     """
     stock = type(serverapp)._all_trait_default_generators
 
     def session_manager_class(app: Any) -> Any:
-        # Kernels behind a gateway outlive us in ways that only its own manager knows.
+        # Only jupyter_server's own managers know how long kernels behind a gateway live.
         if app.gateway_config.gateway_enabled:
             return stock["session_manager_class"](app)
         return AsyncSessionManager
 
     def kernel_manager_class(app: Any) -> Any:
-        # Kernels that survive are of use to those whose sessions do.
+        # Kernels that survive are useful only if their sessions survive, too.
         ours = issubclass(app.session_manager_class, AsyncSessionManager)
         if app.gateway_config.gateway_enabled or not ours:
             return stock["kernel_manager_class"](app)
         return SurvivingMappingKernelManager
 
-    # A method of this name is traitlets' default of lowest precedence.
+    # traitlets uses a method with this name only if nothing else sets the trait.
     serverapp._session_manager_class_default = session_manager_class
     serverapp._kernel_manager_class_default = kernel_manager_class
 
 
 def accepted_session_manager(serverapp: Any) -> AsyncSessionManager | None:
-    """Return the server's session manager if it is ours; else say so in the log."""
+    """Return the server's session manager if it is ours. Otherwise log why not."""
     manager = serverapp.session_manager
     if isinstance(manager, AsyncSessionManager):
         return manager
@@ -76,7 +76,7 @@ def accepted_session_manager(serverapp: Any) -> AsyncSessionManager | None:
 
 
 def surviving_kernels(serverapp: Any) -> SurvivingKernels | None:
-    """Return the server's kernel manager if its kernels survive; else say so in the log."""
+    """Return the server's kernel manager if its kernels survive. Otherwise log why not."""
     manager = serverapp.kernel_manager
     if isinstance(manager, SurvivingKernels):
         return manager
@@ -89,10 +89,11 @@ def surviving_kernels(serverapp: Any) -> SurvivingKernels | None:
 
 
 def handle_signals(serverapp: Any, kernels: SurvivingKernels) -> None:
-    """Have signals stop the server that would end it without a word to its kernels.
+    """Make signals stop the server in an orderly way, where they would just end it.
 
-    SIGINT does so in a server without a terminal, SIGHUP in any, and SIGTERM where the
-    server is just writing to its log. What somebody has set up for a signal stays.
+    That applies to SIGINT in a server without a terminal, to SIGHUP if it is configured to stop
+    the server, and to a SIGTERM that arrives while the server writes to its log. Signal handlers
+    that other code has installed stay.
     """
     if threading.current_thread() is not threading.main_thread():
         return
@@ -103,7 +104,7 @@ def handle_signals(serverapp: Any, kernels: SurvivingKernels) -> None:
         try:
             stop_handler(signum, frame)
         except RuntimeError:
-            # It came while a line was being logged, and cannot log another one in there.
+            # The signal arrived while the server was writing to its log, which is not reentrant.
             io_loop.add_callback_from_signal(stop_handler, signum, None)
 
     if signal.getsignal(signal.SIGTERM) == stop_handler:

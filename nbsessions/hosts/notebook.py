@@ -1,4 +1,4 @@
-"""Fits sessions into a classic Notebook 6.5 server."""
+"""Integration with classic Notebook 6.5."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from nbsessions.hosts.renames import follow_renames
 
 
 def load(notebook_app: Any) -> None:
-    """Put our session manager and handlers in the place of the server's own.
+    """Replace the server's session manager and handlers by ours.
 
-    There is no hook before the managers are made, so the instance is replaced; extensions
-    that took hold of the old one before this keep it.
+    The server has no hook that runs before it creates its managers, so the instance is replaced.
+    Extensions that have stored a reference to the old instance still use it.
     """
     stock = notebook_app.session_manager
     if type(stock) is not StockSessionManager:
@@ -37,10 +37,10 @@ def load(notebook_app: Any) -> None:
     notebook_app.session_manager = manager
     notebook_app.web_app.settings["session_manager"] = manager
     notebook_app.web_app.add_handlers(".*$", session_handlers(APIHandler, notebook_app.base_url))
-    # Nothing tells extensions there that the server stops.
+    # The server does not notify extensions when it stops.
     atexit.register(manager.close)
     io_loop = IOLoop.current()
     io_loop.add_callback(manager.begin)
-    # Once all extensions are loaded: some put a contents manager of theirs in its place.
+    # Wait until all extensions are loaded, because some of them replace the contents manager.
     io_loop.add_callback(lambda: follow_renames(notebook_app.contents_manager, manager))
     notebook_app.log.info("nbsessions keeps the sessions of this server")

@@ -1,4 +1,4 @@
-"""Has sessions follow the files that a host's contents manager renames."""
+"""Updates sessions when the server's contents manager renames files."""
 
 from __future__ import annotations
 
@@ -13,18 +13,21 @@ from nbsessions.tasks import Tasks
 
 T = TypeVar("T")
 
-_PATIENCE = 2.0
-"""Seconds that an asynchronous rename waits for its sessions, which then follow in their time."""
+_WAIT_FOR_SESSIONS = 2.0
+"""Seconds that an asynchronous rename waits until its sessions are updated.
+
+After that, it returns, and the update continues in the background.
+"""
 _FOLLOWED_BY = "_followed_by"
 
 
 def follow_renames(contents_manager: Any, session_manager: AsyncSessionManager) -> None:
-    """Have the sessions move with each file or folder that this contents manager renames.
+    """Update the paths of sessions whenever this contents manager renames a file or folder.
 
-    Wraps ``rename`` of the instance, whatever its class: that is what the REST API and callers
-    in the process use, with the paths that sessions have. Idempotent. Called on the event loop
-    of the session manager; ``rename`` may then be called from any thread. After a synchronous
-    rename, the sessions move when its caller lets the event loop go on.
+    Wraps the ``rename`` method of the instance, because the REST API and other callers in the
+    process use it, with the paths that sessions have. Idempotent. Must be called on the event
+    loop of the session manager. ``rename`` may then be called from any thread. After a
+    synchronous rename, the sessions are updated in the next iteration of the event loop.
     """
     rename = contents_manager.rename
     if getattr(rename, _FOLLOWED_BY, None) is session_manager:
@@ -48,7 +51,7 @@ def _wrap(rename: Any, follower: _Follower) -> Any:
         result = rename(*args, **kwargs)
         if inspect.isawaitable(result):
             moved = follower.move_after(result, args, kwargs)
-            # What goes on unawaited has to do so still.
+            # A future runs even if it is not awaited, so its replacement must, too.
             return asyncio.ensure_future(moved) if asyncio.isfuture(result) else moved
         follower.move_later(args, kwargs)
         return result
@@ -57,7 +60,7 @@ def _wrap(rename: Any, follower: _Follower) -> Any:
 
 
 class _Follower:
-    """Moves the sessions after a rename. Whatever goes wrong with that is logged, not raised."""
+    """Updates the sessions after a rename. Errors are logged, not raised."""
 
     def __init__(self, session_manager: AsyncSessionManager) -> None:
         self._session_manager = session_manager
@@ -67,16 +70,16 @@ class _Follower:
     async def move_after(
         self, renaming: Awaitable[T], args: Sequence[Any], kwargs: Mapping[str, Any]
     ) -> T:
-        """Await the rename and, for a moment, the sessions; return what the rename returned."""
+        """Await the rename and the update of its sessions, and return the rename's result."""
         result = await renaming
         if asyncio.get_running_loop() is self._loop:
-            await asyncio.wait({self._move_soon(args, kwargs)}, timeout=_PATIENCE)
+            await asyncio.wait({self._move_soon(args, kwargs)}, timeout=_WAIT_FOR_SESSIONS)
         else:
             self.move_later(args, kwargs)
         return result
 
     def move_later(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
-        """Have the sessions moved on the event loop; may be called from any thread."""
+        """Update the sessions on the event loop. May be called from any thread."""
         try:
             self._loop.call_soon_threadsafe(self._move_soon, args, kwargs)
         except RuntimeError as error:  # the loop is closed
@@ -89,7 +92,7 @@ class _Follower:
         try:
             await self._session_manager.rename_document(*_paths(*args, **kwargs))
         except Exception as error:
-            # Our own errors come as the HTTPErrors that callers of a session manager expect.
+            # The session manager wraps its errors in HTTPErrors. Log the original error.
             self._warn(args, kwargs, error.__cause__ or error)
 
     def _warn(self, args: Sequence[Any], kwargs: Mapping[str, Any], error: BaseException) -> None:
@@ -101,5 +104,5 @@ class _Follower:
 
 
 def _paths(old_path: str, new_path: str, *args: Any, **kwargs: Any) -> tuple[str, str]:
-    """Return the paths among the arguments of ``rename``; a subclass may have more."""
+    """Return the two paths among the arguments of ``rename``. Subclasses may have more."""
     return old_path, new_path

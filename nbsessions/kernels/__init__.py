@@ -1,1 +1,4 @@
-"""Who starts and stops kernels: the port in ``base``, and one adapter per kind of kernel."""
+"""Kernel providers, which start and stop kernels.
+
+``base`` defines the interface. There is one implementation per kind of kernel.
+"""

@@ -1,4 +1,4 @@
-"""The pluggable kernel manager interface: the port to whatever runs the kernels."""
+"""The interface of kernel providers, which start, find and shut down kernels."""
 
 from __future__ import annotations
 
@@ -14,122 +14,132 @@ from nbsessions.models import Kernel, KernelModels, KernelTrace
 
 @dataclass(frozen=True, kw_only=True)
 class KernelHost:
-    """What a provider is built from. Providers are found by the entry points of
-    ``nbsessions.kernel_providers``: callables that take this and return a KernelProvider.
+    """The parts of the server that a provider is created with.
+
+    Providers are found through the entry point group ``nbsessions.kernel_providers``. An entry
+    point is a callable that takes a KernelHost and returns a KernelProvider.
     """
 
     kernel_manager: Any
-    """The host's kernel manager."""
+    """The server's kernel manager."""
     contents_manager: Any
-    """The host's contents manager, which knows in which folder a kernel runs."""
+    """The server's contents manager, which knows the working directory for a session's path."""
     kernel_env: Callable[[str | None, str | None], dict[str, str]]
-    """Returns a kernel's environment for a session's path and name."""
+    """Returns the environment of a kernel, given the path and name of its session."""
     boot_id: str
-    """Identifies the current boot of the machine; empty where that cannot be known."""
+    """Identifies the current boot of the machine. Empty if the platform does not provide an id."""
     log: logging.Logger
-    """Where a provider says what went wrong."""
+    """The logger for the provider's warnings and errors."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StartRequest:
-    """What a kernel is started for."""
+    """A request to start a kernel for a session."""
 
     token: str
-    """The start intent that this kernel will be exchanged for; goes into a kernel's record."""
+    """The token of the start intent. It is also stored in the kernel's record.
+
+    The session replaces the start intent in the store once the kernel has started.
+    """
     session_id: str
     kernel_name: str | None
-    """The kernelspec; None for the default one."""
+    """The name of the kernelspec, or None for the default one."""
     kernel_id: str | None
-    """The id that the kernel is to get; None lets the provider choose."""
+    """The requested id of the kernel. None lets the provider choose."""
     path: str | None
     name: str | None
     type: str | None
 
 
 current_start: ContextVar[StartRequest | None] = ContextVar("current_start", default=None)
-"""What the kernel is for that a provider starts, for those below who keep records of kernels."""
+"""The request that a kernel is being started for. Kernel managers that keep records read it."""
 
 
 class KernelProvider(ABC):
-    """Starts, resolves, adopts and shuts down kernels of one kind.
+    """Starts, finds, adopts and shuts down kernels of one kind.
 
-    All methods are called on the event loop and may not block it.
+    All methods are called on the event loop and must not block it.
     """
 
     name: str
-    """Names the provider in every session whose kernel it has. Two providers have one name when
-    they see the same kernels, and only then.
+    """The name of the provider, stored in every session whose kernel it runs.
+
+    Two providers must have the same name if they see the same kernels, and only then.
     """
 
     @property
     @abstractmethod
     def default_kernel_name(self) -> str | None:
-        """The kernelspec of those who ask for none; None where that is not known."""
+        """The kernelspec to use if a request names none. None if it is not known."""
 
-    def is_authority_for(self, name: str) -> bool:
-        """Return whether this server's provider may pronounce a kernel of its own dead.
+    def can_declare_dead(self, name: str) -> bool:
+        """Return whether this provider can decide that a kernel of this server is dead.
 
-        It may when the kernel's session names it: then it is gone as soon as ``models`` does
-        not know it. What other servers have left is asked about with ``find_ended``.
+        ``name`` is the provider name in the kernel's session. If the result is true, a kernel
+        that ``models`` no longer returns is dead. For the kernels that other servers left
+        behind, use ``find_ended``.
         """
         return name == self.name
 
     @abstractmethod
     async def start(self, request: StartRequest) -> Kernel:
-        """Start a kernel and return it once it can be attached to.
+        """Start a kernel and return it once clients can connect to it.
 
-        Raises KernelspecNotFound, KernelConflict when the id asked for is taken,
-        InvalidRequest when the path cannot be used, KernelStartFailed for all else. Nothing
-        is left running after an error.
+        Raises KernelspecNotFound, KernelConflict if the requested id is in use, InvalidRequest
+        if the path is not valid, and KernelStartFailed for all other errors. After an error, no
+        process is left running.
         """
 
     @abstractmethod
     async def models(self, kernel_ids: Sequence[str]) -> KernelModels:
-        """Tell which of the kernels are alive, dead or unknown, in one call for many.
+        """Return which of the kernels are alive, dead or in an unknown state.
 
-        Never raises: a kernel that fails or is slow to answer is unknown, and does not hold up
-        the others.
+        Never raises. A kernel whose model cannot be read, or not in time, counts as unknown and
+        does not delay the others.
         """
 
     @abstractmethod
     def can_address(self, kernel_id: str) -> bool:
-        """Return whether clients could reach a kernel of this id."""
+        """Return whether the REST API could address a kernel with this id."""
 
     @abstractmethod
     async def shutdown(self, kernel_id: str) -> None:
-        """Shut a kernel down. One that is gone already is no error."""
+        """Shut a kernel down. Does nothing if the kernel has already ended."""
 
     @abstractmethod
     def update_env(self, kernel_id: str, *, path: str | None, name: str | None) -> None:
-        """Let the kernel's next restart know the session's new path and name. Never raises."""
+        """Set the session's new path and name in the environment of the kernel's next restart.
+
+        Never raises.
+        """
 
     @abstractmethod
     def find_started(self, token: str) -> str | None:
-        """Return the id of the kernel that was started under this intent, if it still runs.
+        """Return the id of the kernel with this start token, or None if it no longer runs.
 
-        For starts that a server did not live to see the end of.
+        The caller uses this for starts that a server did not finish because it died.
         """
 
     @abstractmethod
     async def find_ended(self, traces: Collection[KernelTrace]) -> Collection[KernelTrace]:
-        """Return those of the kernels that dead servers left which have ended, for certain.
+        """Return the kernels of dead servers that have certainly ended.
 
-        A kernel that this server does not see has not ended: it may be on another host, in
-        another container, or be waiting for another server. Never raises.
+        A kernel that this server cannot see does not count as ended. It may run on another host
+        or in another container, or it may wait for another server to adopt it. Never raises.
         """
 
     @abstractmethod
     def list_adopted(self) -> Collection[str]:
-        """Return the ids of the kernels that this server took over from dead ones, and has."""
+        """Return the ids of the running kernels that this server adopted from dead servers."""
 
     @abstractmethod
     def watch(self, ended: Callable[[str], None]) -> None:
-        """Call ``ended`` with the id of each kernel that ends from now on, whatever ends it."""
+        """Call ``ended`` with the id of each kernel that ends from now on, for any reason."""
 
     @abstractmethod
     def was_connected(self, kernel_id: str) -> bool:
-        """Return whether a client has ever been connected to the kernel, or may have been."""
+        """Return whether a client has connected, or may have connected, to the kernel."""
 
     @abstractmethod
     def list_running(self) -> Collection[str]:
-        """Return the ids of the kernels that live with this server, without any I/O."""
+        """Return the ids of the kernels that this server runs. Does no I/O."""

@@ -1,4 +1,4 @@
-"""Kernels of the host's own kernel manager, whatever MappingKernelManager the user configured."""
+"""A kernel provider that uses the server's own kernel manager, of any configured class."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ from nbsessions.models import Kernel, KernelModel, KernelModels, KernelTrace
 _ADDRESSABLE = re.compile(r"\w+-\w+-\w+-\w+-\w+")
 _LONGEST_ID = 64
 _MODEL_TIMEOUT = 2.0
-"""Seconds for a kernel manager that answers asynchronously to give a kernel's model."""
+"""Seconds to wait for the models of kernels if the kernel manager is asynchronous."""
 
 
 class HostKernelProvider(KernelProvider):
-    """Has the host's kernel manager start kernels; how long they live is up to that."""
+    """Starts kernels with the server's kernel manager, which determines how long they run."""
 
     def __init__(self, host: KernelHost) -> None:
         self._folder = os.path.realpath(getattr(host.kernel_manager, "connection_dir", ""))
@@ -49,7 +49,7 @@ class HostKernelProvider(KernelProvider):
         self._last_known: dict[str, KernelModel] = {}
         self._connected: set[str] = set()
         self._known_specs: set[str] = set()
-        """Names that have been looked up: to read the same files each time would take longer."""
+        """The kernelspecs found so far. Caching them avoids reading their files at every start."""
         self._starts_by_kernelspec = internals.starts_by_kernelspec(host.kernel_manager)
         self._server_version = _jupyter_server_version(host.kernel_manager)
 
@@ -80,11 +80,11 @@ class HostKernelProvider(KernelProvider):
         except NoSuchKernel as error:
             raise KernelspecNotFound(request.kernel_name or error.name) from error
         except DuplicateKernelError as error:
-            raise KernelConflict(str(request.kernel_id), "exists already") from error
+            raise KernelConflict(str(request.kernel_id), "already exists") from error
         except Exception as error:
-            ended = self._was_ended(error)
-            if ended is not None:
-                raise KernelConflict(ended, "was shut down while it was starting") from error
+            shut_down = self._find_shut_down(error)
+            if shut_down is not None:
+                raise KernelConflict(shut_down, "was shut down while it was starting") from error
             self._log.error("Kernel %r did not start", request.kernel_name, exc_info=True)
             raise KernelStartFailed(request.kernel_name, error) from error
         finally:
@@ -98,10 +98,10 @@ class HostKernelProvider(KernelProvider):
         )
 
     async def _check_kernelspec(self, name: str | None) -> None:
-        """Raise NoSuchKernel before jupyter_client does, which logs a traceback for it.
+        """Raise NoSuchKernel before jupyter_client does, which would also log a traceback.
 
-        Only where it is certain which kernelspec will be started: a kernel manager of another
-        class may give names a meaning of its own.
+        Does nothing for kernel managers of unknown classes, because they may interpret kernel
+        names in another way.
         """
         if name is None or name in self._known_specs or not self._starts_by_kernelspec:
             return
@@ -109,8 +109,8 @@ class HostKernelProvider(KernelProvider):
         await ensure_async(specs.get_kernel_spec(internals.kernelspec_name(name)))
         self._known_specs.add(name)
 
-    def _was_ended(self, error: Exception) -> str | None:
-        """Return the id of a kernel that somebody else has shut down in the midst of its start."""
+    def _find_shut_down(self, error: Exception) -> str | None:
+        """Return the id of the kernel if the error means that it was shut down while starting."""
         if not isinstance(error, KeyError):
             return None
         kernel_id = str(error.args[0] if error.args else "")
@@ -122,18 +122,18 @@ class HostKernelProvider(KernelProvider):
 
     async def models(self, kernel_ids: Sequence[str]) -> KernelModels:
         unknown: dict[str, KernelModel | None] = {}
-        alive = self._ask(kernel_ids, unknown)
+        alive = self._get_models(kernel_ids, unknown)
         if set(map(type, alive.values())) - {dict}:
-            await self._gather(alive, unknown)
+            await self._await_all(alive, unknown)
         if getattr(self._kernel_manager, "use_pending_kernels", False):
             alive = {each: self._explain_start(each, model) for each, model in alive.items()}
         self._last_known.update(alive)
         return KernelModels(alive=alive, unknown=unknown)
 
-    def _ask(
+    def _get_models(
         self, kernel_ids: Sequence[str], unknown: dict[str, KernelModel | None]
     ) -> dict[str, Any]:
-        """Return what the kernel manager answers for each, awaitables among it as they are."""
+        """Return the kernel manager's model for each kernel. Awaitables are not awaited here."""
         distinct = len(set(kernel_ids)) == len(kernel_ids)
         ids = kernel_ids if distinct else list(dict.fromkeys(kernel_ids))
         asked = iter(ids)
@@ -141,12 +141,13 @@ class HostKernelProvider(KernelProvider):
         failed: list[str] = []
         while True:
             try:
-                # A thousand kernels at a time: what came before an error stays in the list.
+                # One `extend` for all kernels is fast even for a thousand of them. After an
+                # error, the models before it are still in the list.
                 answers.extend(map(self._kernel_manager.kernel_model, asked))
             except Exception as error:
                 failed.append(ids[len(answers)])
                 answers.append(None)
-                self._note_failure(failed[-1], error, unknown)
+                self._handle_failure(failed[-1], error, unknown)
             else:
                 break
         alive = dict(zip(ids, answers, strict=True))
@@ -154,8 +155,10 @@ class HostKernelProvider(KernelProvider):
             del alive[kernel_id]
         return alive
 
-    async def _gather(self, alive: dict[str, Any], unknown: dict[str, KernelModel | None]) -> None:
-        """Replace what is still to be awaited by what comes of it."""
+    async def _await_all(
+        self, alive: dict[str, Any], unknown: dict[str, KernelModel | None]
+    ) -> None:
+        """Replace awaitables by their results, and remove the models that failed."""
         tasks = {
             kernel_id: asyncio.ensure_future(model)
             for kernel_id, model in alive.items()
@@ -168,14 +171,16 @@ class HostKernelProvider(KernelProvider):
             late = [kernel_id for kernel_id, task in tasks.items() if task.cancel()]
         for kernel_id, model in list(alive.items()):
             if kernel_id in late:
-                error: BaseException | None = TimeoutError("its kernel manager does not answer")
+                error: BaseException | None = TimeoutError(
+                    "no answer from the kernel manager in time"
+                )
             else:
                 alive[kernel_id], error = _outcome(tasks.get(kernel_id), model)
             if error is not None:
                 del alive[kernel_id]
-                self._note_failure(kernel_id, error, unknown)
+                self._handle_failure(kernel_id, error, unknown)
 
-    def _note_failure(
+    def _handle_failure(
         self, kernel_id: str, error: BaseException, unknown: dict[str, KernelModel | None]
     ) -> None:
         if kernel_id in self._kernel_manager:
@@ -185,9 +190,9 @@ class HostKernelProvider(KernelProvider):
             self._last_known.pop(kernel_id, None)
 
     def _explain_start(self, kernel_id: str, model: dict[str, Any]) -> dict[str, Any]:
-        """Tell a kernel that is starting from one that failed to, behind a pending start.
+        """Return a model with the state "dead" and the reason if a pending start has failed.
 
-        The host lists it as starting for ever; it is there until its session is deleted.
+        Without this, the server would list the kernel as starting until its session is deleted.
         """
         if model.get("execution_state") != "starting" or kernel_id not in self._kernel_manager:
             return model
@@ -208,7 +213,7 @@ class HostKernelProvider(KernelProvider):
         try:
             await ensure_async(self._kernel_manager.shutdown_kernel(kernel_id))
         except (KeyError, HTTPError):
-            # Somebody else may have shut it down meanwhile: the culler, /api/kernels.
+            # The culler or a request to /api/kernels may have shut it down in the meantime.
             if kernel_id in self._kernel_manager:
                 raise
         finally:
@@ -221,30 +226,30 @@ class HostKernelProvider(KernelProvider):
         try:
             update_env(kernel_id=kernel_id, env=self._kernel_env(path, name))
         except Exception as error:
-            self._log.warning("Kernel %s keeps its environment: %r", kernel_id, error)
+            self._log.warning("Cannot update the environment of kernel %s: %r", kernel_id, error)
 
     def find_started(self, token: str) -> str | None:
-        # Those of a manager without records have died with their server.
-        find: Callable[[str], str | None] = getattr(self._kernel_manager, "find_started", _nobody)
+        # If the kernel manager writes no records, its kernels ended with their server.
+        find: Callable[[str], str | None] = getattr(self._kernel_manager, "find_started", _none)
         return find(token)
 
     async def find_ended(self, traces: Collection[KernelTrace]) -> Collection[KernelTrace]:
-        held = set(self.list_running())
-        left = [trace for trace in traces if trace.kernel_id not in held]
-        return await asyncio.get_running_loop().run_in_executor(None, self._find_ended, left)
+        running = set(self.list_running())
+        others = [trace for trace in traces if trace.kernel_id not in running]
+        return await asyncio.get_running_loop().run_in_executor(None, self._find_ended, others)
 
     def _find_ended(self, traces: Collection[KernelTrace]) -> Collection[KernelTrace]:
         try:
-            # Those of a manager without records have died with their server.
+            # If the kernel manager writes no records, its kernels ended with their server.
             recorded: Collection[RecordedKernel] = getattr(
                 self._kernel_manager, "list_recorded", tuple
             )()
         except OSError as error:
-            self._log.debug("The records of kernels cannot be read: %s", error)
+            self._log.debug("The kernel records cannot be read: %s", error)
             return [each for each in traces if self._has_ended_with_its_host(each)]
         ended, absent = [], []
         for trace in traces:
-            of_kernel = [each for each in recorded if each.may_be(trace)]
+            of_kernel = [each for each in recorded if each.matches(trace)]
             if self._has_ended_with_its_host(trace):
                 ended.append(trace)
             elif of_kernel:
@@ -257,7 +262,7 @@ class HostKernelProvider(KernelProvider):
         return trace.provider == IMPORTED or self._place.has_rebooted(trace.provider)
 
     def _without_process(self, traces: Collection[KernelTrace]) -> list[KernelTrace]:
-        """Return those of this place's kernels, which have no record, that do not run either."""
+        """Return the kernels that no process of this place runs. None of them has a record."""
         if not traces:
             return []
         running = {each.kernel_id for each in list_kernels(self._folder)}
@@ -268,7 +273,8 @@ class HostKernelProvider(KernelProvider):
         return adopted
 
     def watch(self, ended: Callable[[str], None]) -> None:
-        # All ways lead through these: the culler, /api/kernels, a restart that failed; websockets.
+        # Every kernel that ends goes through `remove_kernel`, whether by the culler, /api/kernels
+        # or a failed restart. Every new websocket goes through `notify_connect`.
         remove_kernel = self._kernel_manager.remove_kernel
         notify_connect = self._kernel_manager.notify_connect
 
@@ -288,7 +294,7 @@ class HostKernelProvider(KernelProvider):
         self._kernel_manager.notify_connect = connect
 
     def was_connected(self, kernel_id: str) -> bool:
-        ask: Callable[[str], object] = getattr(self._kernel_manager, "had_clients", _nobody)
+        ask: Callable[[str], object] = getattr(self._kernel_manager, "had_clients", _none)
         return kernel_id in self._connected or bool(ask(kernel_id))
 
     def list_running(self) -> Collection[str]:
@@ -297,7 +303,7 @@ class HostKernelProvider(KernelProvider):
 
     @property
     def _takes_kernel_id(self) -> bool:
-        # Stock honours a client's kernel id since 2.21.
+        # jupyter_server accepts a kernel id from the client since 2.21.
         return self._server_version is not None and self._server_version >= (2, 21)
 
     async def _kernel_path(self, path: str | None) -> str:
@@ -312,20 +318,20 @@ class HostKernelProvider(KernelProvider):
         return kernel_path
 
     def _refuse_foreign(self, kernel_id: str) -> None:
-        # Two servers may share a runtime directory; the connection file would be overwritten.
+        # Two servers may share a runtime directory. The start would overwrite the connection file.
         if os.path.exists(self._connection_file(kernel_id)):
-            raise KernelConflict(kernel_id, "has a connection file of another server")
+            raise KernelConflict(kernel_id, "is in use: a connection file with this id exists")
 
     def _connection_file(self, kernel_id: str) -> str:
         return os.path.join(self._kernel_manager.connection_dir, f"kernel-{kernel_id}.json")
 
 
-def _nobody(key: str) -> None:
+def _none(key: str) -> None:
     return None
 
 
 def _outcome(task: asyncio.Future[Any] | None, model: Any) -> tuple[Any, BaseException | None]:
-    """Return a kernel's model and None, or what went wrong with it."""
+    """Return the kernel's model and None, or None and the error."""
     if task is not None:
         if task.cancelled():
             return None, asyncio.CancelledError()
@@ -333,12 +339,15 @@ def _outcome(task: asyncio.Future[Any] | None, model: Any) -> tuple[Any, BaseExc
             return None, task.exception()
         model = task.result()
     if not isinstance(model, dict):
-        return None, TypeError(f"its model is {model!r}")
+        return None, TypeError(f"the kernel model is not a dict: {model!r}")
     return model, None
 
 
 def _jupyter_server_version(kernel_manager: object) -> tuple[int, int] | None:
-    """Return (major, minor) of the jupyter_server whose kernel manager this is, else None."""
+    """Return jupyter_server's version (major, minor), or None.
+
+    It is None if the kernel manager's class is not derived from one of jupyter_server.
+    """
     names = {base.__module__.partition(".")[0] for base in type(kernel_manager).__mro__}
     if "jupyter_server" not in names:
         return None

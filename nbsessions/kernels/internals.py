@@ -1,7 +1,7 @@
-"""Private attributes of jupyter_client and jupyter_server: all that are touched, and why.
+"""All uses of private attributes of jupyter_client and jupyter_server.
 
-There is no public way to these. A test goes through them by name, so that a release that
-changes one is noticed before a user does.
+They have no public equivalents. A test checks each attribute by name, so that a release that
+changes one of them makes the test fail before users are affected.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from traitlets.utils.importstring import import_item
 
 
 def forget_failed_starts(kernel_manager: Any, connection_file: Callable[[str], str]) -> None:
-    """Have the kernel manager forget the starts that failed.
+    """Remove failed starts from the kernel manager, together with their connection files.
 
-    jupyter_client keeps the task of a start that failed, and shutdown_all of jupyter_server
-    raises a 404 over it: the server would never stop. It also keeps the connection file, which
-    would bar the kernel id.
+    jupyter_client does not remove the task of a failed start. jupyter_server's shutdown_all then
+    raises a 404 error, and the server would never stop. jupyter_client also leaves the connection
+    file behind, which would block the kernel id.
     """
     pending = getattr(kernel_manager, "_pending_kernels", {})
     for kernel_id, task in list(pending.items()):
@@ -39,7 +39,8 @@ _KNOWN_PACKAGES |= {"traitlets", "tornado"}
 def starts_by_kernelspec(kernel_manager: Any) -> bool:
     """Return whether kernels are started from the kernelspec that a request names.
 
-    Any other class, of the kernel manager or of the manager of one kernel, may do otherwise.
+    It is false if the kernel manager, or the manager of a single kernel, is of a class from an
+    unknown package, because such a class may start kernels in another way.
     """
     try:
         of_one_kernel = import_item(kernel_manager.kernel_manager_class)
@@ -51,9 +52,9 @@ def starts_by_kernelspec(kernel_manager: Any) -> bool:
 
 
 def kernelspec_name(name: str) -> str:
-    """Return the name of the kernelspec that jupyter_client starts under this name.
+    """Return the name of the kernelspec that jupyter_client starts for this name.
 
-    It takes ``python`` for the native one (KernelManager._kernel_name_changed).
+    It replaces ``python`` by the native kernel's name (KernelManager._kernel_name_changed).
     """
     return NATIVE_KERNEL_NAME if name == "python" else name
 
@@ -62,20 +63,20 @@ def kernelspec_name(name: str) -> str:
 
 
 def stopped_by_signal(serverapp: Any) -> bool:
-    """Return whether the server stops because of a signal, rather than of /api/shutdown."""
+    """Return whether a signal stops the server, and not a request to /api/shutdown."""
     return bool(getattr(serverapp, "_stopping", False))
 
 
 def stop_handler(serverapp: Any) -> Callable[[int, Any], None]:
-    """Return what the server does on SIGTERM."""
+    """Return the server's handler for SIGTERM."""
     handler: Callable[[int, Any], None] = serverapp._signal_stop
     return handler
 
 
 def open_websockets() -> Iterator[tuple[str, str]]:
-    """Go through the websockets of kernels: the kernel's id and the client's session key.
+    """Yield the kernel id and the client's session key of each open websocket.
 
-    Only the class that jupyter_server uses by default keeps such a list.
+    Only jupyter_server's default websocket class has such a list.
     """
     from jupyter_server.services.kernels.connection.channels import ZMQChannelsWebsocketConnection
 
@@ -84,9 +85,9 @@ def open_websockets() -> Iterator[tuple[str, str]]:
 
 
 def websocket_channels(kernel_id: str) -> Iterator[dict[str, Any]]:
-    """Go through the websockets of a kernel: their ZMQStreams by channel.
+    """Yield the ZMQStreams of each of the kernel's websockets, by channel.
 
-    Only the class that jupyter_server uses by default keeps such a list.
+    Only jupyter_server's default websocket class has such a list.
     """
     from jupyter_server.services.kernels.connection.channels import ZMQChannelsWebsocketConnection
 
@@ -95,16 +96,19 @@ def websocket_channels(kernel_id: str) -> Iterator[dict[str, Any]]:
             yield connection.channels
 
 
-# One kernel's manager
+# The manager of one kernel
 
 
 def launch_arguments(kernel: Any) -> dict[str, Any]:
-    """Return the arguments of the last launch: a restart launches with them again."""
+    """Return the arguments of the last launch, which a restart uses again."""
     return kernel._launch_args or {}
 
 
 def protocol_version(kernel: Any) -> str | None:
-    """Return the version that the kernel told to the first websocket."""
+    """Return the protocol version from the kernel's kernel_info_reply, or None.
+
+    The server requests it when the first websocket connects.
+    """
     future = getattr(kernel, "_kernel_info_future", None)
     if future is None or not future.done() or future.cancelled() or future.exception():
         return None
@@ -113,33 +117,36 @@ def protocol_version(kernel: Any) -> str | None:
 
 
 def set_kernel_spec(kernel: Any, spec: KernelSpec) -> None:
-    """Give the manager a kernelspec that may not be installed any more."""
+    """Set the manager's kernelspec, which may no longer be installed."""
     kernel._kernel_spec = spec
 
 
 def set_started(
     kernel: Any, *, launch_arguments: dict[str, Any], protocol_version: str | None
 ) -> None:
-    """Make the manager believe that it has started its kernel."""
+    """Put the manager into the state that it has after it has started its kernel."""
     kernel._launch_args = launch_arguments
-    # The manager unlinks the connection file with its kernel when it has written it itself.
+    # The manager removes the connection file at shutdown only if this is set.
     kernel._connection_file_written = os.path.exists(kernel.connection_file)
-    # Without these two, `ready` never resolves, and every websocket waits for it.
+    # Without these two, `ready` is never resolved, and all websockets wait for it.
     kernel._attempted_start = True
     kernel._ready = _resolved(None)
-    # Without it the first websocket to a busy kernel waits until its cell has ended.
+    # Without this, the first websocket to a busy kernel waits until its cell has finished.
     info = {} if protocol_version is None else {"protocol_version": protocol_version}
     kernel._kernel_info_future = _resolved(info)
 
 
 def skip_initial_startup(kernel: Any) -> None:
-    """Have an autorestart keep the ports: the kernel is long past its startup."""
+    """Make an automatic restart use the same ports.
+
+    The restarter chooses new ports during a kernel's startup, which this kernel has completed.
+    """
     if kernel._restarter is not None:
         kernel._restarter._initial_startup = False
 
 
 def leave_kernel(kernel: Any) -> None:
-    """Let go of a kernel that goes on: its manager must not remove its connection file."""
+    """Release a kernel that continues to run, so that its connection file is not removed."""
     kernel._connection_file_written = False
     kernel._close_control_socket()
 
@@ -148,7 +155,7 @@ def leave_kernel(kernel: Any) -> None:
 
 
 def add_kernel(kernel_manager: Any, kernel_id: str, kernel: Any) -> None:
-    """Add a kernel that was started by another server, as if it had been started here."""
+    """Add a kernel that another server started, as if this one had started it."""
     kernel_manager._kernels[kernel_id] = kernel
     kernel_manager._kernel_connections[kernel_id] = 0
     kernel_manager._kernel_ports[kernel_id] = kernel.ports
@@ -163,7 +170,7 @@ def add_kernel(kernel_manager: Any, kernel_id: str, kernel: Any) -> None:
 
 
 def drop_kernel(kernel_manager: Any, kernel_id: str, kernel: Any) -> None:
-    """Let go of a kernel that could not be added, or only in part."""
+    """Undo ``add_kernel`` after it failed, even if it added the kernel only partly."""
     if kernel_id in kernel_manager:
         kernel_manager.stop_watching_activity(kernel_id)
     for known in (
@@ -177,17 +184,17 @@ def drop_kernel(kernel_manager: Any, kernel_id: str, kernel: Any) -> None:
 
 
 def pending_kernels(kernel_manager: Any) -> list[asyncio.Task[None]]:
-    """Return the tasks of kernels that are being started or shut down."""
+    """Return the tasks that start or shut down kernels."""
     return list(kernel_manager._pending_kernels.values())
 
 
 def activity_stream(kernel: Any) -> Any:
-    """Return the ZMQStream on iopub by which the server tells whether the kernel is busy."""
+    """Return the iopub ZMQStream that the server uses to track the kernel's state."""
     return kernel._activity_stream
 
 
 def receiver(stream: Any) -> Callable[[list[bytes]], None]:
-    """Return the callback that a ZMQStream has now."""
+    """Return the ZMQStream's current receive callback."""
     callback: Callable[[list[bytes]], None] = stream._recv_callback
     return callback
 

@@ -1,7 +1,7 @@
-"""The use cases of sessions: what happens in which order, and how it is undone.
+"""The use cases of sessions: the order of their steps, and how failed steps are undone.
 
 Starts and stops of kernels are written to the store as intents before they happen, so that a
-later run finds and finishes whatever a crash interrupted.
+later run can find and complete the ones that a crash interrupted.
 """
 
 from nbsessions.service.opening import ServiceOpening

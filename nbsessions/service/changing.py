@@ -54,10 +54,11 @@ class Changing:
     async def update(
         self, session_id: str, patch: SessionPatch, *, force: bool = False
     ) -> LiveSession:
-        """Change a session and return it. A value that it has already is no change.
+        """Change a session and return it. Values equal to the current ones have no effect.
 
-        A new kernel is up before the session leaves the old one. The old kernel is shut down
-        when no other session uses it; with ``force`` in any case, and its other sessions end.
+        A new kernel is started before the session leaves the old one. The old kernel is shut
+        down when no other session uses it. With ``force`` it is shut down in any case, and its
+        other sessions end.
 
         Raises SessionNotFound, KernelNotFound for an unknown kernel id, KernelConflict, what
         starting a kernel raises, StoreError, ServiceClosed.
@@ -105,7 +106,7 @@ class Changing:
     async def _write(
         self, session_id: str, changes: Changes, start_token: str | None, force: bool
     ) -> Release:
-        """Write the changes, and shut down the kernel that the session leaves by them."""
+        """Write the changes, and shut down the kernel that they detach from the session."""
         stop_token = str(uuid.uuid4())
         try:
             release = await self._write_unless_ended(
@@ -135,9 +136,9 @@ class Changing:
         if changes.kernel is not UNSET:
             before = await self._store.find_session(session_id)
             if before is None or await self._kernels.is_dead(before):
-                # A read may have reported it as gone, so it must not come back.
+                # A read may have reported the session as gone, so it must not come back.
                 raise SessionNotFound(session_id=session_id)
-        with self._kernels.changing(session_id):
+        with self._kernels.replacing_kernel(session_id):
             return await self._store.update(
                 session_id, changes, start_token=start_token, stop_token=stop_token, force=force
             )

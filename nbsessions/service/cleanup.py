@@ -21,9 +21,9 @@ def is_certain(error: Exception) -> bool:
 
 
 class Cleanup:
-    """Completes intents: at once if possible, else by retries in the background.
+    """Completes intents, at once if possible, and otherwise by retries in the background.
 
-    The next start of a server completes those that are still open when this one ends.
+    Intents that are still open when this server ends are completed by a later server.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class Cleanup:
         self._retries.cancel()
 
     async def finish(self) -> None:
-        """Try once more whatever is open, while kernels and store can still be reached."""
+        """Try once more to complete the open intents, while kernels and store are reachable."""
         for token, kernel_id in list(self._open.items()):
             await self._try(token, kernel_id)
 
@@ -53,7 +53,7 @@ class Cleanup:
             await self._store.finish_stop(token)
         except Exception as error:
             self._log.warning(
-                "Kernel %s could not be shut down, and is tried again: %r", kernel_id, error
+                "Kernel %s could not be shut down. This will be retried: %r", kernel_id, error
             )
             self.retry(token, kernel_id)
 
@@ -68,7 +68,9 @@ class Cleanup:
             await self._complete(token, kernel_id)
         except Exception as error:
             self._log.warning(
-                "The start %s could not be undone, and is tried again: %r", token, error
+                "The kernel start with intent %s could not be undone. This will be retried: %r",
+                token,
+                error,
             )
             self.retry(token, kernel_id)
 
@@ -77,8 +79,8 @@ class Cleanup:
     ) -> None:
         """Undo what preceded a failed write, or find out whether it succeeded after all.
 
-        Raises ``error`` when that cannot be known because the store does not answer. Kernel
-        and intent then stay as they are until it does.
+        Raises ``error`` when the outcome is unknown because the store does not answer. The
+        kernel and the intent then stay as they are until the store answers.
         """
         if is_certain(error):
             await self.undo_start(token, kernel_id)
@@ -90,7 +92,7 @@ class Cleanup:
             raise error from None
 
     def retry(self, token: str, kernel_id: str | None = None) -> None:
-        """Complete the intent in the background, by as many tries as it takes."""
+        """Complete the intent in the background, with retries until that succeeds."""
         if not self._closed:
             self._open[token] = kernel_id
             self._retries.spawn(self._retry_until_complete(token, kernel_id))
@@ -113,13 +115,13 @@ class Cleanup:
     async def _complete(self, token: str, kernel_id: str | None) -> None:
         """Carry out a 'stop' intent, or undo a 'start' intent.
 
-        Only the token is known, and the kernel that was started for it, if there is one. The
-        store tells what became of the intent.
+        ``kernel_id`` is the kernel that was started under the intent, if there is one. The
+        store is asked for the current state of the intent.
         """
         intent = await self._store.find_intent(token)
         if intent is None:
             # Either it was never written, or it was exchanged for a session with the kernel.
-            if kernel_id is not None and not await self._store.count_holders(kernel_id):
+            if kernel_id is not None and not await self._store.count_by_kernel(kernel_id):
                 await self._provider.shutdown(kernel_id)
         elif intent.verb is Verb.STOP and intent.kernel_id is not None:
             await self._provider.shutdown(intent.kernel_id)

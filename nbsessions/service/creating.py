@@ -1,4 +1,4 @@
-"""Creates sessions: finds the one there is, shares a kernel, or starts one."""
+"""Creates sessions with a shared or a new kernel, or returns existing sessions."""
 
 from __future__ import annotations
 
@@ -61,8 +61,8 @@ class Creating:
     async def create(self, request: NewSession) -> LiveSession:
         """Return the session of the document. If there is none, create it with its kernel.
 
-        However many clients ask for one document at once, one kernel is started and all get
-        the same session. Requests without a path are never joined to anything.
+        Concurrent requests for one document start one kernel, and all get the same session.
+        A request without a path always gets a new session.
 
         Raises what starting a kernel raises (see KernelProvider.start), KernelConflict,
         StartInProgress, StoreError, ServiceClosed.
@@ -74,8 +74,8 @@ class Creating:
             session = await self._running.join(request.document, request, self._create)
         if request.kernel_id not in (None, session.kernel_id):
             self._log.warning(
-                "The request for %r asked for kernel %s, which is not used: session %s has "
-                "kernel %s",
+                "The request for %r asked for kernel %s, but it was answered with session %s, "
+                "which has kernel %s",
                 request.path,
                 request.kernel_id,
                 session.session_id,
@@ -93,7 +93,7 @@ class Creating:
         return await self._kernels.present(session)
 
     async def start_kernel(self, request: NewSession, session_id: str) -> Kernel:
-        """Start a kernel for a caller who looks after it. No session is created for it."""
+        """Start a kernel that the caller manages. No session is created for it."""
         kernel_id = self._kernels.addressable(request.kernel_id)
         token = str(uuid.uuid4())
         return await self._mutations.run(
@@ -105,7 +105,7 @@ class Creating:
     async def _create(self, request: NewSession) -> Session:
         session = await self._find_or_create(request)
         if await self._kernels.is_dead(session):
-            # It was found, but its kernel is dead. The next one is new.
+            # The existing session has a dead kernel. End it and create a new one.
             await self._endings.end([session.kernel_id])
             session = await self._find_or_create(request)
         self._placeholders.watch(session)
@@ -126,7 +126,7 @@ class Creating:
             kernel = await self._kernels.find(kernel_id)
             if kernel is not None:
                 return await self._attach(request, kernel)
-            # The id is free for a new kernel once no session has the dead one any more.
+            # A new kernel can use the id once no session refers to the dead kernel any more.
             await self._endings.end([kernel_id])
         return await self._share_or_start(request, kernel_id)
 
@@ -191,7 +191,7 @@ class Creating:
             return written
 
     async def _written(self, session: Session, write: Awaitable[Session]) -> Session:
-        """Return what the write returns. If that is uncertain, look whether it happened."""
+        """Return the result of the write. If it is uncertain, check whether it succeeded."""
         try:
             return await write
         except StoreUncertain:

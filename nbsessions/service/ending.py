@@ -19,7 +19,7 @@ _REMEMBERED = 1000
 
 
 class SessionEndings:
-    """Ends sessions whose kernels have died, as soon as anybody notices it."""
+    """Ends sessions as soon as this server notices that their kernels have died."""
 
     def __init__(
         self,
@@ -45,7 +45,7 @@ class SessionEndings:
         self._provider.watch(self._kernel_ended)
 
     async def finish(self, timeout: float) -> None:
-        """End no further sessions, and wait ``timeout`` seconds at the most for the others."""
+        """Begin no further endings, and wait at most ``timeout`` seconds for running ones."""
         self._closing = True
         await self._tasks.wait(timeout)
 
@@ -55,17 +55,17 @@ class SessionEndings:
         self._tasks.cancel()
 
     def end_later(self, kernel_ids: Collection[str]) -> None:
-        """End the sessions of those of the kernels that are dead, in the background."""
+        """End the sessions of those kernels that are dead, in the background."""
         kernel_ids = set(kernel_ids) - self._under_way
         if kernel_ids and not self._closing:
             self._under_way.update(kernel_ids)
             self._tasks.spawn(self._end_in_background(kernel_ids))
 
     async def end(self, kernel_ids: Collection[str]) -> None:
-        """End the sessions of those of the kernels that are dead. Raises StoreError."""
+        """End the sessions of those kernels that are dead. Raises StoreError."""
         sessions = await self._store.list_sessions()
         concerned = [session for session in sessions if session.kernel_id in kernel_ids]
-        # These sessions and no others: a new kernel may get the same id meanwhile.
+        # End exactly these sessions, because a new kernel may get the same id meanwhile.
         pairs = await self._kernels.pair(concerned)
         dead = [session for session, model in pairs if model is None]
         if dead:
@@ -77,7 +77,7 @@ class SessionEndings:
         return session_id in self._ended
 
     def log_ended(self, session: Session) -> None:
-        """Write to the log that a session ended because its kernel did."""
+        """Log and remember that a session ended because its kernel died."""
         self._ended.append(session.session_id)
         self._log.info(
             "Session %s of %r ended: its kernel %s is gone",
@@ -96,6 +96,6 @@ class SessionEndings:
         try:
             await self.end(kernel_ids)
         except StoreError as error:
-            self._log.debug("Sessions of dead kernels will be ended later: %s", error)
+            self._log.debug("Sessions of dead kernels could not be ended yet: %s", error)
         finally:
             self._under_way.difference_update(kernel_ids)

@@ -1,4 +1,4 @@
-"""Lets all who ask for a session of one document at once wait for one creation."""
+"""Lets concurrent requests for a session of one document share one creation."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class RunningCreations:
         request: NewSession,
         create: Callable[[NewSession], Coroutine[Any, Any, Session]],
     ) -> Session:
-        """Return what the running creation of the document returns; if none runs, begin one.
+        """Return the result of the document's running creation. If none is running, begin one.
 
-        Raises ServiceClosed, and whatever ``create`` raises.
+        Raises ServiceClosed, and the errors that ``create`` raises.
         """
         while document in self._running:
             first, task = self._running[document]

@@ -1,4 +1,4 @@
-"""What the kernel provider knows of the kernels of sessions."""
+"""Asks the kernel provider for the state of the kernels of sessions."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class SessionKernels:
     async def pair(
         self, sessions: Sequence[Session]
     ) -> Iterable[tuple[Session, KernelModel | None]]:
-        """Pair each session with the model of its kernel, None when that is dead.
+        """Pair each session with the model of its kernel, or with None if the kernel is dead.
 
         A kernel is dead when the provider that the session names says so. If a kernel is
         unknown, its last known model is given, with the execution_state "unknown".
@@ -69,11 +69,11 @@ class SessionKernels:
         return session, model or {**_minimal_model(session), "execution_state": "dead"}
 
     @contextmanager
-    def changing(self, session_id: str) -> Iterator[None]:
+    def replacing_kernel(self, session_id: str) -> Iterator[None]:
         """While in the body, treat the session's kernel as unknown if it has died.
 
-        For an update that replaces a kernel that was alive just before: no read may report
-        the session as gone, because it comes out of the update with another kernel.
+        An update uses this when it replaces a kernel that was alive just before. No read may
+        report the session as gone, because the update gives it another kernel.
         """
         self._changing[session_id] += 1
         try:
@@ -94,13 +94,13 @@ class SessionKernels:
             yield session, model
 
     def _has_died(self, session: Session, models: KernelModels) -> bool:
-        return models.is_dead(session.kernel_id) and self._provider.is_authority_for(
+        return models.is_dead(session.kernel_id) and self._provider.can_declare_dead(
             session.provider
         )
 
 
 def _minimal_model(session: Session) -> dict[str, Any]:
-    """Return what the session alone tells of its kernel."""
+    """Return a kernel model with the values that the session itself contains."""
     return {
         "id": session.kernel_id,
         "name": session.kernel_name or "",

@@ -12,7 +12,7 @@ from nbsessions.stores.base import SessionStore
 
 
 class Lookups:
-    """Sessions as clients see them: without those whose kernel is dead.
+    """The sessions as clients see them, without those whose kernels are dead.
 
     A read never writes. It leaves out the sessions of dead kernels, and they are ended in the
     background.
@@ -38,7 +38,8 @@ class Lookups:
         sessions = await self._find_first(columns)
         for live in await self._living(sessions):
             return live
-        # The kernel of the oldest one may be dead. As a read removes nothing, look further.
+        # The oldest session may have a dead kernel. A read does not remove such a session, so
+        # check the others, too.
         for live in await self._living(await self._find_all(columns) if sessions else []):
             return live
         raise SessionNotFound(**columns)

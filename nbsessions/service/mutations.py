@@ -1,4 +1,4 @@
-"""Runs whatever changes sessions, so that a caller who leaves interrupts nothing."""
+"""Runs operations that change sessions to their end, even if their callers are cancelled."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ T = TypeVar("T")
 
 
 class Mutations:
-    """The mutations that are running. Each is a task of its own: done whole or undone whole.
+    """The running mutations. Each is a task of its own, completed or undone as a whole.
 
-    ``closing``: start no more.
+    Set ``closing`` to refuse new ones.
     """
 
     def __init__(self) -> None:
@@ -23,9 +23,9 @@ class Mutations:
         self._tasks = Tasks()
 
     async def run(self, operation: Coroutine[Any, Any, T]) -> T:
-        """Return the operation's result. It goes on when the caller is cancelled.
+        """Return the operation's result. The operation continues if the caller is cancelled.
 
-        Raises ServiceClosed, and whatever the operation raises.
+        Raises ServiceClosed, and the errors that the operation raises.
         """
         if self.closing:
             operation.close()
@@ -35,10 +35,11 @@ class Mutations:
     def spawn(self, operation: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """Start the operation, also while the service is closing."""
         task = self._tasks.spawn(operation)
-        # Callers see its error. When all of them were cancelled, nobody needs it.
+        # Mark the error as retrieved. Otherwise asyncio would log it when all callers were
+        # cancelled.
         task.add_done_callback(lambda done: done.cancelled() or done.exception())
         return task
 
     async def wait(self, timeout: float) -> None:
-        """Wait until those that are running now are done, ``timeout`` seconds at the most."""
+        """Wait at most ``timeout`` seconds until the mutations running now are done."""
         await self._tasks.wait(timeout)

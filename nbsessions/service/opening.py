@@ -1,4 +1,4 @@
-"""Opens the service of a server, however long its store cannot be used."""
+"""Opens the session service of a server, and retries while the store cannot be used."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from nbsessions.service.service import SessionService
 from nbsessions.stores.base import SessionStore
 from nbsessions.stores.memory import MemorySessionStore
 
-_PATIENCE = 5.0
+_OPEN_TIMEOUT = 5.0
 """Seconds that a request waits for a store that is not open yet."""
 
 _FIRST_RETRY, _LAST_RETRY = 0.1, 2.0
@@ -30,7 +30,7 @@ _FIRST_RETRY, _LAST_RETRY = 0.1, 2.0
 
 
 class ServiceOpening:
-    """Opens the service in the background, and hands it out. Used on one event loop."""
+    """Opens the service in the background, and returns it when open. Used on one event loop."""
 
     def __init__(
         self,
@@ -50,7 +50,7 @@ class ServiceOpening:
         self.closed = False
 
     def begin(self) -> None:
-        """Begin to open the service, unless that is done or under way."""
+        """Begin to open the service, unless it is open or being opened."""
         running = self._task is not None and not self._task.done()
         if self._service is None and not self.closed and not running:
             self._task = asyncio.ensure_future(self._open())
@@ -64,7 +64,7 @@ class ServiceOpening:
         if self._service is None and not self.closed:
             self.begin()
             assert self._task is not None
-            done, _ = await asyncio.wait({self._task}, timeout=_PATIENCE)
+            done, _ = await asyncio.wait({self._task}, timeout=_OPEN_TIMEOUT)
             if not done:
                 raise self._problem
             if not self._task.cancelled():
@@ -111,15 +111,15 @@ class ServiceOpening:
             service.close()
 
     async def _open_in_time(self, service: SessionService, provider: KernelProvider) -> None:
-        """Open the service as soon as its store can be used. Raises StoreError if it never can."""
+        """Retry until the service is open. Raises StoreError if its store can never be used."""
         delay = _FIRST_RETRY
         while True:
             try:
                 await service.open()
             except StoreError as error:
-                if _is_hopeless(error, provider):
+                if _must_use_memory(error, provider):
                     raise
-                self._note_problem(error)
+                self._set_problem(error)
             else:
                 break
             await asyncio.sleep(delay)
@@ -127,7 +127,7 @@ class ServiceOpening:
         if delay > _FIRST_RETRY:
             self._log.warning("The session store can be used now")
 
-    def _note_problem(self, problem: StoreError) -> None:
+    def _set_problem(self, problem: StoreError) -> None:
         if str(problem) != str(self._problem):
             self._log.warning(
                 "Sessions are not available until their store can be used: %s", problem
@@ -136,14 +136,14 @@ class ServiceOpening:
 
     def _log_failure(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and task.exception() is not None:
-            self._log.error("Sessions cannot be served", exc_info=task.exception())
+            self._log.error("The session service could not be opened", exc_info=task.exception())
 
 
-def _is_hopeless(error: StoreError, provider: KernelProvider) -> bool:
-    """Return whether the server has to do without the store, rather than wait for it.
+def _must_use_memory(error: StoreError, provider: KernelProvider) -> bool:
+    """Return whether the server must use memory instead of waiting for the store.
 
-    It waits when the store may have the sessions of adopted kernels. In memory they would be
-    missing, and a notebook that is opened again would get a second kernel.
+    The server waits if the store may contain the sessions of adopted kernels. A store in memory
+    lacks them, so a notebook that is opened again would get a second kernel.
     """
     if isinstance(error, (StoreTooNew, StoreUnsupported)):
         return True

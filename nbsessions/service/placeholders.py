@@ -45,9 +45,9 @@ class Placeholders:
             )
 
     def watch_again(self, sessions: Iterable[Session]) -> None:
-        """Watch the young ones among sessions that another server watched before."""
+        """Watch those sessions of another server that were created recently."""
         for session in sessions:
-            # The client of an older one may have been connected, and be about to reconnect.
+            # An older session may have had a connected client that is about to reconnect.
             if utcnow() - session.created < timedelta(seconds=PLACEHOLDER_TIMEOUT):
                 self.watch(session)
 
@@ -70,7 +70,7 @@ class Placeholders:
                 return
             await self._changing.delete(session_id)
         except SessionError as error:
-            self._log.debug("Session %s is not ended: %s", session_id, error)
+            self._log.debug("Session %s could not be ended: %s", session_id, error)
         else:
             self._log.info(
                 "Session %s of %r ended: no client renamed it or connected to its kernel %s",

@@ -15,12 +15,12 @@ from nbsessions.service.mutations import Mutations
 from nbsessions.stores.base import SessionStore
 from nbsessions.tasks import Tasks
 
-_PATIENCE = 5.0
-"""Seconds that others wait for a rename: as long as a write waits for a locked store."""
+_RENAME_TIMEOUT = 5.0
+"""Seconds that other requests wait for a rename, equal to a write's wait for a locked store."""
 
 
 class Renaming:
-    """Gives the sessions of renamed files and folders their new paths, and tells their kernels."""
+    """Gives sessions of renamed files their new paths, and updates the env of their kernels."""
 
     def __init__(
         self,
@@ -31,7 +31,7 @@ class Renaming:
         *,
         log: logging.Logger,
     ) -> None:
-        """``running``: the creations that a rename has to wait for, because it concerns them."""
+        """``running``: the running creations. A rename applies to their sessions, too."""
         self._store = store
         self._provider = provider
         self._mutations = mutations
@@ -50,14 +50,14 @@ class Renaming:
             await self._mutations.run(self._rename(old, new))
 
     async def wait(self) -> None:
-        """Wait for running renames: a request that names a path means the files after them."""
-        await self._moving.wait(_PATIENCE)
+        """Wait for running renames, because paths in requests refer to the files after them."""
+        await self._moving.wait(_RENAME_TIMEOUT)
 
     async def _rename(self, old: str, new: str) -> None:
         for task in self._running.within(old):
             self._mutations.spawn(self._follow(task, old, new))
         for session in await self._moving.spawn(self._move(old, new)):
-            self._tell(session)
+            self._update_env(session)
 
     async def _move(self, old: str, new: str) -> Sequence[Session]:
         try:
@@ -85,12 +85,16 @@ class Renaming:
             )
         except SessionError as error:
             self._log.warning(
-                "A session that was being created does not follow %r to %r: %s", old, new, error
+                "A session that was being created while %r was renamed to %r keeps its old path: "
+                "%s",
+                old,
+                new,
+                error,
             )
         else:
-            self._tell(release.session)
+            self._update_env(release.session)
 
-    def _tell(self, session: Session) -> None:
+    def _update_env(self, session: Session) -> None:
         self._provider.update_env(session.kernel_id, path=session.path, name=session.name)
         self._log.info(
             "Session %s of kernel %s follows its file to %r",

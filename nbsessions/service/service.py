@@ -29,10 +29,9 @@ _STOP_TIMEOUT = 5.0
 
 
 class SessionService:
-    """The use cases of sessions, and their life. Used on one event loop.
+    """The use cases of sessions, and opening and closing them. Used on one event loop.
 
-    A mutation is not interrupted when its caller is cancelled: it is done whole or undone
-    whole.
+    A mutation continues when its caller is cancelled. It is completed or undone as a whole.
     """
 
     def __init__(
@@ -71,7 +70,7 @@ class SessionService:
         self._recovery = Recovery(store, provider, cleanup, endings, placeholders, log=log)
         self._upkeep = Upkeep(store, self._recovery, log=log)
 
-    # Life
+    # Opening and closing
 
     async def open(self) -> None:
         """Open the store and recover what dead owners left.
@@ -90,7 +89,7 @@ class SessionService:
         self._upkeep.begin()
 
     async def stop(self) -> None:
-        """Accept no new work, and give running operations a few seconds to finish.
+        """Refuse new operations, and give running ones a few seconds to finish.
 
         An operation that takes longer undoes itself when it continues. Call this while kernels
         can still be reached, and ``close`` when they are down.

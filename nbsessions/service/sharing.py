@@ -11,10 +11,10 @@ from nbsessions.models import NewSession, Session
 from nbsessions.service.mutations import Mutations
 
 SHARED_FOR = 10.0
-"""Seconds after a start during which others who open the document get its kernel."""
+"""Seconds after a start during which other windows that open the document get its kernel."""
 
 Key: TypeAlias = tuple[str, str | None]
-"""A document and the kernelspec that was asked for."""
+"""A document and the name of the requested kernelspec."""
 
 
 @dataclass(eq=False)
@@ -28,8 +28,8 @@ class Start:
 class RecentStarts:
     """Starts by document and kernelspec. Used on one event loop.
 
-    Two windows that open one notebook send two paths, both made up. Only the document that
-    the requests name tells that they want the same kernel.
+    Two windows that open one notebook send two different, generated paths. Only the document
+    that both requests name shows that they want the same kernel.
     """
 
     def __init__(self, mutations: Mutations) -> None:
@@ -43,7 +43,7 @@ class RecentStarts:
 
     def begin(self, key: Key, operation: Coroutine[Any, Any, Session]) -> asyncio.Task[Session]:
         """Begin a start, which ``find`` returns from now on."""
-        # Insertion order is order of age, so a key that begins again moves to the end.
+        # The dict is ordered by age, so a key that begins again moves to the end.
         self._starts.pop(key, None)
         while self._starts and self._is_over(self._starts[oldest := next(iter(self._starts))]):
             del self._starts[oldest]
@@ -70,7 +70,7 @@ class RecentStarts:
 def sharing_key(
     request: NewSession, kernel_id: str | None, default_kernel_name: str | None
 ) -> Key | None:
-    """Return the key under which the request's start may be shared, None if it may not."""
+    """Return the key for sharing the request's start, or None if it must not be shared."""
     document = request.named_document
     if document is None or kernel_id is not None or request.type == "console":
         return None

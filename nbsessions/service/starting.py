@@ -1,4 +1,4 @@
-"""Starts kernels, each under an intent that was committed before."""
+"""Starts kernels, each after an intent for the start has been committed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ START_TIMEOUT = 30.0
 
 
 class KernelStarts:
-    """Takes the right to start a kernel, then starts it. ``closing``: start no more."""
+    """Acquires the right to start a kernel, then starts it. Set ``closing`` to refuse starts."""
 
     def __init__(
         self, store: SessionStore, provider: KernelProvider, cleanup: Cleanup, *, scope: str
@@ -30,9 +30,9 @@ class KernelStarts:
     async def acquire(
         self, token: str, document: str | None, kernel_id: str | None
     ) -> Session | None:
-        """Wait for the right to start a kernel. Return the document's session if it gets one.
+        """Wait for the right to start a kernel, or return the document's session if it gets one.
 
-        Raises what the store's ``acquire`` raises, but StartInProgress only after a time-out.
+        Raises the errors of the store's ``acquire``, but StartInProgress only after a time-out.
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + START_TIMEOUT
@@ -73,9 +73,9 @@ class KernelStarts:
         kernel_name: str | None,
         kernel_id: str | None = None,
     ) -> Kernel:
-        """Start a kernel for a session. Drop the intent of this token when that fails.
+        """Start a kernel for a session. Drop the intent with this token if the start fails.
 
-        Raises what the provider's ``start`` raises, and ServiceClosed when the server stops.
+        Raises the errors of the provider's ``start``, and ServiceClosed when the server stops.
         """
         request = StartRequest(
             token=token,

@@ -13,12 +13,12 @@ from nbsessions.tasks import Tasks
 HEARTBEAT_INTERVAL = 600.0
 """Seconds between two heartbeats in the store."""
 
-LOOK_INTERVAL = 5.0
+CHECK_INTERVAL = 5.0
 """Seconds between two checks of the store and of what dead owners left in it."""
 
 
 class Upkeep:
-    """Writes heartbeats, has the store checked, and repeats the recovery. Used on one loop."""
+    """Writes heartbeats, checks the store, and repeats the recovery. Used on one event loop."""
 
     def __init__(self, store: SessionStore, recovery: Recovery, *, log: logging.Logger) -> None:
         self._store = store
@@ -27,11 +27,11 @@ class Upkeep:
         self._tasks = Tasks()
         self._next: asyncio.TimerHandle | None = None
         self._last_heartbeat = 0.0
-        """By the clock of the event loop."""
+        """In the time of the event loop's clock."""
         self._stopped = False
 
     def begin(self) -> None:
-        """Begin, right after the owner was registered in the store."""
+        """Begin the rounds. Call it right after the owner was registered in the store."""
         self._last_heartbeat = asyncio.get_running_loop().time()
         self._schedule()
 
@@ -49,9 +49,9 @@ class Upkeep:
     def _schedule(self) -> None:
         if self._stopped:
             return
-        # A timer rather than a task that sleeps: nothing is pending when the loop ends.
+        # Use a timer instead of a sleeping task, so that no task is pending when the loop ends.
         loop = asyncio.get_running_loop()
-        self._next = loop.call_later(LOOK_INTERVAL, lambda: self._tasks.spawn(self._run()))
+        self._next = loop.call_later(CHECK_INTERVAL, lambda: self._tasks.spawn(self._run()))
 
     async def _run(self) -> None:
         now = asyncio.get_running_loop().time()

@@ -1,1 +1,1 @@
-"""Where sessions are kept: the port in ``base``, and one adapter per backend."""
+"""Session stores: the interface in ``base``, and one implementation per backend."""

@@ -1,4 +1,4 @@
-"""The port to where sessions are kept. Its docstrings are the contract that every store keeps."""
+"""The interface of session stores. Its docstrings are the contract of every implementation."""
 
 from __future__ import annotations
 
@@ -9,54 +9,59 @@ from datetime import timedelta
 from nbsessions.models import Changes, Intent, Orphans, Owner, Release, Session
 
 START_LEASE = timedelta(seconds=60)
-"""How long a start may take before others may take it over."""
+"""How long a kernel start may take before another request may take it over."""
 
 ENDED_KEPT_FOR = timedelta(minutes=10)
-"""How long a stopped kernel is remembered, so that nobody attaches to what is left of it."""
+"""How long to remember a stopped kernel, so that no session attaches to it in the meantime."""
 
 SILENT_KEPT_FOR = timedelta(hours=24)
-"""How long an owner may be silent before it counts as dead. Its kernels may run all the same."""
+"""How long an owner may send no heartbeat before it counts as dead.
+
+Its kernels may still be running.
+"""
 
 
 class SessionStore(ABC):
-    """Sessions, intents and owners of one namespace, as one owner sees them.
+    """The sessions, intents and owners of one namespace, as one owner sees them.
 
-    Every mutation is one transaction: all of it or nothing. It first raises the revision of
-    the namespace, which orders all writes; reads never raise it. Mutations may be called
-    concurrently and are applied in some order.
+    Every mutation is one atomic transaction. It first increments the revision of the namespace,
+    which orders all writes. Reads never change the revision. Mutations may be called
+    concurrently and are applied one after the other, in any order.
 
-    All methods but ``open`` and ``close`` see only sessions of the *scope*: what this owner
-    can serve. All raise StoreUnavailable when nothing was written, StoreUncertain when a
-    commit was cut short. Cancelling the caller does not cancel the write.
+    All methods except ``open`` and ``close`` see only the sessions of the *scope*, which are
+    those that this owner can serve. They raise StoreUnavailable if nothing was written, and
+    StoreUncertain if it is not known whether a commit succeeded. Cancelling the caller does not
+    cancel the write.
     """
 
     @abstractmethod
     async def open(self, owner: Owner) -> None:
-        """Open the store and register ``owner``, whose id is the scope of all that follows.
+        """Open the store and register ``owner``. The owner's id is the scope of all later calls.
 
-        Raises StoreError when the store cannot be used; nothing is left open then, and it may
-        be tried again.
+        Raises StoreError when the store cannot be used. Nothing is left open then, and the
+        caller may try again.
         """
 
     @abstractmethod
     def close(self, running: Collection[str] = ()) -> None:
-        """Finish what is queued, remove the sessions and intents of all kernels but the
-        ``running`` ones (by id), sign off, let go.
+        """Finish queued writes, mark the owner as stopped, and close the store.
 
-        Synchronous and idempotent; never raises. Mutations after it raise StoreUnavailable.
+        The sessions and intents of all kernels are removed, except for the ``running`` kernels
+        (by id). This method is synchronous and idempotent, and never raises. Later mutations
+        raise StoreUnavailable.
         """
 
     @abstractmethod
     async def heartbeat(self) -> None:
-        """Say that the owner is alive."""
+        """Record that the owner is alive."""
 
     @abstractmethod
     async def ensure_intact(self) -> None:
-        """See to it that the store still has what this owner wrote. Called every few seconds.
+        """Check that the store still has what this owner wrote. Called every few seconds.
 
-        What is in a store that was removed, replaced or put back to an earlier state is
-        written again, and an owner that somebody has forgotten is registered anew. Every
-        mutation does so by itself.
+        If the store was removed, replaced or restored to an earlier state, this owner's data is
+        written again. If the owner's record was removed, the owner is registered again. Every
+        mutation does the same.
         """
 
     # Reads
@@ -67,66 +72,68 @@ class SessionStore(ABC):
 
     @abstractmethod
     async def find_session(self, session_id: str) -> Session | None:
-        """Return the session of this id."""
+        """Return the session with this id, or None."""
 
     @abstractmethod
     async def find_by_document(self, document: str) -> Session | None:
-        """Return the oldest session of this document (a normalised path)."""
+        """Return the oldest session of this document (a normalised path), or None."""
 
     @abstractmethod
     async def find_intent(self, token: str) -> Intent | None:
-        """Return the intent of this token, read afresh."""
+        """Return the intent with this token, or None. Reads the store, not a cache."""
 
     @abstractmethod
     async def list_intents(self) -> Sequence[Intent]:
-        """Return all intents of the scope, read afresh. Asked by tests only."""
+        """Return all intents of the scope. Reads the store, not a cache. Used only by tests."""
 
     @abstractmethod
-    async def count_holders(self, kernel_id: str) -> int:
-        """Return how many sessions hold the kernel, read afresh."""
+    async def count_by_kernel(self, kernel_id: str) -> int:
+        """Return how many sessions use the kernel. Reads the store, not a cache."""
 
     # Starts
 
     @abstractmethod
     async def acquire(self, intent: Intent) -> Session | None:
-        """Ask for the right to start a kernel.
+        """Request the right to start a kernel.
 
-        Returns the oldest session of the document, if there is one: nothing was written.
-        Returns None when the intent is now in the store: the caller starts the kernel and
-        then calls ``commit`` or ``drop_start``.
+        If the document has sessions already, writes nothing and returns the oldest of them.
+        Otherwise stores the intent and returns None. The caller then starts the kernel and
+        calls ``commit`` or ``drop_start``.
 
-        Raises StartInProgress while another start of the document runs (one whose lease has
-        lapsed is taken over), and KernelConflict when the kernel id that the intent asks for
-        is in use or asked for by anyone in the store, or is being stopped.
+        Raises StartInProgress while another start for the document is in progress. A start
+        whose lease has expired is taken over. Raises KernelConflict when the kernel id of the
+        intent belongs to any session in the store, or to a kernel that is being started or
+        stopped.
         """
 
     @abstractmethod
     async def commit(self, token: str, session: Session) -> Session:
-        """Exchange the 'start' intent of this token for the session, and return it.
+        """Exchange the 'start' intent with this token for the session, and return the session.
 
-        Raises StartLost when the intent is gone, or a session holds the document by now. The
-        token then belongs to a 'stop' intent for the session's kernel.
+        Raises StartLost when the intent no longer exists, or the document has a session by now.
+        In this case a 'stop' intent for the session's kernel is stored with the same token.
         """
 
     @abstractmethod
     async def drop_start(self, token: str) -> None:
-        """Remove a 'start' intent, if it is there."""
+        """Remove a 'start' intent, if it exists."""
 
     # Sessions
 
     @abstractmethod
     async def attach(self, session: Session) -> Session:
-        """Return the oldest session of the same document; if there is none, insert this one.
+        """Return the oldest session of the same document, or insert this session.
 
-        Raises KernelConflict when the kernel is being started under its id or stopped, or was
-        stopped less than ENDED_KEPT_FOR ago.
+        Raises KernelConflict when an intent to start or stop the kernel exists, or when the
+        kernel was stopped less than ENDED_KEPT_FOR ago.
         """
 
     @abstractmethod
     async def insert(self, session: Session) -> Session:
-        """Insert the session, whatever else holds its document.
+        """Insert the session, even if its document has other sessions.
 
-        Raises KernelConflict as ``attach`` does, InvalidRequest when the id is taken.
+        Raises KernelConflict under the same conditions as ``attach``, and InvalidRequest when
+        the session id is taken.
         """
 
     @abstractmethod
@@ -139,54 +146,55 @@ class SessionStore(ABC):
         stop_token: str,
         force: bool = False,
     ) -> Release:
-        """Change a session. A kernel that nobody holds afterwards gets a 'stop' intent.
+        """Change a session. If no session uses the old kernel now, add a 'stop' intent for it.
 
-        ``start_token`` is exchanged as in ``commit`` when the new kernel was started for
-        this; StartLost when it is gone. ``stop_token`` is the token of the 'stop' intent.
-        With ``force`` the other sessions of the old kernel are removed, so that it is stopped
-        in any case.
+        ``start_token`` is the token of the 'start' intent if the new kernel was started for this
+        update. As in ``commit``, the intent is removed, or StartLost is raised if it no longer
+        exists. ``stop_token`` is the token of the 'stop' intent. With ``force``, the other
+        sessions of the old kernel are removed, so that the kernel is always stopped.
 
-        Raises SessionNotFound, KernelConflict as ``attach`` does.
+        Raises SessionNotFound, and KernelConflict under the same conditions as ``attach``.
         """
 
     @abstractmethod
     async def rename_document(self, old: str, new: str) -> Sequence[Session]:
-        """Change the sessions of the document ``old``, and of all documents in the folder
-        ``old``, as Session.renamed does; return them as they are now, oldest first.
+        """Rename the document or folder ``old`` to ``new`` in all sessions that it concerns.
 
-        Both are normalised paths, and not empty. Whatever else holds the new paths stays.
+        Each session is changed with Session.renamed. Returns the changed sessions, oldest first.
+        Both paths are normalised and not empty. Sessions that already have one of the new paths
+        are left alone.
         """
 
     @abstractmethod
     async def delete(self, session_id: str, *, stop_token: str, force: bool = False) -> Release:
-        """Remove a session. A kernel that nobody holds afterwards gets a 'stop' intent.
+        """Remove a session. If no other session uses its kernel, add a 'stop' intent for it.
 
-        With ``force`` the kernel's other sessions go too. Raises SessionNotFound.
+        With ``force``, the kernel's other sessions are removed too. Raises SessionNotFound.
         """
 
     @abstractmethod
     async def finish_stop(self, token: str) -> None:
-        """Mark a 'stop' intent as 'ended', if it is there, and forget those long ended."""
+        """Mark a 'stop' intent as 'ended', if it exists, and remove old 'ended' intents."""
 
     @abstractmethod
     async def end_sessions(self, sessions: Collection[Session]) -> Sequence[Session]:
-        """Remove sessions whose kernels are gone, and return them.
+        """Remove sessions whose kernels are dead, and return the removed sessions.
 
-        One that is there no more, or has another kernel by now, is left out.
+        Sessions that no longer exist, or that have another kernel by now, are skipped.
         """
 
-    # What others left behind
+    # Orphans
 
     @abstractmethod
     async def find_orphans(self, adopted: Collection[str] = ()) -> Orphans:
-        """Return what other owners left in the namespace and will not come back for.
+        """Return the sessions and intents in the namespace that dead owners left behind.
 
-        That is all that dead owners left, and the sessions of the ``adopted`` kernels (by id),
-        which are with this owner by now, whoever had them before.
+        The result also has the sessions of the ``adopted`` kernels (by id), whose previous owner
+        may be live or dead. This owner serves these kernels now.
 
-        An owner is dead when it signed off, or when its lock could be taken; where its lock
-        cannot be asked, when it was of an earlier boot of this host. Otherwise it is live or
-        silent, and left alone. One that was silent for a day counts as dead here.
+        An owner is dead if it marked itself as stopped, or if nobody holds its lock. If the lock
+        cannot be checked, an owner is dead if it ran in an earlier boot of this host, or if it
+        has sent no heartbeat for a day. The data of all other owners is left alone.
         """
 
     @abstractmethod
@@ -198,10 +206,13 @@ class SessionStore(ABC):
         ended: Collection[Session] = (),
         undone: Collection[Intent] = (),
     ) -> Sequence[Session]:
-        """Take over the ``adopted`` sessions, each with the provider that it has here; remove
-        the ``ended`` ones and the ``undone`` intents; forget dead owners that have left
-        nothing else. All that is named neither way stays as it is.
+        """Take over or remove what ``find_orphans`` returned.
 
-        What somebody else has settled meanwhile is left alone. Returns the sessions that were
-        removed by this call.
+        The ``adopted`` sessions get the scope of this owner and the provider given in the
+        argument. The ``ended`` sessions and the ``undone`` intents are removed, and so are the
+        records of dead owners that have no other sessions or intents. Everything else stays as
+        it is.
+
+        Sessions and intents that another server has recovered in the meantime are left alone.
+        Returns the sessions that this call removed.
         """

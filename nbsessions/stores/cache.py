@@ -1,4 +1,4 @@
-"""The sessions of one scope in memory, and which state of the store they show."""
+"""A cache of the sessions of one scope, which knows the version of the store it reflects."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from collections.abc import Iterable, Mapping
 from nbsessions.models import Session
 
 Version = tuple[int, int]
-"""Which file (counted by openings) and which revision in it."""
+"""The generation (how many times a file was opened) and the revision in that file."""
 
 
 class SessionCache:
-    """Sessions by id, oldest first, and by document. Changed on the event loop only.
+    """Sessions by id, oldest first, and by document. Changed only on the event loop.
 
-    The contents outlive their version: a store that cannot be read is answered from here.
+    The contents remain available after their version is outdated, because they are returned
+    while the store cannot be read.
     """
 
     def __init__(self) -> None:
@@ -23,34 +24,35 @@ class SessionCache:
         self._written: Version = (0, 0)
 
     def is_at(self, version: Version) -> bool:
-        """Return whether the contents are those of this version."""
+        """Return whether the contents reflect this version."""
         return self._version == version
 
     def list_sessions(self) -> list[Session]:
-        """Return all sessions, oldest first. From any thread."""
+        """Return all sessions, oldest first. Safe to call from any thread."""
         return list(self._sessions.values())
 
     def find(self, session_id: str) -> Session | None:
-        """Return the session of this id."""
+        """Return the session with this id, or None."""
         return self._sessions.get(session_id)
 
     def find_by_document(self, document: str) -> Session | None:
-        """Return the oldest session of this document."""
+        """Return the oldest session of this document, or None."""
         group = self._by_document.get(document)
         return min(group.values(), key=lambda session: session.seq) if group else None
 
     def replace(self, version: Version, sessions: Iterable[Session]) -> None:
-        """Show what was read from the store, unless our own writes have gone on since.
+        """Replace the contents with what was read from the store, unless it is outdated.
 
-        They are all here; what was read before them would take them back until the next look,
-        which may fail.
+        It is outdated if this server has written since. The cache has these writes already.
+        The older contents would undo them until the next read, which may fail.
         """
         if version < self._written:
             return
         read = SessionCache()
         for session in sessions:
             read.put(session)
-        # At once: the writer's thread may be listing them, to write them to a new file.
+        # Replace the whole dictionary, because the writer thread may be listing the old one to
+        # write the sessions to a new file.
         self._sessions = read._sessions
         self._by_document = read._by_document
         self._version = version
@@ -58,9 +60,10 @@ class SessionCache:
     def apply(
         self, generation: int, before: int, after: int, changed: Mapping[str, Session | None]
     ) -> None:
-        """Show what a write of our own changed (None: removed), from revision to revision.
+        """Apply a write of this server that led from revision ``before`` to ``after``.
 
-        When others wrote in between, the contents are read again at the next look.
+        A value of None in ``changed`` means that the session was removed. If other servers wrote
+        in between, the contents are read again on the next refresh.
         """
         self._written = max(self._written, (generation, after))
         if self._version is not None and self._version >= (generation, after):
@@ -79,7 +82,7 @@ class SessionCache:
             self._sort()
 
     def put(self, session: Session) -> None:
-        """Add the session, or replace the one of its id."""
+        """Add the session, or replace the session with the same id."""
         before = self._sessions.get(session.session_id)
         if before is not None and before.document != session.document:
             self._drop_document(before)
@@ -88,7 +91,7 @@ class SessionCache:
             self._by_document.setdefault(session.document, {})[session.session_id] = session
 
     def drop(self, session_id: str) -> None:
-        """Remove the session, if it is there."""
+        """Remove the session, if it exists."""
         session = self._sessions.pop(session_id, None)
         if session is not None:
             self._drop_document(session)

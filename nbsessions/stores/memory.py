@@ -1,4 +1,4 @@
-"""A session store that lives and dies with the process."""
+"""A session store in memory. Its contents are lost when the process exits."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from nbsessions.errors import InvalidRequest, StoreUnavailable
 from nbsessions.models import Changes, Intent, Orphans, Owner, Release, Session, Verb, is_within
 from nbsessions.stores.base import SessionStore
 from nbsessions.stores.cache import SessionCache
-from nbsessions.stores.transaction import Tables, Transaction, unless_lost
+from nbsessions.stores.transaction import Tables, Transaction, raise_if_lost
 
 
 def store_from_url(url: str, *, namespace: str, log: logging.Logger) -> MemorySessionStore:
-    """Return a store for ``memory:``, which nothing else has access to."""
+    """Return a new store for the URL ``memory:``. Its contents are not shared."""
     return MemorySessionStore()
 
 
 class MemorySessionStore(SessionStore):
-    """Keeps sessions in memory. No method waits, so each is a transaction by itself."""
+    """Stores sessions in memory. No method awaits anything, so each one is atomic."""
 
     def __init__(self) -> None:
         self._tables = _MemoryTables()
@@ -55,7 +55,7 @@ class MemorySessionStore(SessionStore):
     async def list_intents(self) -> Sequence[Intent]:
         return list(self._tables.intents.values())
 
-    async def count_holders(self, kernel_id: str) -> int:
+    async def count_by_kernel(self, kernel_id: str) -> int:
         return len(self._tables.list_by_kernel(kernel_id))
 
     # Writes
@@ -64,7 +64,7 @@ class MemorySessionStore(SessionStore):
         return self._opened().acquire(intent)
 
     async def commit(self, token: str, session: Session) -> Session:
-        return unless_lost(self._opened().commit(token, session))
+        return raise_if_lost(self._opened().commit(token, session))
 
     async def drop_start(self, token: str) -> None:
         self._opened().drop_start(token)
@@ -84,7 +84,7 @@ class MemorySessionStore(SessionStore):
         stop_token: str,
         force: bool = False,
     ) -> Release:
-        return unless_lost(
+        return raise_if_lost(
             self._opened().update(
                 session_id, changes, start_token=start_token, stop_token=stop_token, force=force
             )
@@ -102,7 +102,7 @@ class MemorySessionStore(SessionStore):
     async def end_sessions(self, sessions: Collection[Session]) -> Sequence[Session]:
         return self._opened().end_sessions(sessions)
 
-    # What others left behind
+    # Orphans
 
     async def find_orphans(self, adopted: Collection[str] = ()) -> Orphans:
         return Orphans()
@@ -124,7 +124,10 @@ class MemorySessionStore(SessionStore):
 
 
 class _MemoryTables(Tables):
-    """Sessions and intents as plain values. Nothing is rolled back: what raises writes nothing."""
+    """Sessions and intents in dictionaries.
+
+    There is no rollback, because an operation that raises has written nothing.
+    """
 
     def __init__(self) -> None:
         self.sessions = SessionCache()
@@ -191,7 +194,7 @@ class _MemoryTables(Tables):
         del self.intents[token]
         return True
 
-    def lose_starts(self, document: str, before: datetime) -> None:
+    def expire_starts(self, document: str, before: datetime) -> None:
         for intent in self._starts_of(document):
             if intent.lease_until < before:
                 self.intents[intent.token] = replace(intent, verb=Verb.LOST)

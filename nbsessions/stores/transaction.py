@@ -1,4 +1,4 @@
-"""What each write of a store means, decided once for all databases."""
+"""The logic of the writes of a store, shared by all backends."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ T = TypeVar("T")
 class Tables(ABC):
     """The sessions and intents of one scope, as one transaction reads and writes them.
 
-    A store implements it for its database. "In the store" means all scopes and namespaces.
+    Each backend implements this class. "In the store" means in all scopes and namespaces.
     """
 
     # Sessions
 
     @abstractmethod
     def find_session(self, session_id: str) -> Session | None:
-        """Return the session of this id."""
+        """Return the session with this id, or None."""
 
     @abstractmethod
     def find_by_document(self, document: str) -> Session | None:
-        """Return the oldest session of this document."""
+        """Return the oldest session of this document, or None."""
 
     @abstractmethod
     def list_by_kernel(self, kernel_id: str) -> Sequence[Session]:
@@ -37,15 +37,18 @@ class Tables(ABC):
 
     @abstractmethod
     def list_within(self, top: str) -> Sequence[Session]:
-        """Return the sessions of the document ``top`` and of those in the folder ``top``."""
+        """Return the sessions of the document ``top`` and of documents in the folder ``top``."""
 
     @abstractmethod
     def is_kernel_used(self, kernel_id: str) -> bool:
-        """Return whether any session in the store has the kernel."""
+        """Return whether any session in the store uses the kernel."""
 
     @abstractmethod
     def add_session(self, session: Session) -> Session:
-        """Add a session and return it with its ``seq``. InvalidRequest: its id is taken."""
+        """Add a session and return it with its ``seq``.
+
+        Raises InvalidRequest when the session id is taken.
+        """
 
     @abstractmethod
     def change_session(self, session: Session) -> None:
@@ -61,39 +64,41 @@ class Tables(ABC):
     def has_intent(self, kernel_id: str, *, ended_since: datetime | None = None) -> bool:
         """Return whether any intent in the store names the kernel.
 
-        One with the verb 'ended' counts only if its lease ends at ``ended_since`` or later.
+        An intent with the verb 'ended' counts only if ``ended_since`` is given and its lease
+        ends then or later.
         """
 
     @abstractmethod
     def add_intent(self, intent: Intent) -> bool:
-        """Add an intent. Return False, and add nothing, if the document has a 'start' already."""
+        """Add an intent. Return False and add nothing if the document already has a 'start'."""
 
     @abstractmethod
     def remove_intent(self, token: str, verb: Verb) -> bool:
-        """Remove the intent, if it has this verb. Return whether it was there."""
+        """Remove the intent if it has this verb. Return whether it was removed."""
 
     @abstractmethod
-    def lose_starts(self, document: str, before: datetime) -> None:
-        """Make the document's 'start' a 'lost' one, if its lease ended before this moment."""
+    def expire_starts(self, document: str, before: datetime) -> None:
+        """Change the document's 'start' intent to 'lost' if its lease ended before ``before``."""
 
     @abstractmethod
     def end_stop(self, token: str, lease_until: datetime) -> None:
-        """Make a 'stop' intent an 'ended' one, if it is there."""
+        """Change a 'stop' intent to 'ended', if it exists."""
 
     @abstractmethod
     def forget_ended(self, kernel_id: str) -> None:
-        """Remove the kernel's 'ended' intents, wherever they are in the store."""
+        """Remove all 'ended' intents of the kernel in the store."""
 
     @abstractmethod
     def forget_ended_before(self, moment: datetime) -> None:
-        """Remove the 'ended' intents whose lease ended before this moment."""
+        """Remove the 'ended' intents whose lease ended before ``moment``."""
 
 
 class Transaction:
-    """The writes of the SessionStore port, within one transaction of the database.
+    """The write operations of SessionStore, within one transaction of the database.
 
-    An operation that raises must be rolled back. One that returns StartLost must be committed,
-    because it has left a 'stop' intent, and its caller then raises what was returned.
+    The caller must roll back an operation that raises. An operation that returns StartLost must
+    be committed, because it has added a 'stop' intent. After the commit, the caller raises the
+    returned StartLost.
     """
 
     def __init__(self, tables: Tables, scope: str) -> None:
@@ -110,7 +115,7 @@ class Transaction:
         if intent.kernel_id is not None:
             self._refuse_used(intent.kernel_id)
         if intent.document is not None:
-            self._tables.lose_starts(intent.document, utcnow())
+            self._tables.expire_starts(intent.document, utcnow())
         if not self._tables.add_intent(intent):
             raise StartInProgress(intent.document)
         if intent.kernel_id is not None:
@@ -118,7 +123,7 @@ class Transaction:
         return None
 
     def commit(self, token: str, session: Session) -> Session | StartLost:
-        """See SessionStore.commit. Returns StartLost rather than raising it."""
+        """See SessionStore.commit. Returns StartLost instead of raising it."""
         started = self._tables.remove_intent(token, Verb.START)
         winner = self._oldest_of(session.document)
         if winner is not None or not started:
@@ -151,7 +156,7 @@ class Transaction:
         stop_token: str,
         force: bool = False,
     ) -> Release | StartLost:
-        """See SessionStore.update. Returns StartLost rather than raising it."""
+        """See SessionStore.update. Returns StartLost instead of raising it."""
         before = self._get(session_id)
         kernel = changes.kernel
         if kernel is not UNSET:
@@ -209,7 +214,7 @@ class Transaction:
         return session
 
     def _release(self, kernel_id: str, stop_token: str, *, force: bool) -> str | None:
-        """Return the kernel's id if it has to be stopped, which the intent then says."""
+        """Return the kernel's id if it has to be stopped, and add a 'stop' intent for it."""
         others = self._tables.list_by_kernel(kernel_id)
         if others and not force:
             return None
@@ -219,7 +224,7 @@ class Transaction:
         return kernel_id
 
     def _add_stop(self, token: str, kernel_id: str) -> None:
-        # A start that was lost may still have this token.
+        # A 'lost' intent may still have this token.
         self._tables.remove_intent(token, Verb.LOST)
         self._tables.add_intent(
             Intent(
@@ -233,20 +238,20 @@ class Transaction:
         )
 
     def _refuse_used(self, kernel_id: str) -> None:
-        """Raise KernelConflict unless a new kernel may get this id."""
+        """Raise KernelConflict unless a new kernel may use this id."""
         if self._tables.is_kernel_used(kernel_id):
             raise KernelConflict(kernel_id, "belongs to another session")
         if self._tables.has_intent(kernel_id):
             raise KernelConflict(kernel_id, "is being started or stopped")
 
     def _refuse_changing(self, kernel_id: str) -> None:
-        """Raise KernelConflict unless a session may get this kernel."""
+        """Raise KernelConflict unless a session may use this kernel."""
         if self._tables.has_intent(kernel_id, ended_since=utcnow()):
             raise KernelConflict(kernel_id, "is being started or stopped")
 
 
-def unless_lost(outcome: T | StartLost) -> T:
-    """Return the outcome of a committed operation. Raises it when it is StartLost."""
+def raise_if_lost(outcome: T | StartLost) -> T:
+    """Return the outcome of a committed operation, or raise it if it is a StartLost."""
     if isinstance(outcome, StartLost):
         raise outcome
     return outcome

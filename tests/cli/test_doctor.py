@@ -212,8 +212,8 @@ def test_a_file_of_a_newer_release_is_wrong(stopped: Server, doctor: CommandLine
     with sqlite3.connect(stopped.store) as connection:
         connection.execute("UPDATE nbsessions_meta SET value = 99")
     connection.close()
-    check_wrong(doctor, "store-schema", "upgrade nbsessions")
-    assert "upgrade nbsessions" in doctor("list").err
+    check_wrong(doctor, "store-schema", "Upgrade nbsessions")
+    assert "Upgrade nbsessions" in doctor("list").err
 
 
 def test_a_log_without_its_index_is_left_to_a_server(stopped: Server, doctor: CommandLine) -> None:
@@ -230,7 +230,7 @@ def test_a_store_url_that_nobody_knows_is_wrong(stopped: Server, doctor: Command
 def test_a_store_in_memory_is_a_warning(stopped: Server, doctor: CommandLine) -> None:
     for argument in ("database_filepath=:memory:", "store_url=memory:"):
         warnings = found(doctor, "warning", f"--AsyncSessionManager.{argument}")
-        assert "lost with their server" in warnings["store"]
+        assert "lost when their server ends" in warnings["store"]
 
 
 def test_a_file_of_the_servers_own_session_manager_keeps_its_journal(
@@ -244,8 +244,8 @@ def test_a_file_of_the_servers_own_session_manager_keeps_its_journal(
     argument = f"--SessionManager.database_filepath={file}"
     assert found(doctor, "ok")["store-journal"] == "it is in WAL mode"
     fine = found(doctor, "ok", argument)
-    assert "own session manager uses it, too" in fine["store-journal"]
-    assert "no tables of ours yet" in fine["store-schema"]
+    assert "own session manager uses the file, too" in fine["store-journal"]
+    assert "no nbsessions tables yet" in fine["store-schema"]
     assert doctor("list", argument).err == "There are no sessions\n"
 
 

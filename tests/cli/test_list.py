@@ -406,8 +406,8 @@ def without_session(server: Server) -> str:
     session = server.create("a.ipynb")
     server.kill()
     server.start()
-    wait_until(lambda: server.log_lines("W", "no session of it is known"), "it is said")
-    (warning,) = server.log_lines("W", "no session of it is known")
+    wait_until(lambda: server.log_lines("W", "it has no session"), "it is said")
+    (warning,) = server.log_lines("W", "it has no session")
     assert kernel_id in warning
     assert session["kernel"]["id"] not in warning
     return kernel_id

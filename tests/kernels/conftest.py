@@ -14,7 +14,7 @@ from support.surviving import Place, Processes, processes
 
 @pytest.fixture
 def spawn() -> Iterator[Processes]:
-    """Starts processes, which end with the test."""
+    """Starts processes and ends them after the test."""
     with processes() as started:
         yield started
 
@@ -24,7 +24,7 @@ def place(tmp_path: Path) -> Iterator[Place]:
     """A runtime directory."""
     made = Place(tmp_path)
     yield made
-    made.servers.sign_off(kernels_left=False)
+    made.servers.unregister(kernels_left=False)
     for thread in threading.enumerate():
         if thread.name == "nbsessions-ending":
             thread.join(60)

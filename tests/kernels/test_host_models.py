@@ -1,4 +1,4 @@
-"""How the host's provider tells the living, dead and unknown of a kernel manager's kernels."""
+"""Tests of HostKernelProvider.models: which kernels are alive, dead or in an unknown state."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from support.hosts import make_provider, running_kernel_manager
 
 
 def request(kernel_name: str = "light") -> StartRequest:
-    """Return a request for a notebook's kernel."""
+    """Return a request to start a kernel for a notebook."""
     return StartRequest(
         token="token",
         session_id="session",
@@ -28,7 +28,7 @@ def request(kernel_name: str = "light") -> StartRequest:
 
 
 class OddKernelManager(AsyncMappingKernelManager):
-    """Answers oddly when it is asked about the kernel ``odd_id``."""
+    """Returns an unexpected model for the kernel ``odd_id``."""
 
     odd_id = ""
     answer: Any = None

@@ -1,4 +1,4 @@
-"""The provider over a jupyter_server's own kernel manager: starts, in vain or not, and stops."""
+"""Tests of HostKernelProvider: starts that succeed or fail, and shutdowns."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ CHOSEN_ID = "11111111-2222-4333-8444-555555555555"
 def request(
     kernel_name: str = "light", kernel_id: str | None = None, path: str | None = "a.ipynb"
 ) -> StartRequest:
-    """Return a request for a notebook's kernel."""
+    """Return a request to start a kernel for a notebook."""
     return StartRequest(
         token="token",
         session_id="session",
@@ -79,7 +79,7 @@ async def test_without_a_path_a_kernel_runs_in_the_root_directory(
 
 
 class WithNamesOfItsOwn(AsyncMappingKernelManager):
-    """A kernel manager that starts kernels under names that no kernelspec has."""
+    """A kernel manager that starts kernels with names for which there is no kernelspec."""
 
     async def start_kernel(self, *, kernel_name: str | None = None, **options: Any) -> str:  # type: ignore[override]
         name = {"best": "light"}.get(str(kernel_name), kernel_name)
@@ -111,7 +111,7 @@ async def test_a_kernel_that_is_shut_down_while_it_starts_is_a_conflict(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with running_kernel_manager(tmp_path) as kernel_manager:
-        # As jupyter_server's own does when the kernel is gone from it meanwhile.
+        # jupyter_server's own kernel manager does this if the kernel is removed during the start.
         start = AsyncMock(side_effect=KeyError(CHOSEN_ID))
         monkeypatch.setattr(kernel_manager, "start_kernel", start)
         with pytest.raises(KernelConflict, match="was shut down while it was starting"):
@@ -135,7 +135,7 @@ async def test_a_kernel_that_a_client_was_connected_to_is_known_while_it_runs(
 
 
 class ClassicKernelManager:
-    """Behaves as classic Notebook's: it takes neither an environment nor a kernel id."""
+    """Like classic Notebook's kernel manager, accepts neither an environment nor a kernel id."""
 
     def __init__(self) -> None:
         self.paths: list[str] = []
@@ -185,7 +185,7 @@ async def test_a_jupyter_server_before_2_21_gives_kernels_ids_of_its_own(
         assert kernel.kernel_id != CHOSEN_ID
 
 
-# Starting in vain
+# Starts that fail
 
 
 @pytest.mark.gen_test
@@ -238,7 +238,7 @@ async def test_the_connection_file_of_another_server_is_left_alone(tmp_path: Pat
 
 
 class RefusingKernelManager(AsyncMappingKernelManager):
-    """Says that every kernel exists already."""
+    """Reports that every kernel already exists."""
 
     async def start_kernel(self, **kwargs: object) -> str:  # type: ignore[override]
         raise DuplicateKernelError("exists")
@@ -264,7 +264,7 @@ async def test_an_environment_that_cannot_be_made_is_a_failed_start(tmp_path: Pa
 
 
 class OddContentsManager:
-    """Fails with an HTTPError when it is asked for a kernel's folder."""
+    """Raises an HTTPError when it is asked for a kernel's working directory."""
 
     def __init__(self, status_code: int) -> None:
         self._status_code = status_code
@@ -305,11 +305,11 @@ async def test_no_path_is_a_way_out_of_the_root_directory(tmp_path: Path, path: 
         assert process.cwd() == str(tmp_path / "root")
 
 
-# Later
+# After the start
 
 
 def wait_for_session_name(process: psutil.Process, expected: str) -> None:
-    """The environment of a process is empty for a moment when its program begins."""
+    """Retry, because the environment of a process is empty for a moment after its start."""
     wait_until(
         lambda: process.environ().get("JPY_SESSION_NAME") == expected, f"it is {expected!r}"
     )
@@ -345,7 +345,7 @@ async def test_an_environment_that_cannot_be_changed_is_a_warning(
 
 
 class StubbornKernelManager(AsyncMappingKernelManager):
-    """Fails to shut kernels down: ``gone`` says whether they are gone all the same."""
+    """Raises an error on every shutdown. ``gone`` determines whether the kernel ends anyway."""
 
     gone = False
     shutdown_error: Exception = KeyError("odd")

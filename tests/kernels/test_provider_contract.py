@@ -1,4 +1,4 @@
-"""What every kernel provider keeps to: the host's, and the one that other tests use."""
+"""Tests for every kernel provider: the host's, and the one that other tests use."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ async def provider_of(kind: str, folder: Path) -> AsyncIterator[KernelProvider]:
 
 
 def request(kernel_name: str | None = None, kernel_id: str | None = None) -> StartRequest:
-    """Return a request for a notebook's kernel."""
+    """Return a request to start a kernel for a notebook."""
     return StartRequest(
         token=str(uuid.uuid4()),
         session_id=str(uuid.uuid4()),
@@ -142,9 +142,9 @@ async def test_a_new_environment_for_what_is_gone_is_no_error(kind: str, tmp_pat
 @pytest.mark.gen_test
 async def test_a_provider_judges_its_own_kernels_and_no_others(kind: str, tmp_path: Path) -> None:
     async with provider_of(kind, tmp_path) as provider:
-        assert provider.is_authority_for(provider.name)
-        assert not provider.is_authority_for("local:another boot")
-        assert not provider.is_authority_for("gateway:https://example.org")
+        assert provider.can_declare_dead(provider.name)
+        assert not provider.can_declare_dead("local:another boot")
+        assert not provider.can_declare_dead("gateway:https://example.org")
 
 
 @pytest.mark.gen_test

@@ -103,7 +103,7 @@ def test_a_store_of_a_newer_release_is_left_alone(start_server: StartServer) -> 
     _works(server)
 
     (error,) = server.log_lines("E", "kept in memory")
-    assert "upgrade nbsessions" in error
+    assert "Upgrade nbsessions" in error
     rows = read_rows(server.store, "SELECT value FROM nbsessions_meta")
     assert {row["value"] for row in rows} == {1000}
 

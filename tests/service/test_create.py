@@ -1,4 +1,4 @@
-"""Creating sessions: find-or-create by path, one kernel, and what is undone."""
+"""Creating sessions: find-or-create by path, a single kernel, and undoing failed creations."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from support.services import FREE_ID, Bench, notebook
 async def create_many(
     bench: Bench, count: int, **more: str
 ) -> tuple[Gate, list[asyncio.Task[LiveSession]]]:
-    """Ask for one document many times; return when the kernel's start is under way."""
+    """Request one document many times, and return when the kernel is being started."""
     gate = bench.provider.start_gate = Gate()
     tasks = [asyncio.create_task(bench.service.create(notebook(**more))) for _ in range(count)]
     await gate.reached()

@@ -1,4 +1,4 @@
-"""Deleting sessions: a kernel is shut down when its last session lets go of it."""
+"""Deleting sessions. A kernel is shut down when its last session is deleted."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ async def test_attaching_and_deleting_at_once_leaves_no_session_of_a_dead_kernel
         gate = bench.faults.hold("attach")
         attaching = asyncio.create_task(bench.create("b.ipynb", kernel_id=first.kernel_id))
         await gate.reached()
-        # The attaching request has found the kernel alive.
+        # The request that attaches the kernel has already found it alive.
         await bench.service.delete(first.session_id)
         gate.open()
         with pytest.raises(KernelConflict):

@@ -1,6 +1,6 @@
-"""At any call of any use case the store fails, the client hangs up, or the server crashes.
+"""Store failures, disconnecting clients and server crashes at any call of any use case.
 
-No kernel leaks, nothing is half done, and a second try works.
+No kernel leaks, no operation is left half done, and a second attempt succeeds.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ BEFORE: list[tuple[UseCase, str]] = [
     (switch, "find_session"),
     (switch, "acquire"),
 ]
-"""What comes before the decisive write: the use case fails, and nothing has changed."""
+"""Operations before the decisive write. If one fails, the use case fails and changes nothing."""
 
 DECISIVE: list[tuple[UseCase, str]] = [
     (create, "commit"),
@@ -91,14 +91,14 @@ DECISIVE: list[tuple[UseCase, str]] = [
     (share, "update"),
     (delete, "delete"),
 ]
-"""The write that makes it so: when it was kept, the use case succeeds."""
+"""The decisive writes. If one was committed in spite of its error, the use case succeeds."""
 
 AFTERWARDS: list[tuple[UseCase, str]] = [
     (switch, "finish_stop"),
     (share, "finish_stop"),
     (delete, "finish_stop"),
 ]
-"""What comes after it: the use case has succeeded all the same."""
+"""Operations after the decisive write. If one fails, the use case succeeds nevertheless."""
 
 
 def named(pairs: list[tuple[UseCase, str]]) -> pytest.MarkDecorator:
@@ -108,20 +108,20 @@ def named(pairs: list[tuple[UseCase, str]]) -> pytest.MarkDecorator:
 
 
 async def state(bench: Bench) -> list[Session]:
-    """Return the sessions that the store has kept."""
+    """Return the sessions in the store."""
     return list(await bench.store.list_sessions())
 
 
 @pytest.fixture
 def session(bench: Bench, io_loop: IOLoop) -> Session:
-    """A session to work on; ``other.ipynb`` has another one."""
+    """A session for the use cases. The path ``other.ipynb`` has another session."""
     io_loop.run_sync(lambda: bench.create("other.ipynb"))
     created: Session = io_loop.run_sync(lambda: bench.create("a.ipynb"))
     return created
 
 
 async def fails(bench: Bench, use_case: UseCase, session: Session) -> list[Session]:
-    """Try, with a store that fails; return the sessions that it had before, and has still."""
+    """Check that the use case fails and changes no session. Return the sessions."""
     before = await state(bench)
     with pytest.raises(StoreError):
         await use_case(bench, session)
@@ -130,7 +130,7 @@ async def fails(bench: Bench, use_case: UseCase, session: Session) -> list[Sessi
 
 
 async def succeeds_now(bench: Bench, use_case: UseCase, session: Session) -> None:
-    """Try again, with a store that works."""
+    """Run the use case again, with a store that works."""
     bench.faults.heal()
     await use_case(bench, session)
     await bench.rest()
@@ -245,7 +245,7 @@ async def test_a_store_that_is_down_throughout_leaks_nothing(bench: Bench) -> No
         await bench.service.delete("missing")
 
 
-# Clients that hang up, servers that crash
+# Clients that disconnect, servers that crash
 
 
 async def open_window(bench: Bench, session: Session) -> object:
@@ -278,7 +278,7 @@ async def prepare(bench: Bench) -> Session:
 
 
 async def outcome(bench: Bench) -> Outcome:
-    """Return what there is, but for ids: paths, names, and which kernel in order of starts."""
+    """Return the path, name and number of the kernel, by order of starts, of each session."""
     started = [kernel_id for event, kernel_id in bench.provider.events if event == "start"]
     return [
         (each.path, each.name, min(started.index(each.kernel_id), 2))
@@ -287,7 +287,7 @@ async def outcome(bench: Bench) -> Outcome:
 
 
 async def outcomes(use_case: UseCase, kind: str, folder: Path) -> tuple[Outcome, Outcome]:
-    """Return what there is before the use case, and when it is done."""
+    """Return the outcome before the use case and the outcome after it."""
     async with running_service(kind, made(folder)) as bench:
         session = await prepare(bench)
         before = await outcome(bench)
@@ -335,7 +335,7 @@ async def test_a_server_that_crashes_at_any_moment_leaves_the_whole_or_nothing(
         try:
             async with running_service("sqlite", folder, provider=crashed.provider) as bench:
                 assert await outcome(bench) in (before, done)
-                with contextlib.suppress(SessionError):  # it may be done already
+                with contextlib.suppress(SessionError):  # it may have been completed already
                     await use_case(bench, session)
                 assert await outcome(bench) == done
         finally:

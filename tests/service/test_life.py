@@ -1,4 +1,4 @@
-"""How a service begins and ends: what dead owners left is settled, what is running finishes."""
+"""Opening and closing the service: recovery from dead owners, and finishing running operations."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from support.services import (
 
 @pytest.fixture
 def crashed(tmp_path: Path, io_loop: IOLoop) -> Iterator[Bench]:
-    """A service that an earlier boot of this host left behind in mid-air."""
+    """A service of an earlier boot of this host, which was never closed."""
     owner = make_owner("an earlier boot")
     bench = Bench(make_store("sqlite", tmp_path), FakeKernelProvider(), owner)
     io_loop.run_sync(bench.service.open)
@@ -153,7 +153,7 @@ async def test_what_a_dead_owner_left_is_left_to_the_server_that_has_its_kernels
     provider.elsewhere = {adopted.kernel_id, ended.kernel_id}
     async with running_service("sqlite", tmp_path, provider=provider) as second:
         assert await second.sessions() == []
-    crashed.provider._watchers.clear()  # the crashed service notices nothing
+    crashed.provider._watchers.clear()  # the crashed service must not notice
     crashed.provider.die(ended.kernel_id)
     async with running_service("sqlite", tmp_path, provider=crashed.provider) as third:
         (found,) = await third.sessions()
@@ -224,7 +224,7 @@ async def test_a_store_that_cannot_be_opened_raises(tmp_path: Path) -> None:
     bench.service.close()
 
 
-# While it runs
+# While the service runs
 
 
 @pytest.mark.gen_test
@@ -232,7 +232,7 @@ async def test_the_owner_gives_signs_of_life_through_a_failure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("nbsessions.service.upkeep.HEARTBEAT_INTERVAL", 0.0)
-    monkeypatch.setattr("nbsessions.service.upkeep.LOOK_INTERVAL", 0.0)
+    monkeypatch.setattr("nbsessions.service.upkeep.CHECK_INTERVAL", 0.0)
     bench = Bench(make_store("memory", tmp_path), FakeKernelProvider())
     bench.faults.fail("heartbeat")
     gate = bench.faults.hold("heartbeat", done=True)
@@ -249,7 +249,7 @@ async def test_signs_of_life_are_given_again_and_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("nbsessions.service.upkeep.HEARTBEAT_INTERVAL", 0.0)
-    monkeypatch.setattr("nbsessions.service.upkeep.LOOK_INTERVAL", 0.0)
+    monkeypatch.setattr("nbsessions.service.upkeep.CHECK_INTERVAL", 0.0)
     async with running_service("memory", tmp_path) as bench:
 
         async def given() -> bool:
@@ -263,7 +263,7 @@ async def test_signs_of_life_are_given_again_and_again(
 async def test_the_store_is_looked_after_more_often_than_a_sign_of_life_is_given(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nbsessions.service.upkeep.LOOK_INTERVAL", 0.0)
+    monkeypatch.setattr("nbsessions.service.upkeep.CHECK_INTERVAL", 0.0)
     async with running_service("memory", tmp_path) as bench:
 
         async def looked() -> bool:
@@ -273,7 +273,7 @@ async def test_the_store_is_looked_after_more_often_than_a_sign_of_life_is_given
         assert bench.faults.calls["heartbeat"] == 0
 
 
-# At the end
+# Closing
 
 Mutate = Callable[[Bench, Session], Awaitable[Any]]
 
@@ -409,5 +409,5 @@ def test_a_kernel_may_end_after_the_event_loop(tmp_path: Path) -> None:
         return await bench.create()
 
     session = asyncio.run(begin())
-    bench.provider.die(session.kernel_id)  # which tells the service
+    bench.provider.die(session.kernel_id)  # this also notifies the service
     bench.service.close()

@@ -1,4 +1,4 @@
-"""Reading sessions: a read never writes, never loses one, and is whole."""
+"""Reading sessions. A read never writes, loses no session, and is complete."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.parametrize("kind", STORES)
 
 
 async def wait_until_ended(bench: Bench, count: int) -> None:
-    """Wait until the store holds so many sessions."""
+    """Wait until the store contains this number of sessions."""
 
     async def ended() -> bool:
         return len(await bench.store.list_sessions()) == count
@@ -122,7 +122,7 @@ async def test_only_the_provider_that_a_session_names_can_say_that_its_kernel_is
         _, (found, kernel) = await bench.service.list_sessions()
         assert found.session_id == "foreign"
         assert kernel["execution_state"] == "unknown"
-        # Nor does who wants a kernel of this id.
+        # A request for a kernel with this id does not end the session either.
         with pytest.raises(KernelConflict):
             await bench.create("c.ipynb", kernel_id=FREE_ID)
         assert await bench.store.find_session("foreign")

@@ -1,4 +1,4 @@
-"""Sessions follow their files, whatever else goes on, and their kernels learn of it."""
+"""Sessions follow renamed files, also during other operations, and kernels are updated."""
 
 from __future__ import annotations
 

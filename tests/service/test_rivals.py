@@ -1,4 +1,4 @@
-"""Two starts of one document that do not know of each other: one wins, the other is undone."""
+"""Two independent kernel starts for one document. One succeeds, and the other is undone."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from support.values import LAPSED, make_session
 
 
 async def rival_session(bench: Bench, rival: Intent) -> Session:
-    """Carry out the rival's start."""
+    """Complete the start of the rival, and return its session."""
     bench.provider.start_gate = None
     kernel = await bench.service.start_kernel(notebook(), "rival")
     session = make_session(
@@ -31,7 +31,7 @@ async def rival_session(bench: Bench, rival: Intent) -> Session:
 async def create_held_up(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> tuple[Gate, asyncio.Task[Session]]:
-    """Begin a start whose lease has lapsed by the time that its kernel comes up."""
+    """Begin a start whose lease has expired by the time that its kernel is running."""
     monkeypatch.setattr("nbsessions.service.starting.START_LEASE", LAPSED)
     held_up = await bench.hold_up(bench.create("a.ipynb"))
     monkeypatch.setattr("nbsessions.service.starting.START_LEASE", START_LEASE)

@@ -1,4 +1,4 @@
-"""Those who open one document at the same moment get one kernel, under whatever path they ask."""
+"""Clients that open one document at the same time share a kernel, even with different paths."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from support.services import FREE_ID, Bench, eventually, running_service
 def placeholder(
     folder: str = "", name: str = "a.ipynb", type: str = "notebook", **more: str
 ) -> NewSession:
-    """Return what JupyterLab asks for first when it opens a notebook."""
+    """Return the first request that JupyterLab sends when it opens a notebook."""
     path = f"{folder}/{uuid.uuid4()}".strip("/")
     return NewSession(path=path, name=name, type=type, **more)
 
@@ -166,7 +166,7 @@ async def test_many_at_once_share_one_kernel(bench: Bench) -> None:
     assert {session.kernel_id for session in sessions} == bench.provider.running
 
 
-# Placeholders that are left alone
+# Abandoned placeholders
 
 
 @pytest.mark.gen_test
@@ -195,7 +195,7 @@ async def test_a_placeholder_that_is_used_stays(bench: Bench, used: str) -> None
 
 
 async def let_time_pass(bench: Bench) -> None:
-    """Have the time of each placeholder that is watched be over."""
+    """Run the checks of all watched placeholders now, as if their time had expired."""
     watched = bench.service._placeholders
     for session_id, timer in list(watched._timers.items()):
         timer.cancel()
@@ -217,7 +217,7 @@ async def test_a_placeholder_of_an_earlier_server_is_ended_if_it_is_new(
         assert len(await second.sessions()) == left
 
 
-# Kernels that end by themselves
+# Kernels that exit by themselves
 
 
 @pytest.mark.gen_test
@@ -229,5 +229,5 @@ async def test_a_session_ends_with_its_kernel_without_a_look(bench: Bench) -> No
         return not await bench.store.list_sessions()
 
     await eventually(is_ended, "the session is gone from the store")
-    # Who ends it all the same is not told off.
+    # A client that deletes the session now gets no error.
     await bench.service.delete(session.session_id)

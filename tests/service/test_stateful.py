@@ -1,9 +1,9 @@
-"""The service beside a plain model, through races, failures and crashes.
+"""Compares the service with a simple model during races, failures and crashes.
 
-After each step the sessions are those of the model and the kernels those of the sessions: no
-loss, no leak, no twin. Above all: an acknowledged session whose kernel runs is listed by the next
-server that serves its kernel, or that server cannot be asked yet. It never lists others without
-it, whatever became of the file and whoever else has looked into it meanwhile.
+After each step, the sessions are those of the model and the kernels those of the sessions. None
+is lost, leaked or duplicated. Above all, the next server that serves the kernel of an acknowledged
+session lists that session, or cannot be queried yet. It never lists other sessions without it,
+even if the file was lost or another server has used it meanwhile.
 """
 
 from __future__ import annotations
@@ -47,14 +47,14 @@ KERNEL_NAMES = (None, "light", "other")
 PICKS = st.integers(0, 99)
 
 WINDOW, PROGRAM = "window", "program"
-"""Who opens a document: a window does so under a path that it makes up."""
+"""The kinds of clients that open a document. A window sends a generated path."""
 
 Key: TypeAlias = tuple[str, str]
-"""What a start may be shared by: a document and a kernelspec."""
+"""The document and kernelspec whose requests may share a start."""
 
 
 class Known(NamedTuple):
-    """A session as clients were answered."""
+    """A session as reported to clients."""
 
     path: str | None
     name: str | None
@@ -70,7 +70,7 @@ class Known(NamedTuple):
 
 
 class StoreFails(NamedTuple):
-    """The store fails at an operation, and may be down from then on."""
+    """The store fails in an operation, and may be down from then on."""
 
     operation: str
     fault: Fault
@@ -78,7 +78,7 @@ class StoreFails(NamedTuple):
 
 
 class Interrupted(NamedTuple):
-    """At the ``moment``-th await of store or kernels, something happens."""
+    """An event at the ``moment``-th await of the store or the kernels."""
 
     what: str
     moment: int
@@ -92,7 +92,7 @@ _STORED = "SELECT session_id FROM nbsessions_session WHERE scope = ?"
 
 
 def back_up(path: Path) -> None:
-    """Keep a copy of the file."""
+    """Make a copy of the file."""
     with (
         contextlib.closing(sqlite3.connect(path)) as source,
         contextlib.closing(sqlite3.connect(_backup(path))) as copy,
@@ -105,7 +105,7 @@ def _backup(path: Path) -> Path:
 
 
 def lose(path: Path, what: str) -> None:
-    """Take from the file what was written to it."""
+    """Remove data that was written to the file."""
     if what == REMOVED:
         for each in path.parent.glob(f"{path.name}*"):
             each.unlink()
@@ -131,7 +131,7 @@ Trouble: TypeAlias = StoreFails | Interrupted | None
 
 
 def troubles(*operations: str) -> st.SearchStrategy[Trouble]:
-    """Return what may go wrong: nothing, one of these operations of the store, an interruption."""
+    """Return a strategy: no trouble, a failure of one of these operations, or an interruption."""
     faults = st.sampled_from(Fault)
     fails = st.builds(StoreFails, st.sampled_from(operations), faults, st.booleans())
     what = st.sampled_from([HANG_UP, DEATH, CRASH])
@@ -139,7 +139,7 @@ def troubles(*operations: str) -> st.SearchStrategy[Trouble]:
 
 
 class ServiceMachine(RuleBasedStateMachine):
-    """``known`` holds what clients were answered, ``outside`` the kernels that others started."""
+    """``known`` has the sessions reported to clients, ``outside`` the kernels others started."""
 
     kind: str
 
@@ -154,23 +154,23 @@ class ServiceMachine(RuleBasedStateMachine):
         self.ended: set[str] = set()
         self.outside: set[str] = set()
         self.recent: dict[Key, str] = {}
-        """The kernels that were started, and may be shared."""
+        """Started kernels that may be shared."""
         self.doubtful: set[Key] = set()
-        """Where it is not known whether there is such a kernel."""
+        """The keys for which it is not known whether there is such a kernel."""
         self.violations: list[str] = []
         self.crashed: list[Bench] = []
 
     def run(self, operation: Coroutine[Any, Any, T]) -> T:
-        """Run the operation to its end."""
+        """Run the operation until it is complete."""
         return self.loop.run_until_complete(operation)
 
     async def _check_stop(self, kernel_id: str) -> None:
-        if await self.bench.store.count_holders(kernel_id):
+        if await self.bench.store.count_by_kernel(kernel_id):
             self.violations.append(f"kernel {kernel_id} is stopped while a session holds it")
 
     @initialize()
     def open(self, fails: str | None = None) -> None:
-        """Start a server; ``fails`` is what its store cannot do at the first try."""
+        """Start a server. ``fails`` is a store operation that fails at the first attempt."""
         self.boots += 1
         owner = make_owner(f"boot {self.boots}")
         self.provider.adopted = set(self.provider.running)
@@ -178,7 +178,7 @@ class ServiceMachine(RuleBasedStateMachine):
         if fails is not None:
             self.bench.faults.fail(fails)
             with contextlib.suppress(StoreUnavailable):
-                # What is not called, as there is nothing to settle, does not fail.
+                # An operation that is not called, because nothing needs recovery, does not fail.
                 self.run(self.bench.service.open())
                 self.bench.faults.heal()
                 self._opened()
@@ -212,7 +212,7 @@ class ServiceMachine(RuleBasedStateMachine):
             self._learn(await self.bench.create(document))
         await self.bench.service.stop()
 
-    # What clients do
+    # Actions of clients
 
     @rule(
         document=st.sampled_from(DOCUMENTS),
@@ -334,7 +334,7 @@ class ServiceMachine(RuleBasedStateMachine):
         )
     )
     def race(self, operations: list[tuple[str, int, int, str, str]]) -> None:
-        # What comes of it is open; what always holds, holds.
+        # The result of the race is not determined, but the invariants must hold.
         clients, deleted = [], {}
         for number, (what, pick, other, document, file) in enumerate(operations):
             session_id, kernel_id = self._pick(pick), self._pick_kernel(other)
@@ -366,7 +366,7 @@ class ServiceMachine(RuleBasedStateMachine):
             return await service.rename(document.partition("/")[0], file)
         return await service.delete(session_id, force=flag)
 
-    # What happens to them
+    # Events
 
     @rule()
     def a_kernel_is_started_by_others(self) -> None:
@@ -418,7 +418,7 @@ class ServiceMachine(RuleBasedStateMachine):
 
     @rule()
     def another_server_visits(self) -> None:
-        """A server that does not see the kernels comes and goes, on the same file."""
+        """A server that cannot see the kernels opens the same file, and stops again."""
         if self.kind == "memory":
             return
         self.boots += 1
@@ -434,7 +434,7 @@ class ServiceMachine(RuleBasedStateMachine):
 
     @rule(what=st.sampled_from(LOSSES), by_a_write=st.booleans())
     def the_store_loses_what_was_written(self, what: str, by_a_write: bool) -> None:
-        """The file is removed or put back, or another server has forgotten this one."""
+        """The file is removed or restored, or another server has removed this owner."""
         if self.kind == "memory":
             return
         lose(self.bench.store.path, what)
@@ -452,7 +452,7 @@ class ServiceMachine(RuleBasedStateMachine):
         if self.kind != "memory":
             back_up(self.bench.store.path)
 
-    # What holds after every step
+    # Invariants
 
     @invariant()
     def nothing_is_lost_and_nothing_returns(self) -> None:
@@ -517,10 +517,10 @@ class ServiceMachine(RuleBasedStateMachine):
         *clients: Coroutine[Any, Any, Session | None],
         concerns: Collection[str] = (),
     ) -> list[Session | None]:
-        """Let clients work at once, and return their answers, None for each that failed.
+        """Run clients concurrently, and return their answers, None for each that failed.
 
-        Where something went wrong, what is there now replaces what is known: apart from what
-        clients were answered, only the sessions that this ``concerns`` may differ.
+        After trouble, the sessions that are listed now replace ``known``. Apart from sessions
+        reported to these clients, only the sessions in ``concerns`` may differ.
         """
         if isinstance(trouble, StoreFails):
             self.bench.faults.fail(trouble.operation, trouble.fault)
@@ -567,7 +567,7 @@ class ServiceMachine(RuleBasedStateMachine):
 
     def _compare_answers(self, trouble: Trouble, concerns: Collection[str], failed: int) -> None:
         if isinstance(trouble, StoreFails) and trouble.fault is Fault.UNAVAILABLE:
-            failed = 0  # nothing was written
+            failed = 0  # no write took effect
         there = self.run(self._shown())
         for session_id, each in self.known.items():
             may_differ = failed and session_id in concerns
@@ -580,10 +580,10 @@ class ServiceMachine(RuleBasedStateMachine):
         self.ended |= self.known.keys() - there.keys()
         self.known = there
 
-    # Pieces
+    # Helpers
 
     def _pick(self, pick: int) -> str:
-        # Not by a precondition: what races leave behind is not the same every time.
+        # This is not a precondition, because the sessions that a race leaves vary between runs.
         if not self.known:
             self._attempt(None, self._create(NewSession(path=None)))
         return list(self.known)[pick % len(self.known)]
@@ -596,12 +596,12 @@ class ServiceMachine(RuleBasedStateMachine):
         return {each.kernel_id for each in self.known.values()}
 
     def _holders(self, session_id: str) -> list[str]:
-        """Return the sessions that have the same kernel."""
+        """Return the ids of the sessions that have the same kernel."""
         kernel_id = self.known[session_id].kernel_id
         return [key for key, each in self.known.items() if each.kernel_id == kernel_id]
 
     def _shared_kernel(self, key: Key) -> str | None:
-        """Return the kernel that who opens the document now has to get."""
+        """Return the kernel that a client must get if it opens the document now."""
         kernel_id = self.recent.get(key)
         held = {each.kernel_id for each in self.known.values() if each.named_document == key[0]}
         return kernel_id if kernel_id in held else None
@@ -637,7 +637,7 @@ def _known(session: Session) -> Known:
 
 
 def opening(who: str, path: str, kernel_name: str | None) -> NewSession:
-    """Return what a window or a program asks for when it opens a document."""
+    """Return the request that a window or a program sends when it opens a document."""
     folder, slash, name = path.rpartition("/")
     if who == WINDOW:
         path = f"{folder}{slash}{uuid.uuid4()}"
@@ -645,7 +645,7 @@ def opening(who: str, path: str, kernel_name: str | None) -> NewSession:
 
 
 async def quiet() -> None:
-    """Wait until nothing is under way."""
+    """Wait until no other task is running."""
     deadline = asyncio.get_running_loop().time() + 30
     while tasks := asyncio.all_tasks() - {asyncio.current_task()}:
         assert asyncio.get_running_loop().time() < deadline, tasks
@@ -664,7 +664,7 @@ def test_the_service_agrees_with_the_model(
         max_examples=examples,
         stateful_step_count=40,
         suppress_health_check=list(HealthCheck),
-        # Shrinking would wait for every retry again, hundreds of times.
+        # Do not shrink, because that would repeat the wait for each retry hundreds of times.
         phases=[Phase.generate],
     )
     case().runTest()

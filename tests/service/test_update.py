@@ -1,4 +1,4 @@
-"""Changing sessions: names, paths and kernels, and which kernel is let go when."""
+"""Changing names, paths and kernels of sessions, and when the old kernel is shut down."""
 
 from __future__ import annotations
 

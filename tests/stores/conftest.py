@@ -19,9 +19,9 @@ from support.stores import Connections, Stores, Watched
 def stores(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Stores]:
-    """Stores of one kind: SQLite in WAL mode, unless the test says otherwise."""
+    """Stores of one kind, which is SQLite in WAL mode unless the test chooses another."""
     kind = getattr(request, "param", "sqlite-wal")
-    # Whatever the file system that the tests run on.
+    # The tests must not depend on the file system that they run on.
     monkeypatch.setattr(database, "is_local", lambda folder: kind == "sqlite-wal")
     opened = Stores(kind, tmp_path / "sessions.db")
     yield opened
@@ -38,7 +38,7 @@ def store(stores: Stores, io_loop: IOLoop) -> Iterator[SessionStore]:
 
 @pytest.fixture
 def connections(monkeypatch: pytest.MonkeyPatch) -> Connections:
-    """Watch the connections that are made from now on, and have them fail."""
+    """Watch new connections, and make them fail on demand."""
     control = Connections()
     connect = sqlite3.connect
     watched = type("Watched", (Watched,), {"connections": control})

@@ -1,4 +1,4 @@
-"""The cache of sessions: which of what was read and what was written it shows."""
+"""The cache of sessions, and the order in which it applies reads and writes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ A, B, C = (make_session(path, session_id=path) for path in "abc")
 
 @pytest.fixture
 def cache() -> SessionCache:
-    """A cache that shows A, as the store was at revision 5 of the first file."""
+    """A cache that contains A and reflects revision 5 of the first file."""
     made = SessionCache()
     made.replace((1, 5), [A])
     return made
@@ -45,7 +45,7 @@ def test_after_a_write_of_others_the_cache_is_read_again(cache: SessionCache) ->
 
 
 def test_a_write_that_was_read_already_changes_nothing(cache: SessionCache) -> None:
-    cache.replace((1, 7), [A])  # B was written, and removed, before it was read
+    cache.replace((1, 7), [A])  # B was written and removed before this read
     cache.apply(1, 5, 6, {"b": B})
     assert cache.list_sessions() == [A]
     assert cache.is_at((1, 7))

@@ -1,4 +1,4 @@
-"""The contract of session stores: what every store does, sentence by sentence of the port."""
+"""The contract of session stores, as the docstrings of SessionStore describe it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ async def test_a_new_store_is_empty(store: SessionStore) -> None:
     assert await store.find_session("unknown") is None
     assert await store.find_by_document("unknown") is None
     assert await store.find_intent("unknown") is None
-    assert await store.count_holders("unknown") == 0
+    assert await store.count_by_kernel("unknown") == 0
 
 
 @pytest.mark.gen_test
@@ -84,9 +84,9 @@ async def test_holders_of_a_kernel_are_counted(store: SessionStore) -> None:
     first = await store.insert(make_session("a", kernel_id=kernel_id))
     await store.insert(make_session("b", kernel_id=kernel_id))
     await store.insert(make_session("c"))
-    assert await store.count_holders(kernel_id) == 2
+    assert await store.count_by_kernel(kernel_id) == 2
     await store.delete(first.session_id, stop_token=make_id())
-    assert await store.count_holders(kernel_id) == 1
+    assert await store.count_by_kernel(kernel_id) == 1
 
 
 # Inserting
@@ -143,7 +143,7 @@ async def test_an_id_is_used_once(store: SessionStore) -> None:
     assert await state(store) == before
 
 
-# Many at once
+# Concurrent operations
 
 
 @pytest.mark.gen_test
@@ -188,7 +188,7 @@ async def test_cancelling_the_caller_does_not_cancel_the_write(store: SessionSto
     await asyncio.sleep(0)
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
-    # Writes are applied in order: when this one is done, so is the other.
+    # Writes are applied in order. When this write is done, so is the cancelled one.
     await store.heartbeat()
     assert ids(await store.list_sessions()) == [session.session_id]
 

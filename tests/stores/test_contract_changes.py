@@ -108,7 +108,7 @@ async def test_a_start_is_exchanged_for_an_updated_kernel(store: SessionStore) -
         session.session_id, to_kernel("new"), start_token=start.token, stop_token="stop"
     )
     assert await store.find_intent(start.token) is None
-    assert await store.count_holders("new") == 1
+    assert await store.count_by_kernel("new") == 1
 
 
 @pytest.mark.gen_test

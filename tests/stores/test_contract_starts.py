@@ -1,4 +1,4 @@
-"""The contract of session stores, continued: starts, and what they become."""
+"""The contract of session stores, continued: starts and their outcomes."""
 
 from __future__ import annotations
 

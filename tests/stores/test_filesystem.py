@@ -1,4 +1,4 @@
-"""Which folders count as local, and where the default file is."""
+"""Which folders count as local, and the location of the default file."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ROOT = "27 1 254:0 / / rw,relatime - ext4 /dev/vda rw"
 
 @pytest.fixture
 def mounts(tmp_path: Path) -> Path:
-    """A table of mounts as Linux shows it, in which only the root is mounted."""
+    """A mount table in the format of Linux, with only the root mounted."""
     table = tmp_path / "mountinfo"
     table.write_text(ROOT + "\n")
     return table

@@ -1,4 +1,4 @@
-"""Rows that make no sense: each is left out, named once, and stays in the file."""
+"""Invalid rows: each is left out, reported once, and stays in the file."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ SPOILED = {
     "a timestamp that is a number": "created = 5",
     "a byte that is not UTF-8": "name = CAST(X'FF41' AS TEXT)",
     "an id that is not UTF-8": "kernel_id = CAST(X'FF41' AS TEXT)",
-    "a path that is no text": "path = X'00'",
+    "a path that is not text": "path = X'00'",
 }
 
 
 def spoil(stores: Stores, session: Session, change: str) -> tuple[object, ...]:
-    """Spoil the session's row, and return it as it is then."""
-    # The revision, too: as another server does that writes.
+    """Damage the session's row and return the damaged row."""
+    # Increment the revision too, as a write by another server would do.
     rows(stores.path, "UPDATE nbsessions_namespace SET revision = revision + 1")
     rows(
         stores.path,
@@ -37,7 +37,7 @@ def spoil(stores: Stores, session: Session, change: str) -> tuple[object, ...]:
 
 
 def raw(stores: Stores, session: Session) -> tuple[object, ...]:
-    """Return the row as it is in the file, except whose it is."""
+    """Return the row from the file, without the columns that name its owner."""
     (row,) = rows(
         stores.path,
         """SELECT CAST(path AS BLOB), CAST(name AS BLOB), CAST(kernel_id AS BLOB), created,

@@ -1,4 +1,4 @@
-"""The writer: one commit for all that is queued, and what a caller's end does to it."""
+"""The writer: one commit for all queued writes, failures, cancelled callers and closing."""
 
 from __future__ import annotations
 

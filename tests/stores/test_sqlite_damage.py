@@ -1,4 +1,4 @@
-"""Damaged files: mended when nobody else has them open, left alone otherwise."""
+"""Damaged files: repaired if no other server has them open, left alone otherwise."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ async def test_a_file_that_is_damaged_while_only_we_have_it_open_is_mended(
     kept = await insert_many(store, 100)
     rows(stores.path, "PRAGMA wal_checkpoint(TRUNCATE)")
     spoil(stores.path, damage)
-    # The write that meets the damage may fail; what is acknowledged must be there.
+    # The write that detects the damage may fail. Acknowledged writes must not be lost.
     written = list(kept)
     for number in range(3):
         try:

@@ -1,4 +1,4 @@
-"""Files that are damaged in all kinds of ways: the next server works, and says what happened."""
+"""Files damaged in many ways: the next server works and logs what happened."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ DAMAGES: list[Damage] = [zeroes, noise, half, head, no_cells, another_page, end]
 
 
 async def fill(path: Path) -> list[Session]:
-    """Leave a file that has been in use: with sessions, and free pages among them."""
+    """Create a file that looks used, with sessions and with free pages between them."""
     stores = Stores("sqlite-wal", path)
     store = await stores.open(make_owner("before"))
     sessions = await insert_many(store, 120, "before")
@@ -88,5 +88,5 @@ async def test_a_damaged_file_is_repaired_at_once_and_nothing_is_lost_in_silence
             store.close([added.kernel_id])
         assert rows(path, "PRAGMA integrity_check") == [("ok",)]
         assert found <= set(ids(sessions))
-        told = "was damaged" in caplog.text or "is empty" in caplog.text
+        told = "was damaged" in caplog.text or "is an empty file" in caplog.text
         assert told or found == set(ids(sessions)), (damage.__name__, start)

@@ -1,4 +1,4 @@
-"""What goes wrong around SQLite: no room, no right, no lock, and commits that were cut short."""
+"""Faults around SQLite: full disks, missing permissions, locks and uncertain commits."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from support.values import make_id, make_owner, make_session, make_start
 pytestmark = pytest.mark.parametrize("stores", SQLITE_KINDS, indirect=True)
 
 LONG = "long " * 20_000
-"""More than fits into the pages that the file has."""
+"""More data than fits into the existing pages of the file."""
 
 
 def beside(stores: Stores, suffix: str) -> Path:
@@ -42,7 +42,7 @@ def beside(stores: Stores, suffix: str) -> Path:
 
 
 async def check_that_all_is_well(stores: Stores, store: SessionStore, expected: list[str]) -> None:
-    """Check that the store lists these sessions, takes new ones, and that the file agrees."""
+    """Check that the store lists these sessions and accepts new ones, and that the file agrees."""
     assert ids(await store.list_sessions()) == expected
     added = await store.insert(make_session(None))
     found = rows(stores.path, "SELECT session_id FROM nbsessions_session ORDER BY seq")
@@ -51,7 +51,7 @@ async def check_that_all_is_well(stores: Stores, store: SessionStore, expected: 
 
 
 async def insert_until_it_fails(store: SessionStore) -> list[Session]:
-    """Return what was inserted until the store said that it could not, or not for certain."""
+    """Insert sessions until a write fails or is uncertain, and return the inserted sessions."""
     inserted = []
     while True:
         try:
@@ -60,7 +60,7 @@ async def insert_until_it_fails(store: SessionStore) -> list[Session]:
             return inserted
 
 
-# No room, no right
+# Full disks and missing permissions
 
 
 @pytest.mark.gen_test
@@ -74,7 +74,7 @@ async def test_on_a_full_disk_nothing_is_written_and_reads_go_on(
         with pytest.raises(StoreUnavailable, match="full"):
             await store.insert(make_session(LONG))
         assert list(await store.list_sessions()) == [kept]
-        assert await store.count_holders(kept.kernel_id) == 1
+        assert await store.count_by_kernel(kept.kernel_id) == 1
     connections.full = False
     await check_that_all_is_well(stores, store, [kept.session_id])
 
@@ -122,7 +122,7 @@ async def test_in_a_read_only_file_nothing_is_written_and_reads_go_on(
 
 @contextlib.contextmanager
 def unprivileged() -> Iterator[None]:
-    """Run the body as somebody for whom permissions count."""
+    """Run the body as a user to whom file permissions apply."""
     if os.geteuid() != 0:
         yield
         return
@@ -135,7 +135,7 @@ def unprivileged() -> Iterator[None]:
 
 @pytest.fixture
 def shared_folder() -> Iterator[Path]:
-    """A folder that everybody can reach, as pytest's own cannot be."""
+    """A folder that every user can access, unlike pytest's own folders."""
     folder = Path(tempfile.mkdtemp())
     folder.chmod(0o755)
     yield folder
@@ -247,7 +247,7 @@ async def test_after_an_uncertain_insert_the_list_tells_the_truth(
     assert ids(await store.list_sessions()) == expected
     assert (await store.find_session(session.session_id) is not None) == kept
     assert (await store.find_by_document("b") is not None) == kept
-    assert await store.count_holders(session.kernel_id) == kept
+    assert await store.count_by_kernel(session.kernel_id) == kept
     await check_that_all_is_well(stores, store, expected)
 
 
@@ -328,7 +328,7 @@ async def test_an_uncertain_commit_is_uncertain_for_all_that_were_in_it(
     assert found.name == "new"
 
 
-# Closing in trouble
+# Closing after errors
 
 
 @pytest.mark.gen_test
@@ -340,7 +340,7 @@ async def test_a_store_that_cannot_sign_off_counts_as_dead_all_the_same(
     connections.readonly = True
     with caplog.at_level(logging.WARNING):
         store.close([session.kernel_id])
-    assert "could not be signed off" in caplog.text
+    assert "could not be marked as stopped" in caplog.text
     connections.readonly = False
     orphans = await (await stores.open(make_owner("next"))).find_orphans()
     assert ids(orphans.sessions) == [session.session_id]

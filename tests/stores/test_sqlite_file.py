@@ -1,4 +1,4 @@
-"""The SQLite file: who may read it, how it is synced, and what happens when it is taken away."""
+"""The SQLite file: its permissions, how it is synced, and what happens if it is removed."""
 
 from __future__ import annotations
 
@@ -166,7 +166,7 @@ async def test_reads_do_not_raise_the_revision_and_writes_do(stores: Stores) -> 
     await store.find_by_document("a")
     await store.find_intent("unknown")
     await store.list_intents()
-    await store.count_holders("unknown")
+    await store.count_by_kernel("unknown")
     await store.find_orphans()
     assert revision_of(stores.path) == revision
     await store.heartbeat()
@@ -185,7 +185,7 @@ async def test_what_another_process_writes_into_the_scope_is_seen(stores: Stores
     assert found.name == "changed"
 
 
-# The file goes away under a live store
+# The file is removed while a store has it open
 
 
 @both
@@ -253,13 +253,13 @@ async def test_sessions_come_back_from_a_backup_that_has_them_as_somebody_elses(
 async def test_a_file_that_was_opened_anew_is_still_known_to_be_in_use(
     stores: Stores, connections: Connections, other: OtherProcess
 ) -> None:
-    # SQLite loses the process's locks when any descriptor of the file is closed; another
-    # process then takes itself for the last, and removes the log that is in use here.
+    # SQLite loses the locks of the process when any descriptor of the file is closed. Another
+    # process then believes that it is the last user and removes the log that is in use here.
     store = await stores.open()
     first = await store.insert(make_session("a"))
     await store.list_sessions()
     connections.cut_commit = "lost"
-    with pytest.raises(Exception, match="may or may not"):
+    with pytest.raises(Exception, match="not known whether"):
         await store.heartbeat()
     second = await store.insert(make_session("b"))
     other.ask(open_store, stores.path, make_owner("other"))

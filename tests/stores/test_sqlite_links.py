@@ -1,4 +1,4 @@
-"""A store that is given as a symbolic link, and a log that has grown while somebody read."""
+"""A store opened through a symbolic link, and a log that grew during a long read."""
 
 from __future__ import annotations
 

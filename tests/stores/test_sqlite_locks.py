@@ -1,4 +1,4 @@
-"""The lock files beside the store: nobody starves, and what was replaced is taken again."""
+"""The lock files of a store: writers do not starve, and replaced locks are taken again."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ def test_nobody_starves_beside_those_who_write_without_a_pause(
         for busy in (one, another):
             busy.tell(write_without_a_pause, stores.path, stop)
         wait_until(lambda: len(lock_files(stores)) == 3, "they have begun")
-        # By turns, each of the three waits for two others.
+        # If the processes take turns, each of the three waits for two others.
         patient = StoreLocks(stores.path, timeout=5.0)
-        patient.take_part()
+        patient.open()
         for _ in range(10):
-            with patient.alone():
+            with patient.for_writing():
                 pass
         patient.close()
         stop.touch()
@@ -112,11 +112,11 @@ async def test_files_of_another_user_are_unusable_and_the_error_says_what_helps(
         other.ask(open_store, stores.path, make_owner("nobody"))
 
 
-# What is forgotten in time
+# Removal of old rows and lock files
 
 
 async def abandon(stores: Stores, owner_id: str, namespace: str, ago: timedelta) -> None:
-    """Leave a session of an owner of another host, who was last heard of so long ago."""
+    """Add a session of an owner on another host, whose last heartbeat was this long ago."""
     owner = make_owner(owner_id, host="another host", boot_id="another boot")
     store = await stores.open(owner, namespace=namespace)
     session = await store.insert(make_session(scope=owner_id))

@@ -1,4 +1,4 @@
-"""Owners: who is live, dead or silent, and what becomes of what they leave."""
+"""Owners: which are live, dead or silent, and what happens to their sessions."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def open_elsewhere(
 
 
 async def leave(stores: Stores, owner: Owner) -> Session:
-    """Leave a session whose owner is in the file, but signed nothing off, and has no lock."""
+    """Add a session whose owner has a row, but is not marked as stopped and has no lock."""
     store = await stores.open(owner)
     session = await store.insert(make_session(f"{owner.owner_id}.ipynb", scope=owner.owner_id))
     store.close([session.kernel_id])
@@ -59,7 +59,7 @@ async def judged_dead(stores: Stores, judge: Owner = JUDGE) -> tuple[str, ...]:
     return tuple(owner_id for owner_id in dead if not owner_id.startswith("judge"))
 
 
-# The verdict
+# Live, dead and silent owners
 
 
 @pytest.mark.gen_test
@@ -262,7 +262,7 @@ async def test_owners_of_other_namespaces_are_not_judged(stores: Stores) -> None
     assert await judged_dead(stores) == ()
 
 
-# Owners that have left nothing
+# Owners without sessions and intents
 
 
 @pytest.mark.gen_test
@@ -341,10 +341,10 @@ async def test_holders_of_other_owners_are_not_counted(stores: Stores) -> None:
     one, two_ = await two(stores)
     session = await one.insert(make_session("a", scope="one", kernel_id="shared"))
     await two_.insert(make_session("a", scope="two", kernel_id="shared"))
-    assert await one.count_holders("shared") == 1
+    assert await one.count_by_kernel("shared") == 1
     release = await one.delete(session.session_id, stop_token=make_id())
     assert release.kernel_id == "shared"
-    assert await one.count_holders("shared") == 0
+    assert await one.count_by_kernel("shared") == 0
 
 
 @pytest.mark.gen_test
@@ -368,7 +368,7 @@ async def test_a_namespace_is_nobody_elses_business(stores: Stores) -> None:
     assert list(await one.list_sessions()) == [session]
 
 
-# What dead owners leave
+# Orphans of dead owners
 
 
 @pytest.mark.gen_test

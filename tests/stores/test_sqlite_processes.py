@@ -1,4 +1,4 @@
-"""Several real processes on one file: nothing is lost, and the file stays whole."""
+"""Several real processes on one file: no write is lost, and the file stays intact."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_nothing_is_lost_when_several_processes_write(
     tmp_path: Path, others: list[OtherProcess], wal: bool
 ) -> None:
     path = tmp_path / "sessions.db"
-    # They open the file, which is not there yet, at the same moment.
+    # They open the file at the same time, before it exists.
     for number, process in enumerate(others):
         process.tell(hammer, path, f"owner-{number}", ROUNDS, wal)
     kept = {f"owner-{number}": process.answer() for number, process in enumerate(others)}
@@ -44,7 +44,7 @@ def test_nothing_is_lost_when_several_processes_write(
     for process in others[1:]:
         process.ask(close_store)
     found = rows(path, "SELECT scope, session_id FROM nbsessions_session ORDER BY seq")
-    # Those that closed had no kernel to hold; what was killed left all that it acknowledged.
+    # Processes that closed had no running kernels. The killed one left its acknowledged writes.
     assert found == [("owner-0", session_id) for session_id in kept["owner-0"]]
     assert rows(path, "PRAGMA integrity_check") == [("ok",)]
     starts = "SELECT COUNT(*) FROM nbsessions_intent WHERE verb = 'start'"

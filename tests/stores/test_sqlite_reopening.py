@@ -1,4 +1,4 @@
-"""Reads while the writer opens the file anew: whole, and from nowhere that is being changed."""
+"""Reads while the writer reopens the file: complete, and never from a file being changed."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ async def test_a_list_is_whole_while_a_lost_file_is_written_again(
 def test_a_server_survives_that_its_file_is_deleted_while_it_reads(
     stores: Stores, other: OtherProcess, suffixes: tuple[str, ...]
 ) -> None:
-    # In a process of its own: what is read while its memory is truncated ends the process.
+    # Use a separate process, because reading mapped memory after a truncation would kill it.
     partial, kept, listed = other.ask(
         lose_the_file_again_and_again, stores.path, suffixes, DELETED
     )

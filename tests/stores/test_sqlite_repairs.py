@@ -1,4 +1,4 @@
-"""Repairs of damaged files that are cut short: nothing is lost, and nobody is left in the dark."""
+"""Interrupted repairs of damaged files: nothing is lost, and every failure is reported."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.parametrize("stores", SQLITE_KINDS, indirect=True)
 
 
 class Unreadable(sqlite3.Connection):
-    """A connection to a disk that does not answer when sessions are read."""
+    """A connection to a disk that fails when sessions are read."""
 
     def execute(self, sql: str, *parameters: Any) -> sqlite3.Cursor:
         if sql.startswith("SELECT seq"):

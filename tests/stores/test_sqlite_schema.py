@@ -1,4 +1,4 @@
-"""Versions of the schema: from nothing, from a newer release, from one that is too new."""
+"""Versions of the schema: new files, newer compatible releases and incompatible ones."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ async def test_a_schema_that_is_too_new_is_refused_and_left_alone(stores: Stores
     (await stores.open()).close()
     set_meta(stores, schema=NEWEST + 2, oldest_compatible=NEWEST + 1)
     before = list(rows(stores.path, "SELECT * FROM nbsessions_owner"))
-    with pytest.raises(StoreTooNew, match="upgrade nbsessions") as error:
+    with pytest.raises(StoreTooNew, match="Upgrade nbsessions") as error:
         await stores.open(make_owner("old"))
     assert str(NEWEST + 2) in str(error.value)
     assert rows(stores.path, "SELECT * FROM nbsessions_owner") == before

@@ -18,7 +18,7 @@ from support.values import make_owner, make_session
 
 
 class AnyKernel(MappingKernelManager):
-    """Says of every kernel that it is there: the sessions are what matters here."""
+    """Reports that every kernel exists, because these tests are only about sessions."""
 
     def __contains__(self, kernel_id: str) -> bool:
         return True
@@ -32,7 +32,7 @@ class AnyKernel(MappingKernelManager):
 
 @pytest.fixture
 def stock(stores: Stores) -> Iterator[Callable[[], SessionManager]]:
-    """Make the real thing on the file of the stores."""
+    """Create jupyter_server's own session manager on the file of the stores."""
     made = []
 
     def make() -> SessionManager:
@@ -57,7 +57,7 @@ def close(manager: SessionManager) -> None:
 
 
 def table_of(path: Path) -> list[Any]:
-    """Return all that there is to the stock table: how it was made, and its rows."""
+    """Return the SQL that created the stock table, and its rows."""
     return [
         rows(path, "SELECT type, name, tbl_name, sql FROM sqlite_master WHERE name = 'session'"),
         rows(path, "SELECT rowid, * FROM session ORDER BY rowid"),

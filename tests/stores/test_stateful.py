@@ -1,4 +1,4 @@
-"""Drives each store beside a plain model; after each step both agree."""
+"""Compares each store with a simple model after every step."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ KEYS = ("session_id", "path", "name", "type", "kernel_id", "kernel_name")
 
 
 class Model:
-    """What a store should hold: sessions by age, and per token (verb, document, kernel)."""
+    """The expected contents: sessions by age, and (verb, document, kernel) by token."""
 
     def __init__(self) -> None:
         self.sessions: dict[str, Session] = {}
@@ -54,7 +54,7 @@ class Model:
         return any(kernel == kernel_id for _, _, kernel in self.intents.values())
 
     def claim(self, kernel_id: str) -> bool:
-        """Return whether a start may ask for the id."""
+        """Return whether a start may use the kernel id."""
         of_it = {verb for verb, _, kernel in self.intents.values() if kernel == kernel_id}
         return not self.holders(kernel_id) and of_it <= {Verb.ENDED}
 
@@ -69,7 +69,7 @@ class Model:
 
 
 class StoreMachine(RuleBasedStateMachine):
-    """One store, its model, and a bystander in another namespace of the same file."""
+    """A store, its model, and another store in another namespace of the same file."""
 
     kind = "memory"
 
@@ -111,7 +111,7 @@ class StoreMachine(RuleBasedStateMachine):
         return self.do(coroutine)
 
     def pick(self, number: int) -> str:
-        """Return the id of a session that is there, or was never."""
+        """Return the id of an existing session, or an unknown id."""
         return [*self.model.sessions, "unknown"][number % (len(self.model.sessions) + 1)]
 
     def pick_token(self, number: int) -> str:
@@ -268,7 +268,7 @@ class StoreMachine(RuleBasedStateMachine):
         for session_id in gone:
             del self.model.sessions[session_id]
 
-    # What holds at any time
+    # Invariants
 
     @invariant()
     def revisions_rise_with_writes_and_not_with_reads(self) -> None:
@@ -297,7 +297,7 @@ class StoreMachine(RuleBasedStateMachine):
             oldest = self.model.oldest(document)
             assert (found and found.session_id) == (oldest and oldest.session_id)
         for kernel_id in ("k1", "k2", "k3", "k4"):
-            holders = self.do(self.store.count_holders(kernel_id))
+            holders = self.do(self.store.count_by_kernel(kernel_id))
             assert holders == len(self.model.holders(kernel_id))
         intents = self.do(self.store.list_intents())
         assert {i.token: (i.verb, i.document, i.kernel_id) for i in intents} == self.model.intents
@@ -316,13 +316,13 @@ class StoreMachine(RuleBasedStateMachine):
 
 
 class SQLiteMachine(StoreMachine):
-    """What only a store that outlives its process can be asked for."""
+    """Rules that apply only to a store that outlives its process."""
 
     kind = "sqlite-wal"
 
     @rule(number=PICK)
     def another_owner_takes_over(self, number: int) -> None:
-        """Stop with some kernels held, start again, and adopt what is left."""
+        """Stop with some kernels running, start again, and adopt the remaining sessions."""
         kernel_ids = {each.kernel_id for each in self.model.sessions.values()}
         kernel_ids |= {each for _, _, each in self.model.intents.values() if each is not None}
         held = sorted(kernel_ids)[:number]

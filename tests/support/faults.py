@@ -19,7 +19,7 @@ READS = (
     "find_by_document",
     "find_intent",
     "list_intents",
-    "count_holders",
+    "count_by_kernel",
     "find_orphans",
 )
 WRITES = (

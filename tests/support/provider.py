@@ -120,7 +120,7 @@ class FakeKernelProvider(KernelProvider):
             raise KernelspecNotFound(name)
         kernel_id = request.kernel_id or str(uuid.uuid4())
         if kernel_id in self._names:
-            raise KernelConflict(kernel_id, "exists already")
+            raise KernelConflict(kernel_id, "already exists")
         self._names[kernel_id] = name
         self._tokens[request.token] = kernel_id
         self.events.append(("start", kernel_id))

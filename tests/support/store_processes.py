@@ -144,10 +144,10 @@ def write_without_a_pause(path: Path, stop: Path) -> int:
     Return how many times.
     """
     locks = StoreLocks(path, timeout=60.0)
-    locks.take_part()
+    locks.open()
     count = 0
     while not stop.exists():
-        with locks.alone():
+        with locks.for_writing():
             count += 1
             time.sleep(0.1)
     locks.close()
@@ -204,7 +204,7 @@ async def _lose(
                 partial.append(len(listed))
             # This reads the file, not memory, and the file may be missing at the moment.
             with contextlib.suppress(StoreUnavailable):
-                await store.count_holders("kernel")
+                await store.count_by_kernel("kernel")
 
     readers = [asyncio.ensure_future(read(_store)) for _ in range(3)]
     for number in range(times):

@@ -134,8 +134,8 @@ class Place:
         server = Servers(self.folder / "servers")
         server.register()
         if ending:
-            server.note_ending()
-        server.sign_off(kernels_left=True)
+            server.mark_ending()
+        server.unregister(kernels_left=True)
         return server.server_id
 
     def record(

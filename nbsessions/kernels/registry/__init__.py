@@ -1,5 +1,5 @@
-"""What servers, the command line and other processes know of the local kernels of one user.
+"""The registry of a user's local kernels, shared by servers, the command line and others.
 
-It is kept in the runtime directory: a record per kernel, and a lock file per server. Nothing
-here imports Jupyter, Tornado or traitlets.
+It consists of files in the runtime directory: one record per kernel and one lock file per server.
+Nothing in this package imports Jupyter, Tornado or traitlets.
 """

@@ -1,4 +1,4 @@
-"""Ends kernels that no server has: with a signal, and a harder one when they do not go."""
+"""Ends kernels that no server owns, with SIGTERM and, if that is not enough, SIGKILL."""
 
 from __future__ import annotations
 
@@ -18,17 +18,20 @@ from nbsessions.kernels.registry.process import (
 from nbsessions.kernels.registry.records import KernelRecord, KernelRecords, forget_kernel
 
 _GRACE = 5.0
-"""Seconds that a kernel has to end after SIGTERM."""
+"""Seconds to wait for a kernel to end after each signal."""
 
 
 class KernelEnder:
-    """Ends kernels behind the caller. Their records go when they have gone."""
+    """Ends kernels in background threads, and removes the records of those that have ended."""
 
     def __init__(self, records: KernelRecords) -> None:
         self._records = records
 
     def end(self, records: Sequence[KernelRecord], finished: Callable[[bool], object]) -> None:
-        """Start ending the kernels; in the end, ``finished`` is told whether all are gone."""
+        """Start to end the kernels, and return at once.
+
+        ``finished`` is called in another thread, with whether all of the kernels have ended.
+        """
         outcomes: list[bool] = []
 
         def end_one(record: KernelRecord) -> None:
@@ -44,7 +47,10 @@ class KernelEnder:
         _start(end_all)
 
     def end_now(self, record: KernelRecord, identity: ProcessIdentity | None = None) -> bool:
-        """End the kernel and wait for it; return whether it is gone."""
+        """End the kernel, wait for it, and return whether it has ended. Blocks.
+
+        ``identity`` is the kernel's process if it is not the one in the record.
+        """
         identity = identity or record.process
         if identity is not None:
             try:
@@ -55,24 +61,25 @@ class KernelEnder:
                 if not end_process(process):
                     return False
         current = self._records.read(record.kernel_id)
-        # Another server may have adopted it meanwhile, and started it again.
+        # Another server may have adopted the kernel in the meantime and started it again.
         if current is None or current.server_id == record.server_id:
             forget_kernel(self._records, record)
         return True
 
 
 def _start(work: Callable[..., None], *arguments: object) -> threading.Thread:
-    # A daemon: what is not ended when this server goes is ended by the next one.
+    # A daemon thread. If this server exits first, the next one ends the remaining kernels.
     thread = threading.Thread(target=work, args=arguments, name="nbsessions-ending", daemon=True)
     thread.start()
     return thread
 
 
 def end_process(process: AttachedProcess) -> bool:
-    """End a kernel's process with all that is in its group; return whether it is gone."""
+    """End a kernel's process and its process group. Return whether the process has ended."""
     group = [process]
     for signum in (signal.SIGTERM, signal.SIGKILL):
-        # One by one, since the id of a group whose leader has ended may become a stranger's.
+        # Signal each process separately, because the id of a process group whose leader has
+        # ended may be reused.
         if process.poll() is None:
             group = [process, *_others_in_group(process.pid)]
         for each in group:
@@ -84,7 +91,7 @@ def end_process(process: AttachedProcess) -> bool:
 
 
 def _others_in_group(leader: int) -> Iterator[AttachedProcess]:
-    import psutil  # takes longer than to start without it
+    import psutil  # imported late, because the import is slow
 
     for pid in psutil.pids():
         with contextlib.suppress(OSError):

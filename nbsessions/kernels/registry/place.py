@@ -1,4 +1,4 @@
-"""Where local kernels run: what tells whether two servers see the same kernels."""
+"""The place where local kernels run, which determines which servers can see them."""
 
 from __future__ import annotations
 
@@ -11,39 +11,42 @@ from nbsessions.identity import machine_key, pid_namespace
 from nbsessions.models import KernelTrace
 
 IMPORTED = "local:"
-"""The provider of sessions from a file of jupyter_server, whose kernels end with their server."""
+"""The provider of sessions that are imported from jupyter_server's own session file.
+
+Their kernels ended with their server.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """A boot of a host, a pid namespace in it, and the folder of the kernels' files.
+    """A boot of a host, a pid namespace on it, and the folder that holds the kernels' files.
 
-    Servers that agree in these see the same processes and the same records of kernels. Nobody
-    else can tell whether a kernel that is started here still runs.
+    Servers with the same place see the same processes and kernel records. Other servers cannot
+    determine whether one of these kernels still runs.
     """
 
     host: str
     boot_id: str
-    """Empty where the platform does not tell."""
+    """Empty if the platform does not provide one."""
     pid_namespace: str
-    """Empty where the platform has none."""
+    """Empty if the platform has no pid namespaces."""
     folder: str
 
     @property
     def name(self) -> str:
-        """The name of this place's kernel provider, as sessions keep it."""
+        """The name of this place's kernel provider, as it is stored in sessions."""
         parts = (self.host, self.boot_id, self.pid_namespace, self.folder)
         return ":".join(["local", *(quote(part, safe="/[]") for part in parts)])
 
     def sees(self, provider: str) -> bool:
-        """Return whether the kernels of the provider of this name are those of this place."""
+        """Return whether the provider with this name has the kernels of this place."""
         if not self.boot_id:
             return False
-        # A host may be called something else by now. Its boot has one name only.
+        # The host may have been renamed, so the host is ignored. The boot id is unique.
         return provider.split(":")[2:] == self.name.split(":")[2:]
 
     def has_rebooted(self, provider: str) -> bool:
-        """Return whether that provider's kernels ended with an earlier boot of this host."""
+        """Return whether the provider's kernels ended because this host has rebooted since."""
         ours, theirs = self.name.split(":"), provider.split(":")
         is_here = len(theirs) == len(ours) and theirs[:2] == ours[:2]
         return is_here and bool(ours[2]) and bool(theirs[2]) and theirs[2] != ours[2]
@@ -51,30 +54,31 @@ class Place:
 
 @dataclass(frozen=True, kw_only=True)
 class RecordedKernel:
-    """What a kernel's record, in the folder of its place, tells about its end."""
+    """A kernel that has a record in this place, and whether it may still run."""
 
     kernel_id: str
     token: str | None = None
-    """The start intent that it was started under."""
+    """The token of the start intent of the kernel, if it has one."""
     readable: bool = True
     may_run: bool
     """False when the record proves that the kernel has ended."""
 
-    def may_be(self, trace: KernelTrace) -> bool:
-        """Return whether the trace may be of this kernel."""
+    def matches(self, trace: KernelTrace) -> bool:
+        """Return whether the trace may belong to this kernel."""
         if trace.kernel_id == self.kernel_id:
             return True
         return trace.token is not None and (trace.token == self.token or not self.readable)
 
 
 def this_place(folder: str, boot_id: str) -> Place:
-    """Return the place of a server whose kernels have their files in this folder."""
+    """Return the place of a server that stores its kernels' files in this folder."""
     real = os.path.realpath(folder)
     return Place(
-        # A machine's copy has its id, and another one may have its name. Only both are proof.
+        # A cloned machine has the same machine id, and another machine may have the same name.
+        # Only the two together identify the host.
         host=f"{machine_key()}.{socket.gethostname()}",
         boot_id=boot_id,
         pid_namespace=pid_namespace(),
-        # A name that is not UTF-8 cannot be kept as text.
+        # A path that is not valid UTF-8 cannot be stored as text.
         folder=os.fsencode(real).decode(errors="backslashreplace"),
     )

@@ -1,4 +1,4 @@
-"""Processes that are not our children: told apart for certain, watched and signalled safely."""
+"""Safe identification, monitoring and signalling of processes that are not our children."""
 
 from __future__ import annotations
 
@@ -19,29 +19,32 @@ from nbsessions.identity import boot_id, pid_namespace
 from nbsessions.locks import SUPPORTED
 
 KERNEL_ID_VARIABLE = "NBSESSIONS_KERNEL_ID"
-"""Marks a kernel's environment. No proof by itself: what a notebook starts inherits it."""
+"""The environment variable that marks the process of a surviving kernel.
+
+It does not prove that a process is a kernel, because the kernel's child processes inherit it.
+"""
 
 _FIRST_DELAY, _LAST_DELAY = 0.005, 0.1
 
 
 class ProcessIdentity(msgspec.Struct, frozen=True, kw_only=True):
-    """What tells a process from all others that had its id, or will have it."""
+    """Identifies a process, even if its pid was used before or is reused later."""
 
     pid: Annotated[int, msgspec.Meta(gt=0, lt=2**31)]
     started: float
-    """Clock ticks since the boot where /proc tells them, else seconds since the epoch."""
+    """The start time: clock ticks since boot if /proc has them, else seconds since the epoch."""
     host: str
     boot_id: str
     pid_namespace: str
 
     @property
     def is_of_this_boot(self) -> bool:
-        """Whether the process could be running, and be seen from here."""
+        """Whether the process belongs to the current boot and pid namespace."""
         return (self.boot_id, self.pid_namespace) == (boot_id(), pid_namespace())
 
 
 def identify(pid: int) -> ProcessIdentity:
-    """Return the identity of a process that runs. Raises ProcessLookupError."""
+    """Return the identity of a running process. Raises ProcessLookupError if there is none."""
     return ProcessIdentity(
         pid=pid,
         started=_started(pid),
@@ -52,20 +55,21 @@ def identify(pid: int) -> ProcessIdentity:
 
 
 def attach(identity: ProcessIdentity) -> AttachedProcess:
-    """Return a hold on the process. Raises ProcessLookupError unless it is there and runs.
+    """Return an object to monitor and signal the process.
 
-    A zombie is not there. Nor is a process of another boot or pid namespace, nor one that got
-    the id later.
+    Raises ProcessLookupError if the process is not running, is a zombie, belongs to another boot
+    or pid namespace, or if its pid now belongs to another process.
     """
     if not identity.is_of_this_boot:
-        raise ProcessLookupError(f"process {identity.pid} was of another boot or container")
+        raise ProcessLookupError(f"process {identity.pid} belongs to another boot or container")
     process: AttachedProcess
     try:
         process = _PidfdProcess(identity)
     except ProcessLookupError:
         raise
     except (AttributeError, OSError):
-        # Python, the system or its policy has no pidfds, or there is no descriptor left.
+        # Python or the system does not support pidfds, a security policy forbids them, or no file
+        # descriptor is left.
         process = _PsutilProcess(identity)
     if process.poll() is not None:
         raise ProcessLookupError(f"process {identity.pid} has ended")
@@ -73,7 +77,7 @@ def attach(identity: ProcessIdentity) -> AttachedProcess:
 
 
 def is_running(identity: ProcessIdentity) -> bool:
-    """Return whether the process is there and runs."""
+    """Return whether the process is running."""
     try:
         attach(identity)
     except ProcessLookupError:
@@ -82,11 +86,11 @@ def is_running(identity: ProcessIdentity) -> bool:
 
 
 def find_kernel(connection_file: str, environment: dict[str, str]) -> ProcessIdentity | None:
-    """Return our user's process that was launched as a kernel with this connection file.
+    """Return the current user's kernel process with this connection file, or None.
 
-    The file alone is no proof: a console that is attached to the kernel names it, too. Nor is
-    the marked environment alone, which is inherited by what a notebook starts. A kernel also
-    leads a session of its own.
+    The connection file alone is not enough, because the command line of a console that is
+    connected to the kernel contains it too. Nor is the environment, because the kernel's child
+    processes inherit it. Therefore the process must also be a session leader.
     """
     for identity, command, found in _list_session_leaders():
         named = any(connection_file in argument for argument in command)
@@ -96,22 +100,22 @@ def find_kernel(connection_file: str, environment: dict[str, str]) -> ProcessIde
 
 
 class KernelProcess(NamedTuple):
-    """A process that was launched as a kernel."""
+    """A running process of a kernel."""
 
     kernel_id: str
     connection_file: str
     identity: ProcessIdentity
     survives: bool
-    """Whether it was launched to outlive its server: its environment says so."""
+    """Whether it was launched to outlive its server, according to its environment."""
 
 
 def list_kernels(folder: str) -> Iterator[KernelProcess]:
-    """Go through our user's kernels whose connection files are in this folder.
+    """Yield the current user's kernels whose connection files are in this folder.
 
-    In one pass over all processes, with the proofs of ``find_kernel``. The folder is a real
-    path, as in the kernels' command lines.
+    Goes through all processes once. Like ``find_kernel``, it considers session leaders only. The
+    folder must be a real path, because the kernels' command lines contain real paths.
     """
-    # Not the end of a longer path.
+    # The lookbehind excludes matches at the end of a longer path.
     pattern = re.compile(
         r"(?<![\w./-])" + re.escape(os.path.join(folder, "kernel-")) + r"([\w-]+)\.json"
     )
@@ -123,14 +127,15 @@ def list_kernels(folder: str) -> Iterator[KernelProcess]:
 
 
 def _list_session_leaders() -> Iterator[tuple[ProcessIdentity, list[str], dict[str, str]]]:
-    """Go through our user's processes that lead a session: command lines and environments."""
-    import psutil  # takes longer than to start without it
+    """Yield the identity, command line and environment of the user's session leaders."""
+    import psutil  # imported late, because the import is slow
 
     if not SUPPORTED:
         return
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
-            # Before the checks, so that it cannot be of a process that came after them.
+            # Before the checks. After them, the pid might have been reused, and the identity might
+            # be that of a process that was not checked.
             identity = identify(process.pid)
             leads = os.getsid(process.pid) == process.pid
             if leads and process.uids().effective == os.geteuid():
@@ -138,13 +143,14 @@ def _list_session_leaders() -> Iterator[tuple[ProcessIdentity, list[str], dict[s
 
 
 def _started(pid: int) -> float:
-    """Return when a process started. Raises ProcessLookupError."""
+    """Return the start time of a process. Raises ProcessLookupError if there is none."""
     try:
-        # Behind the command, which may hold blanks and parentheses: proc(5), field 22.
+        # Field 22 of proc(5). Split after the command name, which may contain spaces and
+        # parentheses.
         return int(Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[19])
     except (OSError, ValueError, IndexError):
         pass
-    import psutil  # as above
+    import psutil  # imported late, as above
 
     try:
         return float(psutil.Process(pid).create_time())
@@ -153,7 +159,10 @@ def _started(pid: int) -> float:
 
 
 class AttachedProcess:
-    """A Popen look-alike. The exit code of a process that is not our child cannot be known."""
+    """A process with the interface of Popen.
+
+    Its exit code is not available, because the process is not our child.
+    """
 
     stdin = stdout = stderr = None
 
@@ -162,13 +171,13 @@ class AttachedProcess:
         self.returncode: int | None = None
 
     def poll(self) -> int | None:
-        """Return None while the process runs, then -1."""
+        """Return None while the process runs, and -1 after it has ended."""
         if self.returncode is None and self._has_ended(0):
             self.returncode = -1
         return self.returncode
 
     def wait(self, timeout: float | None = None) -> int | None:
-        """Wait for the end, for so many seconds at the most; return what ``poll`` does."""
+        """Wait up to ``timeout`` seconds for the process to end, and return ``poll()``."""
         if self.returncode is None:
             self._has_ended(timeout)
         return self.poll()
@@ -194,7 +203,7 @@ class AttachedProcess:
 
 
 class _PidfdProcess(AttachedProcess):
-    """Held by a file descriptor, which never comes to mean another process."""
+    """A process opened as a pidfd, which never refers to another process."""
 
     _descriptor: int | None = None
 
@@ -202,7 +211,7 @@ class _PidfdProcess(AttachedProcess):
         super().__init__(identity)
         self._descriptor = os.pidfd_open(identity.pid)
         try:
-            # In this order: what the descriptor means can no longer change.
+            # Compare after opening, because the pidfd keeps referring to the same process.
             if _started(identity.pid) != identity.started:
                 raise ProcessLookupError(f"the id {identity.pid} belongs to another process")
         except BaseException:
@@ -214,7 +223,7 @@ class _PidfdProcess(AttachedProcess):
             return True
         poll = select.poll()
         poll.register(self._descriptor, select.POLLIN)
-        # Readable once the process has ended, reaped or not.
+        # A pidfd becomes readable when the process ends, even if nobody reaps it.
         if not poll.poll(None if timeout is None else max(0.0, timeout * 1000)):
             return False
         self._close()
@@ -235,10 +244,10 @@ class _PidfdProcess(AttachedProcess):
 
 
 class _PsutilProcess(AttachedProcess):
-    """Where there are no pidfds: psutil compares the start time before each signal."""
+    """A process on a system without pidfds. psutil checks its start time before each signal."""
 
     def __init__(self, identity: ProcessIdentity) -> None:
-        import psutil  # as above
+        import psutil  # imported late, as above
 
         super().__init__(identity)
         try:
@@ -249,10 +258,11 @@ class _PsutilProcess(AttachedProcess):
             raise ProcessLookupError(f"the id {identity.pid} belongs to another process")
 
     def _has_ended(self, timeout: float | None) -> bool:
-        # Not by psutil's own waiting, for which a zombie that nobody reaps never ends.
+        # Poll instead of using `psutil.Process.wait`, which does not return for a zombie that
+        # nobody reaps.
         deadline = None if timeout is None else time.monotonic() + timeout
         delay = _FIRST_DELAY
-        while not self._is_over():
+        while not self._is_gone():
             left = delay if deadline is None else deadline - time.monotonic()
             if left <= 0:
                 return False
@@ -260,8 +270,8 @@ class _PsutilProcess(AttachedProcess):
             delay = min(2 * delay, _LAST_DELAY)
         return True
 
-    def _is_over(self) -> bool:
-        import psutil  # as above
+    def _is_gone(self) -> bool:
+        import psutil  # imported late, as above
 
         try:
             running = self._process.is_running()
@@ -270,11 +280,11 @@ class _PsutilProcess(AttachedProcess):
             return True
 
     def _signal(self, signum: int) -> None:
-        import psutil  # as above
+        import psutil  # imported late, as above
 
         try:
             self._process.send_signal(signum)
         except psutil.NoSuchProcess:
             return
         except psutil.AccessDenied as error:
-            raise PermissionError(f"process {self.pid} is another user's") from error
+            raise PermissionError(f"process {self.pid} belongs to another user") from error

@@ -1,4 +1,7 @@
-"""Which servers have kernels here, and which of them are alive: a locked file each."""
+"""The servers that own kernels in the runtime directory.
+
+Each server has a lock file. The lock shows whether the server is alive.
+"""
 
 from __future__ import annotations
 
@@ -18,29 +21,30 @@ _REGISTER_TIMEOUT = 5.0
 
 
 class State(str, enum.Enum):
-    """What is known of a server. Only the dead can be followed by others."""
+    """Whether a server is alive. Other servers can take over the kernels of dead servers only."""
 
     LIVE = "live"
     DEAD = "dead"
     SILENT = "silent"
-    """Cannot be known: of another host or user, without a lock file, or where locks fail."""
+    """Unknown. The server is on another host, belongs to another user, or has no lock file, or
+    locks do not work."""
 
 
 class Servers:
-    """The servers that share a runtime directory. All methods block, briefly.
+    """The servers that share a runtime directory. All methods block for a short time.
 
-    Each holds a lock for as long as it runs, however it ends. Who gets a dead server's lock may
-    take over its kernels, as long as it holds it.
+    Each server holds its lock until its process ends for any reason. A server that acquires the
+    lock of a dead server may take over its kernels while it holds the lock.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self.server_id = str(uuid.uuid4())
-        """Our own id; it is not among the servers before ``register``."""
+        """The id of this server, which is not listed before ``register`` is called."""
         self._lock: FileLock | None = None
 
     def register(self) -> None:
-        """Enter ourselves, alive from now on. Idempotent. Raises OSError."""
+        """Register this server as alive. Idempotent. Raises OSError."""
         self._folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._folder.mkdir(exist_ok=True, mode=0o700)
         if self._lock is not None and not self._lock.is_current():
@@ -50,25 +54,26 @@ class Servers:
         while self._lock is None:
             lock = FileLock(self._file(self.server_id))
             try:
-                # Somebody may claim, and even forget, a server that has its file but no lock yet.
+                # Before we hold the lock, another server may consider this one dead. It may then
+                # lock the file and even remove it. In that case, try again with a new file.
                 if lock.acquire(timeout=_REGISTER_TIMEOUT) and lock.is_current():
                     self._lock = lock
             except OSError:
-                # There are no locks here: nobody could tell that the server has ended.
+                # Without locks, no other server could find out that this one has ended.
                 self.forget(self.server_id)
                 raise
             finally:
                 if self._lock is None:
                     lock.close()
             if self._lock is None and time.monotonic() > deadline:
-                raise TimeoutError(f"{lock.path} cannot be locked")
+                raise TimeoutError(f"the lock file {lock.path} cannot be locked")
 
     def is_registered(self) -> bool:
-        """Return whether we are entered, and others see it."""
+        """Return whether this server is registered and its lock file still exists."""
         return self._lock is not None and self._lock.is_current()
 
-    def sign_off(self, *, kernels_left: bool) -> None:
-        """Let go of our lock. Without anybody to follow us, nothing is left of us."""
+    def unregister(self, *, kernels_left: bool) -> None:
+        """Release the lock. If no kernels are left running, remove this server's files too."""
         if not kernels_left:
             self.forget(self.server_id)
         if self._lock is not None:
@@ -76,7 +81,7 @@ class Servers:
             self._lock = None
 
     def touch(self) -> None:
-        """Note when we were last alive, for whoever finds what we leave."""
+        """Record the current time as the last time when this server was known to be alive."""
         with contextlib.suppress(OSError):
             os.utime(self._file(self.server_id))
 
@@ -88,7 +93,7 @@ class Servers:
             return 0.0
 
     def state(self, server_id: str) -> State:
-        """Return whether the server is alive."""
+        """Return whether the server is alive, dead or in an unknown state."""
         if self._lock is not None and server_id == self.server_id:
             return State.LIVE
         try:
@@ -96,9 +101,9 @@ class Servers:
         except OSError:
             return State.SILENT
         try:
-            if not lock.is_ours():
+            if not lock.is_owned_by_user():
                 return State.SILENT
-            # Shared, so that two who ask at once do not take each other for the server.
+            # A shared lock, so that two concurrent checks do not take each other for the server.
             return State.DEAD if SUPPORTED and lock.acquire(shared=True) else State.LIVE
         except OSError:
             return State.SILENT
@@ -107,7 +112,10 @@ class Servers:
 
     @contextlib.contextmanager
     def claim(self, server_id: str) -> Iterator[bool]:
-        """Hold a dead server's lock for the body; False when it is not dead, or claimed."""
+        """Hold the lock of a dead server in the body of a ``with`` statement.
+
+        Yields False if the lock is not available, under the conditions of ``take_over``.
+        """
         lock = self.take_over(server_id)
         try:
             yield lock is not None
@@ -116,10 +124,10 @@ class Servers:
                 lock.close()
 
     def take_over(self, server_id: str) -> FileLock | None:
-        """Return a dead server's lock, which the caller closes; None when it cannot be had.
+        """Return a dead server's lock, or None if it is not available. The caller closes it.
 
-        That is when the server is not dead or somebody else has its lock, when it was another
-        user's, and where there are no locks.
+        It is not available if the server is not dead, if another server holds the lock, if the
+        lock file belongs to another user, or if locks do not work.
         """
         try:
             lock = FileLock(self._file(server_id), flags=os.O_RDWR)
@@ -127,7 +135,12 @@ class Servers:
             return None
         taken = False
         try:
-            taken = SUPPORTED and lock.is_ours() and _acquire_from_dead(lock) and lock.is_current()
+            taken = (
+                SUPPORTED
+                and lock.is_owned_by_user()
+                and _acquire_from_dead(lock)
+                and lock.is_current()
+            )
         except OSError:
             pass
         finally:
@@ -136,7 +149,7 @@ class Servers:
         return lock if taken else None
 
     def list_ids(self) -> list[str]:
-        """Return the ids of all servers, dead ones included. Raises OSError."""
+        """Return the ids of all servers, including dead ones. Raises OSError."""
         try:
             names = os.listdir(self._folder)
         except FileNotFoundError:
@@ -144,15 +157,15 @@ class Servers:
         return sorted(name.removesuffix(".lock") for name in names if name.endswith(".lock"))
 
     def forget(self, server_id: str) -> None:
-        """Remove a server of which nothing is left."""
+        """Remove the files of a server that has no kernels left."""
         for path in (self._file(server_id), self._ending_file(server_id)):
             with contextlib.suppress(OSError):
                 path.unlink()
 
-    # The intention of a deliberate stop
+    # Deliberate stops, which end the kernels
 
-    def note_ending(self) -> None:
-        """Write down that our kernels end with us, before the first of them does."""
+    def mark_ending(self) -> None:
+        """Record that this server is ending its kernels. Call this before the first one ends."""
         if self._lock is not None:
             with contextlib.suppress(OSError):
                 self._ending_file(self.server_id).touch(mode=0o600)
@@ -169,10 +182,11 @@ class Servers:
 
 
 def _acquire_from_dead(lock: FileLock) -> bool:
-    """Take the lock at once, or not at all, unless others just look whether the server lives."""
+    """Acquire the lock of a dead server. Wait only for other processes that check its state."""
     deadline = time.monotonic() + _CLAIM_TIMEOUT
     while not lock.acquire():
-        # Those who look share it, for a moment; the living, and those who claim, never do.
+        # A process that checks the state holds a shared lock for a moment. A live server, or one
+        # that takes over kernels, holds an exclusive lock.
         if not lock.acquire(shared=True) or time.monotonic() > deadline:
             return False
         lock.release()

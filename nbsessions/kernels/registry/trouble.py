@@ -1,4 +1,4 @@
-"""Says why kernels cannot outlive their server here, and what helps."""
+"""Explanations of errors that prevent kernels from outliving their server."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP)
 
 
 def explain(error: Exception, folder: Path) -> str:
-    """Return the error, and what a person can do about it. It concerns files in the folder."""
+    """Return the message of an error about files in the folder, with advice for the user."""
     if isinstance(error, PermissionError):
         return (
-            f"{error}. Another user may have made it, as with sudo: make {folder.parent} and all "
-            "in it yours (chown -R)"
+            f"{error}. Another user may have created it, for example with sudo. Make yourself the "
+            f"owner of {folder.parent} and everything in it (chown -R)"
         )
     if isinstance(error, OSError) and error.errno in _NO_LOCKS:
         return (
-            f"{error}. The file system of {folder} has no file locks: set JUPYTER_RUNTIME_DIR to "
-            "a folder on a local one"
+            f"{error}. The file system of {folder} does not support file locks. Set "
+            "JUPYTER_RUNTIME_DIR to a folder on a local file system"
         )
     return str(error)

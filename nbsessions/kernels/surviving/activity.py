@@ -10,29 +10,30 @@ from typing import Any
 from jupyter_client.session import Session
 
 from nbsessions.kernels import internals
-from nbsessions.kernels.surviving.hearing import Channels, Hearing
+from nbsessions.kernels.surviving.reconnecting import Channels, ClientReconnector
 
 _FIRST_DELAY, _LAST_DELAY = 0.1, 30.0
 _MOST_REQUESTS = 10
-"""A kernel that is busy for long answers all of them in the end, to each page as well."""
-_SETTLING_TIME = 1.0
-"""Seconds that answers to our own requests may go on coming."""
+"""A limit, because a busy kernel answers all requests in the end and tells every page about it."""
+_LATE_ANSWERS_TIME = 1.0
+"""Seconds that late answers to the probe's own requests are still filtered out."""
 
 
 class IdleProbe:
-    """Asks a kernel for its info until it answers, which an idle kernel does at once.
+    """Asks a kernel for its info until it answers. An idle kernel answers at once.
 
     The request goes to the shell channel, where it waits behind a running cell. The answer is
-    looked for on the stream that the server itself listens to, so that it keeps its place among
-    the other messages. What is said because of us is kept from the server: it is no activity.
+    read from the iopub stream that the server itself listens to, so that its order relative to
+    the other messages is known. Messages that the probe causes are not passed on to the server,
+    because they are not activity.
     """
 
     def __init__(
         self, kernel: Any, *, clients: Callable[[], Iterable[Channels]], log: logging.Logger
     ) -> None:
-        """Listen from now on: a kernel may greet new subscribers.
+        """Start listening, because a kernel may send a welcome to new subscribers.
 
-        ``clients``: whom the kernel has to hear as soon as it is idle.
+        ``clients`` returns the channels of clients that the kernel must hear once it is idle.
         """
         self._clients = clients
         self._kernel = kernel
@@ -45,7 +46,10 @@ class IdleProbe:
         self._stream.on_recv(self._receive)
 
     async def run(self) -> None:
-        """Ask until the kernel has answered or is gone. Its state is "busy" until it has."""
+        """Ask until the kernel has answered or is gone.
+
+        The kernel's state is "busy" until the answer arrives.
+        """
         shell = self._kernel.connect_shell()
         delay = _FIRST_DELAY
         try:
@@ -55,12 +59,14 @@ class IdleProbe:
                 try:
                     await asyncio.wait_for(self._idle.wait(), delay)
                 except asyncio.TimeoutError:
-                    # Not subscribed yet, or really busy.
+                    # The stream is not subscribed yet, or the kernel is really busy.
                     delay = min(2 * delay, _LAST_DELAY)
             if self._idle.is_set():
-                hearing = Hearing(self._kernel, ask=self._ask, parent_of=self._parent_of)
-                await hearing.ensure(self._clients())
-            await asyncio.sleep(_SETTLING_TIME)
+                reconnector = ClientReconnector(
+                    self._kernel, ask=self._ask, parent_of=self._parent_of
+                )
+                await reconnector.reconnect(self._clients())
+            await asyncio.sleep(_LATE_ANSWERS_TIME)
         finally:
             if not shell.closed():
                 shell.close()
@@ -78,15 +84,15 @@ class IdleProbe:
         return bool(shell.closed()) or self._is_replaced()
 
     def _is_replaced(self) -> bool:
-        # After a restart, the server listens to another stream.
+        # After a restart, the server listens to a new stream.
         stream = internals.activity_stream(self._kernel)
         return stream is not self._stream or bool(stream.closed())
 
     def _receive(self, frames: list[bytes]) -> None:
-        if not self._is_ours(frames):
+        if not self._is_caused_by_probe(frames):
             self._pass_on(frames)
 
-    def _is_ours(self, frames: list[bytes]) -> bool:
+    def _is_caused_by_probe(self, frames: list[bytes]) -> bool:
         message = self._read(frames)
         if message is None:
             return False
@@ -108,7 +114,7 @@ class IdleProbe:
             _, parts = self._session.feed_identities(frames)
             return dict(self._session.deserialize(parts))
         except Exception as error:
-            self._log.debug("A message that cannot be read: %r", error)
+            self._log.debug("A kernel message could not be read: %r", error)
             return None
 
 
@@ -117,7 +123,7 @@ def _parent_id(message: dict[str, Any]) -> str:
 
 
 def _session_like(session: Session) -> Session:
-    """Return a session that reads the same messages, whatever the other one has read."""
+    """Return a session that reads the same messages, even those that ``session`` has read."""
     return Session(
         key=session.key, signature_scheme=session.signature_scheme, digest_history_size=0
     )

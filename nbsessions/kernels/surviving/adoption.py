@@ -1,4 +1,4 @@
-"""Takes over kernels whose server is dead, and ends those that nobody follows."""
+"""Takes over kernels whose server is dead, and ends those that no server takes over."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from nbsessions.kernels.registry.servers import Servers
 from nbsessions.locks import FileLock
 from nbsessions.models import ABANDONED_AFTER
 
-_STRANGERS_KEPT_FOR = ABANDONED_AFTER.total_seconds()
+_ELSEWHERE_KEPT_FOR = ABANDONED_AFTER.total_seconds()
 
 
 class Adoption:
-    """Goes through the records of dead servers, once, when a server starts. Blocks."""
+    """Processes the records of dead servers once, when a server starts. Blocks."""
 
     def __init__(
         self,
@@ -44,57 +44,59 @@ class Adoption:
         self._log = log
 
     def run(self, adopt: Callable[[KernelRecord], None]) -> None:
-        """Have ``adopt`` called with each kernel that is ours to follow. Raises OSError.
+        """Call ``adopt`` with the record of each kernel that this server takes over.
 
-        It raises ProcessLookupError for a kernel that is gone. The record of one whose restart
-        was cut short before its new process was there has none: it is to be started.
+        ``adopt`` raises ProcessLookupError when the kernel is gone. A record without a process
+        is that of a kernel whose restart was interrupted before the new process existed, and
+        ``adopt`` has to start that kernel. Raises OSError.
         """
         for server_id in self._servers.list_ids():
             if server_id == self._servers.server_id:
                 continue
             lock = self._servers.take_over(server_id)
             if lock is not None:
-                self._follow(server_id, lock, adopt)
+                self._take_over(server_id, lock, adopt)
 
-    def _follow(
+    def _take_over(
         self, server_id: str, lock: FileLock, adopt: Callable[[KernelRecord], None]
     ) -> None:
-        """Settle what a dead server left, whose lock we have until all is done."""
+        """Adopt or end a dead server's kernels. Close its lock when all of this is done."""
         ending: list[KernelRecord] = []
-        settled = False
+        done = False
         try:
-            settled = self._settle(server_id, adopt, ending)
+            done = self._process_records(server_id, adopt, ending)
         finally:
 
             def finish(ended: bool) -> None:
-                if settled and ended:
+                if done and ended:
                     self._servers.forget(server_id)
                 lock.close()
 
-            # Nobody else may take over what is being ended.
+            # Hold the lock until the kernels have ended, so that no other server adopts them.
             self._ender.end(ending, finish) if ending else finish(True)
 
-    def _settle(
+    def _process_records(
         self,
         server_id: str,
         adopt: Callable[[KernelRecord], None],
         ending: list[KernelRecord],
     ) -> bool:
-        """Return whether nothing is left of the server but what is in ``ending`` then."""
+        """Return whether nothing is left of the server except the kernels in ``ending``."""
         self._records.remove_drafts(server_id)
-        # Read under the lock: until then, the server may have lived, or another followed it.
+        # Read the records under the lock. Before that, the server may have been alive, or
+        # another server may have taken over its kernels.
         kernel_ids = self._records.list_ids()
-        settled = []
+        done = []
         for kernel_id in kernel_ids:
             record = self._records.read(kernel_id)
             if record is None:
-                # It may be one of this server's. Of another user's, it is not.
-                settled.append(self._is_nobodys(kernel_id))
+                # An unreadable record may belong to the dead server, unless it is another user's.
+                done.append(self._is_foreign_or_gone(kernel_id))
             elif record.server_id == server_id:
-                settled.append(self._try_to_settle(record, adopt, ending))
-        return all(settled)
+                done.append(self._try_to_process(record, adopt, ending))
+        return all(done)
 
-    def _is_nobodys(self, kernel_id: str) -> bool:
+    def _is_foreign_or_gone(self, kernel_id: str) -> bool:
         try:
             return self._records.is_foreign(kernel_id)
         except FileNotFoundError:
@@ -102,28 +104,33 @@ class Adoption:
         except OSError:
             return False
 
-    def _try_to_settle(
+    def _try_to_process(
         self,
         record: KernelRecord,
         adopt: Callable[[KernelRecord], None],
         ending: list[KernelRecord],
     ) -> bool:
         try:
-            return self._settle_kernel(record, adopt, ending)
+            return self._process(record, adopt, ending)
         except Exception:
-            # One kernel keeps neither the others nor the server from starting.
-            self._log.warning("Kernel %s is left as it is", record.kernel_id, exc_info=True)
+            # One kernel must not prevent this server from starting or adopting the others.
+            self._log.warning(
+                "Kernel %s could not be taken over and is left as it is. "
+                "The next server that starts will try again.",
+                record.kernel_id,
+                exc_info=True,
+            )
             return False
 
-    def _settle_kernel(
+    def _process(
         self,
         record: KernelRecord,
         adopt: Callable[[KernelRecord], None],
         ending: list[KernelRecord],
     ) -> bool:
-        """Adopt or forget the kernel, or add it to what is to be ended; else return False."""
-        if _is_out_of_sight(record):
-            return self._forget_stranger(record)
+        """Adopt or forget the kernel, or add it to ``ending``. Return False if none applies."""
+        if _is_elsewhere(record):
+            return self._forget_elsewhere(record)
         unknown = record.process is None
         if unknown:
             marked = {KERNEL_ID_VARIABLE: record.kernel_id}
@@ -134,16 +141,20 @@ class Adoption:
                 return True
             record = replace(record, process=None)
         if unknown and not record.restarting:
-            # Nobody was told of it.
+            # The server died before it told any client about this kernel.
             ending.append(record)
         elif self._servers.was_ending(record.server_id):
-            self._log.info("Kernel %s is ended: its server was ending it", record.kernel_id)
+            self._log.info(
+                "Ending kernel %s, because its server died while it shut its kernels down",
+                record.kernel_id,
+            )
             ending.append(record)
         elif record.root_dir == self._root_dir:
             self._adopt(record, adopt)
         elif self._servers.silent_for(record.server_id) > self._timeout_of(record):
             self._log.info(
-                "Kernel %s is ended: no server has followed its own in %s",
+                "Ending kernel %s: no server has started in its root directory %s within the "
+                "orphan_timeout",
                 record.kernel_id,
                 record.root_dir,
             )
@@ -153,7 +164,7 @@ class Adoption:
         return True
 
     def _timeout_of(self, record: KernelRecord) -> float:
-        # What its own server was set to counts: it is that one's kernel.
+        # The setting of the kernel's own server applies.
         timeout = record.orphan_timeout
         return self._orphan_timeout if timeout is None else timeout
 
@@ -164,21 +175,21 @@ class Adoption:
             self._forget(record)
 
     def _forget(self, record: KernelRecord) -> None:
-        self._log.debug("Kernel %s has ended without a server", record.kernel_id)
+        self._log.debug("Kernel %s ended while no server was managing it", record.kernel_id)
         forget_kernel(self._records, record)
 
-    def _forget_stranger(self, record: KernelRecord) -> bool:
-        """Forget what another host or container has left, when nobody has come back for long."""
-        if self._servers.silent_for(record.server_id) <= _STRANGERS_KEPT_FOR:
+    def _forget_elsewhere(self, record: KernelRecord) -> bool:
+        """Forget a kernel of another host or container whose server was silent for too long."""
+        if self._servers.silent_for(record.server_id) <= _ELSEWHERE_KEPT_FOR:
             return False
         forget_kernel(self._records, record)
         return True
 
 
-def _is_out_of_sight(record: KernelRecord) -> bool:
-    """Return whether the kernel was on another host, or in another container of this one."""
+def _is_elsewhere(record: KernelRecord) -> bool:
+    """Return whether the kernel ran on another host, or in another container on this host."""
     process = record.process
     if process is not None and process.boot_id and process.boot_id == boot_id():
-        # This host, whatever it is called by now.
+        # The kernel ran on this host, even if the host name has changed since then.
         return process.pid_namespace != pid_namespace()
     return record.host != socket.gethostname()

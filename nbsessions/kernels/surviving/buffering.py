@@ -1,4 +1,4 @@
-"""Keeps adopted kernels' messages for the clients that were connected when a server died."""
+"""Buffers messages of adopted kernels for clients that were connected when the server died."""
 
 from __future__ import annotations
 
@@ -7,48 +7,54 @@ from typing import Any
 
 from tornado.ioloop import IOLoop
 
-from nbsessions.kernels.surviving.hearing import remember_sent
+from nbsessions.kernels.surviving.reconnecting import remember_sent
 
 _CHANNELS = ("iopub", "shell", "control", "stdin")
-_LATECOMERS = 120.0
-"""Seconds that the others have once one client is back. JupyterLab comes within 31 of them, and
-a tab in the background is slower. With nobody back there is no limit, as in the server itself."""
+_RECONNECT_TIMEOUT = 120.0
+"""Seconds that the other clients have to reconnect after the first one has. JupyterLab reconnects
+within 31 seconds, but a tab in the background is slower. There is no limit until the first client
+is back, as in jupyter_server itself."""
 
 
-class KeptMessages:
-    """What kernels send to clients that have not come back yet.
+class MessageBuffers:
+    """Messages that kernels send to clients that have not reconnected yet.
 
-    The server itself keeps messages for one client of a kernel, and drops them when another is
-    faster. But a page has a connection for each notebook and console, and a kernel many pages.
+    jupyter_server buffers messages for only one client of a kernel, and discards them when
+    another client connects first. But a page has a connection for each notebook and console,
+    and a kernel can be open in many pages.
     """
 
     def __init__(self) -> None:
-        self._kept: dict[str, dict[str, dict[str, Any]]] = {}
+        self._waiting: dict[str, dict[str, dict[str, Any]]] = {}
 
-    def keep(self, kernel_id: str, kernel: Any, clients: Iterable[str]) -> None:
-        """Keep what the kernel sends until each of the clients comes back.
+    def start(self, kernel_id: str, kernel: Any, clients: Iterable[str]) -> None:
+        """Buffer what the kernel sends to each of the clients until the client reconnects.
 
-        They are the session keys of websockets, ``<kernel id>:<session id>``. The kernel sends
-        its replies, also those that it still owes, to whoever has the session's identity.
+        ``clients`` are session keys of websockets, ``<kernel id>:<session id>``. The kernel
+        sends all replies, outstanding ones included, to the socket that has the session id as
+        its identity. The buffering sockets therefore use that identity.
         """
-        self._kept[kernel_id] = {client: _listen(kernel, client) for client in clients}
+        self._waiting[kernel_id] = {client: _listen(kernel, client) for client in clients}
 
     def take(self, kernel_id: str, client: str) -> dict[str, Any] | None:
-        """Return what was kept for a client that is back, as a manager's ``get_buffer`` does."""
-        waiting = self._kept.get(kernel_id)
+        """Return the buffer of a client that has reconnected, as ``get_buffer`` does.
+
+        None if there is no buffer for the client.
+        """
+        waiting = self._waiting.get(kernel_id)
         if not waiting:
             return None
-        # A page that was closed, or loaded again, never comes back.
-        IOLoop.current().call_later(_LATECOMERS, self.drop, kernel_id)
+        # A page that was closed or reloaded never reconnects.
+        IOLoop.current().call_later(_RECONNECT_TIMEOUT, self.stop, kernel_id)
         return waiting.pop(client, None)
 
     def channels(self, kernel_id: str) -> list[dict[str, Any]]:
-        """Return the streams of the clients that have not come back, by channel."""
-        return [info["channels"] for info in self._kept.get(kernel_id, {}).values()]
+        """Return the streams of each client that has not reconnected, by channel."""
+        return [info["channels"] for info in self._waiting.get(kernel_id, {}).values()]
 
-    def drop(self, kernel_id: str) -> None:
-        """Drop what was kept of the kernel's messages, and keep no more. Idempotent."""
-        for info in self._kept.pop(kernel_id, {}).values():
+    def stop(self, kernel_id: str) -> None:
+        """Discard the kernel's buffered messages and stop buffering. Idempotent."""
+        for info in self._waiting.pop(kernel_id, {}).values():
             for stream in info["channels"].values():
                 if not stream.closed():
                     stream.on_recv(None)

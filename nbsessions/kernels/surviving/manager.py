@@ -1,4 +1,4 @@
-"""The kernel manager that servers load: its kernels survive it, and it adopts those of others."""
+"""A kernel manager whose kernels outlive the server, and which adopts those of dead servers."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from nbsessions.kernels.registry.servers import Servers
 from nbsessions.kernels.registry.trouble import explain
 from nbsessions.kernels.surviving.activity import IdleProbe
 from nbsessions.kernels.surviving.adoption import Adoption
-from nbsessions.kernels.surviving.buffering import KeptMessages
+from nbsessions.kernels.surviving.buffering import MessageBuffers
 from nbsessions.kernels.surviving.output import KernelOutput
 from nbsessions.kernels.surviving.provisioner import SurvivingProvisioner
 from nbsessions.kernels.surviving.recorder import KernelRecorder
@@ -42,9 +42,10 @@ _PENDING_TIMEOUT = 5.0
 
 
 class SurvivingKernel:
-    """Mixin for a ServerKernelManager whose kernel outlives the server; goes before it.
+    """Mixin for a ServerKernelManager whose kernel outlives the server.
 
-    It does nothing unless the manager of all kernels is a SurvivingKernels.
+    It must precede ServerKernelManager in the list of base classes. It has no effect unless the
+    manager of all kernels is a SurvivingKernels.
     """
 
     if TYPE_CHECKING:
@@ -53,66 +54,68 @@ class SurvivingKernel:
         kernel_id: str
 
     async def start_kernel(self, *args: Any, **kwargs: Any) -> Any:
-        """Start the kernel, with our provisioner if its kernelspec wants the local one."""
+        """Start the kernel with the provisioner that ``SurvivingKernels`` chooses for it."""
         kernel_id = kwargs.get("kernel_id")
         if (
             self.provisioner is None
             and kernel_id is not None
             and isinstance(self.parent, SurvivingKernels)
         ):
-            # A kernelspec that cannot be used is the business of the start itself.
+            # If the kernelspec cannot be found, the start itself reports the error.
             with contextlib.suppress(NoSuchKernel):
                 self.provisioner = self.parent.make_provisioner(self, kernel_id)
         return await super().start_kernel(*args, **kwargs)  # type: ignore[misc]
 
     async def restart_kernel(self, *args: Any, **kwargs: Any) -> Any:
-        """Restart the kernel; a next server would finish what was begun."""
+        """Restart the kernel. If the server dies meanwhile, the next one completes the restart."""
         if isinstance(self.parent, SurvivingKernels):
             await self.parent.recorder.restarting(self.kernel_id)
         return await super().restart_kernel(*args, **kwargs)  # type: ignore[misc]
 
     def update_env(self, *, env: dict[str, str]) -> None:
-        """Update the environment of the next restart, whichever server does it."""
+        """Update the environment of the next restart, even if another server performs it."""
         super().update_env(env=env)  # type: ignore[misc]
         if isinstance(self.parent, SurvivingKernels):
             self.parent.recorder.renamed(self.kernel_id)
 
 
 class SurvivingKernelManager(SurvivingKernel, ServerKernelManager):  # type: ignore[misc]
-    """Manages one local kernel, which outlives the server."""
+    """The manager of one local kernel that outlives the server."""
 
 
 class SurvivingKernels(LoggingConfigurable):
-    """Mixin for an AsyncMappingKernelManager whose kernels survive it; goes before it.
+    """Mixin for an AsyncMappingKernelManager whose kernels outlive the server.
 
-    Kernels that a dead server of the same root directory left running are adopted when the
-    manager is made, before the server listens.
+    It must precede AsyncMappingKernelManager in the list of base classes. When the manager is
+    created, before the server listens, it adopts the kernels that dead servers with the same
+    root directory left running.
     """
 
     keep_kernels = CaselessStrEnum(
         ["crash", "restart", "never"],
         "crash",
         help="""When kernels go on running after the server has ended, so that the next server
-        of the same root directory takes them over. `crash`: when the server dies (kill -9, out
-        of memory, a dropped SSH connection); stopping it ends its kernels. `restart`: also when
-        it is stopped by SIGINT or SIGTERM; "Shut Down" in the File menu, `/api/shutdown` and
-        `jupyter server stop` still end them. `never`: kernels always end with their server.""",
+        with the same root directory can take them over. `crash`: when the server dies (kill -9,
+        out of memory, a dropped SSH connection). A server that is stopped ends its kernels.
+        `restart`: also when SIGINT or SIGTERM stops the server. "Shut Down" in the File menu,
+        `/api/shutdown` and `jupyter server stop` still end the kernels. `never`: kernels always
+        end with their server.""",
     ).tag(config=True)
 
     hangup = CaselessStrEnum(
         ["crash", "stop"],
         "crash",
-        help="""What SIGHUP counts as, which a closed terminal and a dropped SSH connection send.
-        `crash`: the server dies, and its kernels go on unless `keep_kernels` is `never`. `stop`:
-        the server is stopped, as by SIGTERM.""",
+        help="""What to do on SIGHUP, which the system sends when the terminal is closed or the
+        SSH connection is dropped. `crash`: the server dies, and its kernels go on running unless
+        `keep_kernels` is `never`. `stop`: the server stops as it does on SIGTERM.""",
     ).tag(config=True)
 
     orphan_timeout = Float(
         24 * 3600.0,
         min=0.0,
-        help="""Seconds after which a kernel of this server is ended, once the server is dead and
-        was not followed by another one of the same root directory. It is ended when any server
-        of the same user starts.""",
+        help="""Seconds after this server's death until its kernels may be ended, if no other
+        server with the same root directory has taken them over. Any server of the same user ends
+        them when it starts.""",
     ).tag(config=True)
 
     @default("kernel_manager_class")
@@ -149,13 +152,14 @@ class SurvivingKernels(LoggingConfigurable):
         )
         if not issubclass(import_item(self.kernel_manager_class), SurvivingKernel):
             self.log.warning(
-                "Kernels end with this server: their manager %s is no SurvivingKernel",
+                "Kernels end with this server: kernel_manager_class %s is not a subclass of "
+                "SurvivingKernel",
                 self.kernel_manager_class,
             )
-        self._kept = KeptMessages()
+        self._buffers = MessageBuffers()
         self._probes = Tasks()
-        self._keeping: bool | None = None
-        # Without a server around it, a manager is somebody's test: leave their kernels alone.
+        self._leave_running: bool | None = None
+        # A manager without a server, as in a test, does not adopt kernels.
         if SUPPORTED and self.parent is not None:
             adoption = Adoption(
                 self._records,
@@ -168,21 +172,25 @@ class SurvivingKernels(LoggingConfigurable):
             try:
                 adoption.run(self._adopt)
             except OSError as error:
-                # The server is there for more than old kernels.
+                # The server is still useful without the old kernels.
                 self.log.warning(
                     "Kernels of earlier servers are not taken over: %s", explain(error, folder)
                 )
 
-    # Kernels that are started here
+    # Kernels that this server starts
 
     def make_provisioner(self, kernel: Any, kernel_id: str) -> Any:
-        """Return what is to launch the kernel: ours, unless the kernelspec has another."""
+        """Return the provisioner for the kernel.
+
+        It is a SurvivingProvisioner if the kernelspec uses LocalProvisioner and kernels may
+        outlive the server. Otherwise, it is the one that the kernelspec names.
+        """
         factory = KernelProvisionerFactory.instance(parent=self)
         provisioner = factory.create_provisioner_instance(
             kernel_id, kernel.kernel_spec, parent=kernel
         )
-        kept = SUPPORTED and self.keep_kernels != "never"
-        if kept and type(provisioner) is LocalProvisioner:
+        survives = SUPPORTED and self.keep_kernels != "never"
+        if survives and type(provisioner) is LocalProvisioner:
             return self._surviving_provisioner(kernel, kernel_id)
         return provisioner
 
@@ -197,12 +205,12 @@ class SurvivingKernels(LoggingConfigurable):
         return provisioner
 
     def remove_kernel(self, kernel_id: str) -> Any:
-        """Forget a kernel, also when it died and is not to be restarted any more."""
+        """Remove a kernel, including one that died and will not be restarted."""
         self.recorder.forget(kernel_id)
-        self._kept.drop(kernel_id)
+        self._buffers.stop(kernel_id)
         return super().remove_kernel(kernel_id)  # type: ignore[misc]
 
-    # Kernels that were started by other servers
+    # Kernels that other servers started
 
     def _adopt(self, record: KernelRecord) -> None:
         kernel_id = record.kernel_id
@@ -220,15 +228,15 @@ class SurvivingKernels(LoggingConfigurable):
         KERNEL_CURRENTLY_RUNNING_TOTAL.labels(type=kernel.kernel_name).inc()
         self._probe(kernel)
         if self.buffer_offline_messages:
-            self._kept.keep(kernel_id, kernel, record.clients)
+            self._buffers.start(kernel_id, kernel, record.clients)
         if record.process is None:
             IOLoop.current().add_callback(kernel.restart_kernel, now=True)
-            self.log.info("Kernel %s adopted in its restart, which is begun again", kernel_id)
+            self.log.info("Kernel %s adopted during a restart, which is repeated", kernel_id)
         else:
             self.log.info("Kernel %s adopted (process %d)", kernel_id, record.process.pid)
 
     def _make_kernel(self, record: KernelRecord) -> Any:
-        """Return a manager of the kernel, as if it had started it."""
+        """Return a manager for the kernel in the state after a start."""
         specs = {"kernel_spec_manager": self.kernel_spec_manager}
         kernel = self.kernel_manager_factory(
             connection_file=record.connection_file,
@@ -239,7 +247,7 @@ class SurvivingKernels(LoggingConfigurable):
         )
         kernel.kernel_id = record.kernel_id
         try:
-            kernel.kernel_spec  # noqa: B018  # raises when it is not installed any more
+            kernel.kernel_spec  # noqa: B018  # raises if it is no longer installed
         except NoSuchKernel:
             internals.set_kernel_spec(kernel, KernelSpec(**record.kernel_spec))
         provisioner = self._surviving_provisioner(kernel, record.kernel_id)
@@ -260,7 +268,7 @@ class SurvivingKernels(LoggingConfigurable):
         def clients() -> list[Any]:
             kernel_id = kernel.kernel_id
             return [
-                *self._kept.channels(kernel_id),
+                *self._buffers.channels(kernel_id),
                 *internals.websocket_channels(kernel_id),
             ]
 
@@ -272,24 +280,24 @@ class SurvivingKernels(LoggingConfigurable):
         IOLoop.current().add_callback(run)
 
     def get_buffer(self, kernel_id: str, session_key: str) -> Any:
-        """Return what was kept for the client: since the adoption, or since it went."""
-        kept = self._kept.take(kernel_id, session_key)
-        return kept or super().get_buffer(kernel_id, session_key)  # type: ignore[misc]
+        """Return the messages since the adoption, or since the client disconnected."""
+        buffer = self._buffers.take(kernel_id, session_key)
+        return buffer or super().get_buffer(kernel_id, session_key)  # type: ignore[misc]
 
     def find_started(self, token: str) -> str | None:
-        """Return the id of the kernel that was started under this intent."""
+        """Return the id of the kernel with this start token, or None."""
         return self.recorder.find_started(token)
 
     def had_clients(self, kernel_id: str) -> bool:
-        """Return whether clients were connected to the kernel, of this server or one before."""
+        """Return whether clients were connected to the kernel, on this or an earlier server."""
         return self.recorder.had_clients(kernel_id)
 
     def list_adopted(self) -> list[str]:
-        """Return the ids of the kernels that were taken over from dead servers."""
+        """Return the ids of the kernels that this server adopted from dead servers."""
         return self.recorder.list_adopted()
 
     def list_recorded(self) -> list[RecordedKernel]:
-        """Return all kernels that have a record here, whosever they are. Blocks; OSError."""
+        """Return all kernels with a record, of all servers and users. Blocks. Raises OSError."""
         records = {record.kernel_id: record for record in self._records.read_all()}
         return [
             RecordedKernel(kernel_id=kernel_id, readable=False, may_run=True)
@@ -298,44 +306,45 @@ class SurvivingKernels(LoggingConfigurable):
             for kernel_id in self._records.list_ids()
         ]
 
-    # The end
+    # Stopping
 
     def begin_stop(self) -> bool:
-        """Decide whether the kernels go on without us, and write it down. Returns it.
+        """Decide and record whether the kernels go on running after the stop. Return the result.
 
-        The first decision stays, whatever else is asked of a server that is stopping.
+        Only the first call decides. Later calls return the same result, even if the server is
+        asked to stop in another way.
         """
-        if self._keeping is None:
+        if self._leave_running is None:
             by_signal = internals.stopped_by_signal(self.parent)
-            self._keeping = self.keep_kernels == "restart" and by_signal
-            if not self._keeping:
-                self._servers.note_ending()
-        return self._keeping
+            self._leave_running = self.keep_kernels == "restart" and by_signal
+            if not self._leave_running:
+                self._servers.mark_ending()
+        return self._leave_running
 
     async def shutdown_all(self, now: bool = False) -> None:
-        """End all kernels, or leave those that are to go on. Never raises."""
+        """Shut down all kernels, except those that are to go on running. Never raises."""
         try:
             await self._end_all(now)
         except Exception:
-            # A server that is told to stop, stops.
+            # An error must not prevent the server from stopping.
             self.log.warning("Not all kernels were shut down", exc_info=True)
 
     async def _end_all(self, now: bool) -> None:
-        keeping = self.begin_stop()
+        leave_running = self.begin_stop()
         try:
-            # jupyter_client does not take it well when a kernel is shut down in its start.
+            # jupyter_client does not handle the shutdown of a kernel that is still starting.
             pending = internals.pending_kernels(self)
             if pending:
                 await asyncio.wait(pending, timeout=_PENDING_TIMEOUT)
-            if keeping:
-                await self._leave_all(now)
+            if leave_running:
+                await self._leave_kernels(now)
             else:
                 await super().shutdown_all(now=now)  # type: ignore[misc]
         finally:
             self._probes.cancel()
             self.recorder.close()
 
-    async def _leave_all(self, now: bool) -> None:
+    async def _leave_kernels(self, now: bool) -> None:
         kernel_ids = self.list_kernel_ids()
         left = [kernel_id for kernel_id in kernel_ids if self.recorder.has(kernel_id)]
         for kernel_id in left:
@@ -346,11 +355,11 @@ class SurvivingKernels(LoggingConfigurable):
         for kernel_id in set(kernel_ids) - set(left):
             with contextlib.suppress(Exception):
                 await self.shutdown_kernel(kernel_id, now=now)
-        self.log.info("%d kernels go on running for the next server", len(left))
+        self.log.info("%d kernels were left running for the next server", len(left))
 
 
 def _may_run(record: KernelRecord) -> bool:
-    """Return whether the record leaves it open that the kernel runs, or will again."""
+    """Return whether the kernel may be running or restarting, according to its record."""
     process = record.process
     if process is None or record.restarting or not process.is_of_this_boot:
         return True
@@ -358,4 +367,4 @@ def _may_run(record: KernelRecord) -> bool:
 
 
 class SurvivingMappingKernelManager(SurvivingKernels, AsyncMappingKernelManager):  # type: ignore[misc]
-    """The kernel manager of a server whose kernels survive it."""
+    """The manager of all kernels of a server, which outlive the server."""

@@ -1,4 +1,4 @@
-"""Passes on what kernels print, from their files to the server's own output."""
+"""Copies what kernels print from their output files to the server's own output."""
 
 from __future__ import annotations
 
@@ -11,39 +11,40 @@ from pathlib import Path
 from typing import BinaryIO
 
 LARGEST_FILE = 1_000_000
-"""Bytes that a file may have; it is emptied when all of it was passed on."""
+"""Size in bytes above which a file is emptied, once all of it has been passed on."""
 
 _NOISE_FACTOR = 20
-"""How many times larger it may be before it is emptied while the kernel prints."""
+"""How many times larger a file may grow before it is emptied even while the kernel prints."""
 
 _INTERVAL = 0.5
 _CHUNK = 65536
 _MOST_AT_ONCE = 1024 * _CHUNK
-"""Bytes after which it is another kernel's turn, else one that never stops would be the last."""
+"""Bytes passed on for one kernel before the next kernel's turn. Without this limit, a kernel that
+prints without pause would block the others."""
 
 
 class KernelOutput:
-    """Follows the output files of kernels, in a thread of its own.
+    """Follows the output files of kernels in a thread of its own.
 
-    ``write`` is called in that thread with what was found: the server's stderr by default,
-    which is where kernels of a stock server print to.
+    That thread calls ``write`` with new output. The default writes to the server's stderr, where
+    kernels of an unmodified Jupyter server print to.
     """
 
     def __init__(self, write: Callable[[bytes], object] | None = None) -> None:
         self._write = write or _write_to_stderr
-        self._followed: dict[str, _Followed] = {}
+        self._files: dict[str, _OutputFile] = {}
         self._lock = threading.Lock()
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
 
     def follow(self, kernel_id: str, path: Path, position: int = 0) -> None:
-        """Pass on what the file holds from here on, for as long as the kernel lives.
+        """Pass on the file's contents from ``position`` on, until ``forget`` is called.
 
-        A kernel that is followed already, as after a restart, goes on where it is.
+        A file that is followed already, as after a restart, keeps its current position.
         """
         with self._lock:
-            if kernel_id not in self._followed:
-                self._followed[kernel_id] = _Followed(path, position)
+            if kernel_id not in self._files:
+                self._files[kernel_id] = _OutputFile(path, position)
             if self._thread is None:
                 self._thread = threading.Thread(
                     target=self._run, name="nbsessions-output", daemon=True
@@ -51,19 +52,19 @@ class KernelOutput:
                 self._thread.start()
 
     def forget(self, kernel_id: str) -> None:
-        """Pass on what is left, and follow the file no more."""
+        """Pass on the remaining output and stop following the file."""
         with self._lock:
-            followed = self._followed.pop(kernel_id, None)
-        if followed is not None:
-            followed.pass_on(self._write)
+            output_file = self._files.pop(kernel_id, None)
+        if output_file is not None:
+            output_file.pass_on(self._write)
 
     def position(self, kernel_id: str) -> int:
-        """Return how many bytes of the file were passed on."""
-        followed = self._followed.get(kernel_id)
-        return 0 if followed is None else followed.position
+        """Return how many bytes of the file have been passed on."""
+        output_file = self._files.get(kernel_id)
+        return 0 if output_file is None else output_file.position
 
     def close(self) -> None:
-        """Pass on what is there now, and end. Idempotent."""
+        """Pass on the output that is in the files now, and end the thread. Idempotent."""
         self._stopped.set()
         if self._thread is not None:
             self._thread.join()
@@ -73,13 +74,13 @@ class KernelOutput:
         while not stopping:
             stopping = self._stopped.wait(_INTERVAL)
             with self._lock:
-                followed = list(self._followed.values())
-            for each in followed:
+                files = list(self._files.values())
+            for each in files:
                 each.pass_on(self._write)
 
 
-class _Followed:
-    """One kernel's file, which the kernel goes on appending to."""
+class _OutputFile:
+    """One kernel's output file, to which the kernel appends."""
 
     def __init__(self, path: Path, position: int) -> None:
         self._path = path
@@ -87,7 +88,7 @@ class _Followed:
         self.position = position
 
     def pass_on(self, write: Callable[[bytes], object]) -> None:
-        # A full disk, a file that is gone, a stderr that is closed: the kernel comes first.
+        # Ignore a full disk, a missing file and a closed stderr. They must not harm a kernel.
         with (
             contextlib.suppress(OSError, ValueError),
             self._lock,
@@ -97,7 +98,7 @@ class _Followed:
 
     def _pass_on(self, file: BinaryIO, write: Callable[[bytes], object]) -> None:
         if os.fstat(file.fileno()).st_size < self.position:
-            self.position = 0  # Somebody has emptied it.
+            self.position = 0  # The file was emptied by someone else.
         start = self.position
         file.seek(start)
         while self.position - start < _MOST_AT_ONCE:
@@ -109,9 +110,10 @@ class _Followed:
             write(chunk)
 
     def _limit(self, file: BinaryIO, *, quiet: bool) -> None:
-        # What is printed between the last look and this is lost: rather while nothing is.
+        # Output that is printed between the last read and the truncation is lost. A file is
+        # therefore emptied preferably while the kernel prints nothing.
         if self.position > LARGEST_FILE * (1 if quiet else _NOISE_FACTOR):
-            # Kernels append, so they go on at the new end.
+            # Kernels open the file for appending, so they continue at its new end.
             file.truncate(0)
             self.position = 0
 

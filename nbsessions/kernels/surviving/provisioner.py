@@ -1,4 +1,4 @@
-"""Launches local kernels so that they outlive their server, and holds those that did."""
+"""A provisioner that launches local kernels so that they outlive their server."""
 
 from __future__ import annotations
 
@@ -23,11 +23,12 @@ _PORTS = ("shell_port", "iopub_port", "stdin_port", "hb_port", "control_port")
 
 
 class SurvivingProvisioner(LocalProvisioner):
-    """A LocalProvisioner whose kernels do not die with their server.
+    """A LocalProvisioner whose kernels outlive their server.
 
-    ``launching`` is awaited before the process is started and tells whether the next server
-    will know of it: if not, the kernel dies with its server, as others do. ``launched`` is
-    awaited after the start; ``ended`` is called when the kernel is gone for good.
+    ``launching`` is awaited before the process starts. It returns whether the kernel has been
+    recorded, so that the next server can find it. If it returns False, the kernel ends with its
+    server. ``launched`` is awaited after the start. ``ended`` is called when the kernel has ended
+    and will not be restarted.
     """
 
     log_file: Path
@@ -38,20 +39,25 @@ class SurvivingProvisioner(LocalProvisioner):
     identity: ProcessIdentity | None = None
 
     async def pre_launch(self, **kwargs: Any) -> dict[str, Any]:
-        """Prepare the launch of a process that does not look for its parent."""
-        # Twice: no connection file without a record of it, and no record with outdated ports.
+        """Prepare the launch of a kernel that does not exit when its parent process ends."""
+        # Write the record twice. The first call ensures that a record exists before the connection
+        # file does. The second one updates the ports, which the base class may have changed.
         await self.launching()
         kwargs = await super().pre_launch(**kwargs)
         self.identity = None
         if await self.launching():
             kwargs["independent"] = True
-            # ipykernel watches the process of this id, unless it is 1; we may have inherited one.
+            # ipykernel exits when the process with this id ends, unless the id is 1. Set it in any
+            # case, because this server may have inherited another value.
             kwargs["env"]["JPY_PARENT_PID"] = "1"
             kwargs["env"][KERNEL_ID_VARIABLE] = self.kernel_id
         return kwargs
 
     async def launch_kernel(self, cmd: list[str], **kwargs: Any) -> KernelConnectionInfo:
-        """Launch the process. What it prints goes to its own file: ours end with the server."""
+        """Launch the process.
+
+        Its output goes to a file, because the server's own output may be closed when it ends.
+        """
         if not kwargs.get("independent"):
             return await super().launch_kernel(cmd, **kwargs)
         try:
@@ -69,14 +75,14 @@ class SurvivingProvisioner(LocalProvisioner):
     def adopt(
         self, identity: ProcessIdentity | None, connection_info: dict[str, Any], cwd: str | None
     ) -> None:
-        """Take hold of a process that another server has launched, or was about to.
+        """Take over a process that another server launched, or was about to launch.
 
-        Raises ProcessLookupError when it has ended.
+        Raises ProcessLookupError if the process has ended.
         """
         if identity is not None:
-            self.process = attach(identity)  # type: ignore[assignment]  # it is all that is used
+            self.process = attach(identity)  # type: ignore[assignment]  # has all that is used
             self.identity = identity
-            self.pid = self.pgid = identity.pid  # it leads a session of its own
+            self.pid = self.pgid = identity.pid  # the kernel leads its own session
         self.cwd = cwd
         self.connection_info = cast(KernelConnectionInfo, connection_info)
         if connection_info.get("transport") == "tcp":
@@ -85,19 +91,19 @@ class SurvivingProvisioner(LocalProvisioner):
             self.ports_cached = True
 
     async def send_signal(self, signum: int) -> None:
-        """Send a signal to the kernel's process group, if the kernel still runs.
+        """Send a signal to the kernel's process group if the kernel still runs.
 
-        The id of a group whose leader is gone may belong to a stranger.
+        After the group's leader has ended, its id may be reused for an unrelated process group.
         """
         if self.process is not None and self.process.poll() is None:
             await super().send_signal(signum)
 
     async def kill(self, restart: bool = False) -> None:
-        """End the kernel's process group at once."""
+        """Send SIGKILL to the kernel's process group."""
         await self.send_signal(signal.SIGKILL)
 
     async def cleanup(self, restart: bool = False) -> None:
-        """Forget a kernel that was shut down for good."""
+        """Clean up. Call ``ended`` unless this is part of a restart."""
         await super().cleanup(restart=restart)
         if not restart:
             self.ended()
@@ -105,7 +111,7 @@ class SurvivingProvisioner(LocalProvisioner):
 
 @contextlib.contextmanager
 def _appending(path: Path) -> Iterator[int]:
-    """Yield the descriptor of a file that is its user's alone."""
+    """Open a file for appending, accessible only to the user, and yield its descriptor."""
     descriptor = os.open(path, os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o600)
     try:
         yield descriptor

@@ -1,4 +1,4 @@
-"""Keeps the records of this server's kernels up to date, off the event loop."""
+"""Writes the records of this server's kernels in a background thread."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _FLUSH_INTERVAL = 1.0
 
 
 class KernelRecorder:
-    """Writes a record before a kernel is launched, after it, and when it changes."""
+    """Writes a kernel's record before and after its launch, and whenever the kernel changes."""
 
     def __init__(
         self,
@@ -48,48 +48,48 @@ class KernelRecorder:
         self._log = log
         self._current: dict[str, KernelRecord] = {}
         self._kernels: dict[str, Any] = {}
-        """The managers of those that run; all of them have a record."""
+        """The managers of the running kernels that have a record, by kernel id."""
         self._unwritten: set[str] = set()
-        # One thread, so that what is written last is what stays.
+        # A single thread, so that writes happen in order.
         self._writing = ThreadPoolExecutor(1, thread_name_prefix="nbsessions-records")
         self._flushing = PeriodicCallback(self._flush, _FLUSH_INTERVAL * 1000)
         self._registered = False
-        self._problem: str | None = None
-        """Why the last kernel that was launched has no record."""
+        self._last_problem: str | None = None
+        """The error if the last kernel to be launched could not be recorded."""
         self._closed = False
 
     def register(self) -> None:
-        """Enter this server among those that have kernels. Idempotent. Raises OSError."""
-        # Each time: somebody may have removed the folders.
+        """Register this server as one that has kernels. Idempotent. Raises OSError."""
+        # Repeat this on each call, because the folders may have been removed.
         self._records.make_folder()
         self._servers.register()
         if not self._registered:
             self._registered = True
-            # A server without kernels does not shut them down.
+            # A server without kernels may exit without calling `shutdown_all`.
             atexit.register(self.close)
 
-    # A kernel's life
+    # The life cycle of a kernel
 
     async def launching(self, kernel: Any, kernel_id: str) -> bool:
-        """Write down that a process will be launched for the kernel; False when that fails."""
+        """Record that a process will be launched for the kernel. Return whether this succeeded."""
         try:
             await self._write(self._new_record(kernel, kernel_id))
         except (OSError, RuntimeError, ValueError) as error:
-            # A full disk, a server that is stopping, a value that is no JSON.
+            # The disk is full, the server is stopping, or a value cannot be encoded as JSON.
             self.forget(kernel_id)
-            self._say_why(kernel_id, error)
+            self._warn_unrecorded(kernel_id, error)
             return False
-        self._problem = None
+        self._last_problem = None
         return True
 
-    def _say_why(self, kernel_id: str, error: Exception) -> None:
-        # Once for all kernels, unless it is something else.
-        level = logging.DEBUG if self._problem == str(error) else logging.WARNING
-        self._problem = str(error)
+    def _warn_unrecorded(self, kernel_id: str, error: Exception) -> None:
+        # Warn once, not for every kernel, until the error changes.
+        level = logging.DEBUG if self._last_problem == str(error) else logging.WARNING
+        self._last_problem = str(error)
         self._log.log(
             level,
-            "Kernel %s will end with this server, and so will others: no record of it can be "
-            "kept: %s",
+            "Kernel %s will end with this server, and so will other new kernels, because their "
+            "records cannot be written: %s",
             kernel_id,
             explain(error, self._records.folder),
         )
@@ -105,44 +105,45 @@ class KernelRecorder:
             orphan_timeout=self._orphan_timeout,
             kernel_name=kernel.kernel_name,
             kernel_spec=_spec_to_dict(kernel.kernel_spec),
-            # As the kernel's command line has it.
+            # The same path as in the kernel's command line.
             connection_file=os.path.realpath(kernel.connection_file),
             connection_info=_info_to_dict(kernel.get_connection_info()),
             cwd=arguments.get("cwd"),
             session_id=None if request is None else request.session_id,
             token=None if request is None else request.token,
         )
-        before = self._current.get(kernel_id)
-        if before is not None:
-            # A restart: whatever its context, it is for whom the start was.
+        previous = self._current.get(kernel_id)
+        if previous is not None:
+            # This is a restart. The kernel still belongs to the session that it was started for,
+            # even if the restart runs in the context of another start.
             record = replace(
                 record,
-                adopted=before.adopted,
-                restarting=before.restarting,
-                session_id=before.session_id,
-                token=before.token,
+                adopted=previous.adopted,
+                restarting=previous.restarting,
+                session_id=previous.session_id,
+                token=previous.token,
             )
         return record
 
     async def restarting(self, kernel_id: str) -> None:
-        """Write down that the kernel will have another process, before it loses the one it has."""
+        """Record that the kernel will be restarted. Call this before its process ends."""
         record = self._current.get(kernel_id)
         if record is not None:
             with contextlib.suppress(OSError, RuntimeError):
                 await self._write(replace(record, restarting=True))
 
     async def launched(self, kernel: Any, kernel_id: str) -> None:
-        """Write down which process was launched."""
+        """Record the process that was launched."""
         record = self._current[kernel_id]
         record = replace(record, process=kernel.provisioner.identity, restarting=False)
         record = self._current[kernel_id] = _with_environment(record, kernel)
         self.follow(kernel, kernel_id)
         with contextlib.suppress(OSError, RuntimeError):
-            # What was written before finds the process, too.
+            # The record from before the launch is sufficient to find the process.
             await self._write(record)
 
     def adopted(self, kernel: Any, record: KernelRecord) -> None:
-        """Take over the record of a kernel that another server had. Blocks."""
+        """Make this server the owner of another server's kernel record. Blocks. Raises OSError."""
         record = replace(
             record,
             server_id=self._servers.server_id,
@@ -155,7 +156,10 @@ class KernelRecorder:
         self.follow(kernel, record.kernel_id, record.logged)
 
     def follow(self, kernel: Any, kernel_id: str, logged: int | None = None) -> None:
-        """Note the kernel's changes and pass its output on from now on."""
+        """Start to record the kernel's changes, and to copy its output to the server's output.
+
+        ``logged`` is the number of bytes of the log file that have already been copied.
+        """
         self._kernels[kernel_id] = kernel
         if logged is None:
             logged = self._output.position(kernel_id)
@@ -164,7 +168,7 @@ class KernelRecorder:
             self._flushing.start()
 
     def renamed(self, kernel_id: str) -> None:
-        """Note the environment that the kernel's next restart gets."""
+        """Record the environment for the kernel's next restart."""
         kernel = self._kernels.get(kernel_id)
         if kernel is not None and not self._closed:
             record = _with_environment(self._current[kernel_id], kernel)
@@ -172,7 +176,7 @@ class KernelRecorder:
             self._writing.submit(self._write_all, [record])
 
     def forget(self, kernel_id: str) -> None:
-        """Remove the record of a kernel that ends with us, or has ended. Idempotent."""
+        """Remove the record of a kernel that has ended or ends with this server. Idempotent."""
         self._kernels.pop(kernel_id, None)
         if self._current.pop(kernel_id, None) is None:
             return
@@ -185,15 +189,15 @@ class KernelRecorder:
         self._output.forget(kernel_id)
         self._records.remove(kernel_id)
 
-    # Questions
+    # Queries
 
     def has(self, kernel_id: str) -> bool:
-        """Return whether the kernel has a record of ours, so that it can be left running."""
+        """Return whether the kernel's process is recorded, so that it can be left running."""
         record = self._current.get(kernel_id)
         return record is not None and record.process is not None
 
     def find_started(self, token: str) -> str | None:
-        """Return the kernel that was started under this intent."""
+        """Return the id of the kernel with this start token, or None."""
         found = (each.kernel_id for each in self._current.values() if each.token == token)
         return next(found, None)
 
@@ -203,7 +207,7 @@ class KernelRecorder:
         return record is not None and bool(record.clients)
 
     def list_adopted(self) -> list[str]:
-        """Return the ids of the kernels that were taken over from dead servers."""
+        """Return the ids of the kernels that this server adopted from dead servers."""
         return [each.kernel_id for each in self._current.values() if each.adopted]
 
     # Changes
@@ -217,45 +221,52 @@ class KernelRecorder:
         for kernel_id, client in internals.open_websockets():
             clients[kernel_id].append(client)
         for kernel_id, kernel in self._kernels.items():
-            before = self._current[kernel_id]
+            previous = self._current[kernel_id]
             record = replace(
-                before,
-                execution_state=kernel.execution_state or before.execution_state,
-                last_activity=_last_activity(kernel) or before.last_activity,
-                protocol_version=internals.protocol_version(kernel) or before.protocol_version,
-                clients=clients.get(kernel_id, before.clients),
+                previous,
+                execution_state=kernel.execution_state or previous.execution_state,
+                last_activity=_last_activity(kernel) or previous.last_activity,
+                protocol_version=internals.protocol_version(kernel) or previous.protocol_version,
+                clients=clients.get(kernel_id, previous.clients),
                 logged=self._output.position(kernel_id),
             )
-            if record != before:
+            if record != previous:
                 self._current[kernel_id] = record
                 yield record
 
     def _write_all(self, changed: Iterable[KernelRecord]) -> None:
         self._servers.touch()
-        records = {record.kernel_id: record for record in (*self._lost(), *changed)}
+        records = {record.kernel_id: record for record in (*self._missing(), *changed)}
         for record in records.values():
             try:
                 self._register_and_write(record)
             except OSError as error:
                 if record.kernel_id not in self._unwritten:
-                    self._log.warning("Kernel %s: no record written: %s", record.kernel_id, error)
+                    self._log.warning(
+                        "No record written for kernel %s: %s", record.kernel_id, error
+                    )
                 self._unwritten.add(record.kernel_id)
             else:
                 self._unwritten.discard(record.kernel_id)
 
-    def _lost(self) -> list[KernelRecord]:
-        """Return the records that somebody has removed, or that nobody takes for ours any more."""
+    def _missing(self) -> list[KernelRecord]:
+        """Return the records whose files were removed.
+
+        These are all records if this server's lock file was removed, because other servers then
+        no longer see this server as the owner.
+        """
         current = list(self._current.values())
         if not current:
             return []
         try:
-            there = set(self._records.list_ids() if self._servers.is_registered() else ())
+            present = set(self._records.list_ids() if self._servers.is_registered() else ())
         except OSError:
             return []
-        return [record for record in current if record.kernel_id not in there]
+        return [record for record in current if record.kernel_id not in present]
 
     async def _write(self, record: KernelRecord) -> None:
-        # Before it is written, so that what a flush writes meanwhile is not older.
+        # Update `_current` before writing, so that a concurrent flush does not write an older
+        # record afterwards.
         self._current[record.kernel_id] = record
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(self._writing, self._register_and_write, record)
@@ -265,9 +276,9 @@ class KernelRecorder:
         self._records.write(record)
 
     def close(self) -> None:
-        """Write what has changed, and end: the kernels that still have a record go on.
+        """Write all changes and release the server's lock. Idempotent.
 
-        Idempotent.
+        Kernels that still have a record are those that go on running.
         """
         if self._closed:
             return
@@ -277,17 +288,17 @@ class KernelRecorder:
         changed = list(self._changes())
         self._writing.shutdown(wait=True)
         self._write_all(changed)
-        self._servers.sign_off(kernels_left=bool(self._current))
+        self._servers.unregister(kernels_left=bool(self._current))
         atexit.unregister(self.close)
 
 
 def _last_activity(kernel: Any) -> datetime | None:
-    # It has no value before the kernel has started.
+    # The trait has no value before the kernel has started.
     return kernel.last_activity if kernel.trait_has_value("last_activity") else None
 
 
 def _with_environment(record: KernelRecord, kernel: Any) -> KernelRecord:
-    """Return the record with what the kernel's next restart is launched with."""
+    """Return the record with the environment that the kernel's next restart will use."""
     env = internals.launch_arguments(kernel).get("env")
     if env is None:
         return record

@@ -1,4 +1,4 @@
-"""The default store: one SQLite file for all servers of a user."""
+"""The default store, which is one SQLite file for all servers of a user."""
 
 from nbsessions.stores.sqlite.store import SQLiteSessionStore
 

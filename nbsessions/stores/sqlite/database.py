@@ -1,4 +1,4 @@
-"""The SQLite file itself: its permissions, locks, journal mode, and what to do about damage."""
+"""The SQLite file: its permissions, locks, journal mode, and its repair."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from nbsessions.stores.sqlite.schema import migrate
 from nbsessions.stores.sqlite.stock import is_stock_file
 
 _CHECKPOINT_AFTER = 100
-"""Commits between two checkpoints. Syncing a log that is used again is cheaper than growing it."""
+"""Commits between two checkpoints. Syncing a reused log is cheaper than syncing a growing one."""
 _LARGEST_LOG = 8_000_000
-"""Bytes that a log may keep when all of it is in the file."""
+"""The size in bytes above which a log is truncated after a checkpoint."""
 
 _SYNC_FULL = "PRAGMA synchronous = FULL"
 _SYNC_NORMAL = "PRAGMA synchronous = NORMAL"
@@ -33,9 +33,9 @@ _FULL_MESSAGE = "disk is full"
 class Database:
     """One file, opened by one server. All methods block; call them off the event loop.
 
-    Commits and checkpoints are made one at a time, under a lock: SQLite before 3.51.3 can
-    corrupt a WAL file when one connection commits while another checkpoints
-    (https://sqlite.org/wal.html#walresetbug), and such libraries will be around for years.
+    A lock ensures that only one server commits or runs a checkpoint at a time. SQLite before
+    3.51.3 can corrupt a WAL file when one connection commits while another runs a checkpoint
+    (https://sqlite.org/wal.html#walresetbug), and such versions will be in use for years.
     """
 
     def __init__(
@@ -48,66 +48,67 @@ class Database:
         self._log = log
         self._repair = Repair(path, log)
         self.damage: sqlite3.Error | None = None
-        """What SQLite said of the file that is open, when that was broken. Checks may miss it."""
+        """SQLite's error if it reported damage in use. A check of the file may not find it."""
         self.locks = StoreLocks(path, timeout=busy_timeout)
         self.rows = RowReader(path, log)
         self._opened: os.stat_result | None = None
         self._log_seen: os.stat_result | None = None
         self._commits = 0
         self.close_readers: list[Callable[[], None]] = []
-        """What closes each connection that reads."""
-        self.lost = False
-        """Whether what we know is still to be written to the file: until then nobody reads it."""
+        """One callback for each reading connection, which closes it."""
+        self.needs_restore = False
+        """Whether this server must restore its sessions in the file before it reads it again."""
         self.generation = 0
-        """Counts how often the file was opened: readers follow it."""
+        """Counts how often the file was opened. Readers reconnect when it changes."""
 
     def open(self) -> sqlite3.Connection:
-        """Open the file for writing, make or mend it if need be. Raises StoreError."""
+        """Open the file for writing. Creates or repairs it if necessary. Raises StoreError."""
         try:
-            self._take_part()
-            # Alone: SQLite does not wait for others when the journal mode changes.
-            with self.locks.alone():
+            self._open_locks()
+            # SQLite does not wait for other connections when the journal mode changes.
+            with self.locks.for_writing():
                 self._drop_leftover_log()
-                connection = self._connect_or_mend()
+                connection = self._connect_or_repair()
         except (sqlite3.Error, OSError) as error:
             raise store_error(error, self.path) from error
         self.generation += 1
         return connection
 
-    def own(self, owner_id: str) -> None:
-        """Hold the lock that shows that the owner lives. Raises StoreError."""
+    def lock_owner(self, owner_id: str) -> None:
+        """Acquire the lock that shows that the owner is alive. Raises StoreError."""
         try:
-            self.locks.own(owner_id)
+            self.locks.lock_owner(owner_id)
         except OSError as error:
             raise store_error(error, self.path) from error
 
-    def keep_locks(self) -> None:
-        """Take the locks again whose files were replaced. Raises StoreError."""
+    def renew_locks(self) -> None:
+        """Acquire the locks again whose files were replaced. Raises StoreError."""
         if not self.locks.are_current():
             try:
-                self._take_part()
+                self._open_locks()
             except OSError as error:
                 raise store_error(error, self.path) from error
 
     def is_in_place(self) -> bool:
-        """Return whether the file and its locks are those that others find."""
+        """Return whether the open file and lock files are still at their paths."""
         return not self.is_replaced() and self.locks.are_current()
 
     def shut_out_readers(self) -> None:
-        """Close all readers, and keep them out until ``lost`` is taken back.
+        """Close all readers. They stay closed until ``needs_restore`` is reset.
 
-        What is mapped by a connection to a file that went away is truncated by the next one.
+        A connection to a file that was removed maps the same index file as the next connection,
+        which truncates it.
         """
-        self.lost = True
+        self.needs_restore = True
         for close in self.close_readers:
             close()
 
-    def _connect_or_mend(self) -> sqlite3.Connection:
+    def _connect_or_repair(self) -> sqlite3.Connection:
         if self.is_replaced():
-            self.damage = None  # It was another file's.
+            self.damage = None  # The damage was in the previous file.
         problem: object = self.damage
         if self._repair.is_under_way:
-            problem = "its repair was cut short"
+            problem = "an earlier repair was interrupted"
         elif problem is None:
             try:
                 return self._connect()
@@ -115,7 +116,7 @@ class Database:
                 if not is_damage(error):
                     raise
                 problem = error
-        with self.locks.nobody_else(problem):
+        with self.locks.exclusively(problem):
             self.shut_out_readers()
             if not self._repair.is_under_way:
                 self._repair.start()
@@ -124,7 +125,7 @@ class Database:
             return self._connect()
 
     def error(self, error: sqlite3.Error | OSError) -> StoreError:
-        """Translate an error, and remember that the file is broken if it says so."""
+        """Convert an error to a StoreError. If it reports damage, remember that."""
         translated = store_error(error, self.path)
         if isinstance(translated, StoreDamaged) and isinstance(error, sqlite3.Error):
             self.damage = error
@@ -133,7 +134,7 @@ class Database:
     def connect_reader(self, busy_timeout: float) -> sqlite3.Connection:
         """Return a connection that can only read. Raises sqlite3.Error."""
         connection = sqlite3.connect(
-            f"{self.path.absolute().as_uri()}?mode=rw",  # never makes the file
+            f"{self.path.absolute().as_uri()}?mode=rw",  # does not create the file
             uri=True,
             isolation_level=None,
             check_same_thread=False,
@@ -145,7 +146,7 @@ class Database:
         return connection
 
     def is_replaced(self) -> bool:
-        """Return whether the path no longer leads to the file that was opened."""
+        """Return whether the path now refers to another file than the open one, or to none."""
         try:
             return self._opened is None or not os.path.samestat(self._opened, self.path.stat())
         except OSError:
@@ -155,16 +156,17 @@ class Database:
     def transaction(
         self, connection: sqlite3.Connection, *, durable: bool = True
     ) -> Iterator[None]:
-        """Run the body in one transaction; rolled back when it raises.
+        """Run the body in one transaction. Roll it back when the body raises an error.
 
-        One that is not ``durable`` survives the process, but a power cut only once a later
-        one that is has been committed. (In a WAL file; others know no such thing.)
+        A transaction that is not ``durable`` survives the process, but it survives a power
+        failure only after a later durable transaction. This applies to WAL mode only. Otherwise,
+        all transactions are durable.
 
-        Raises StoreUnavailable when nothing was written, StoreUncertain when the commit was
-        cut short, StoreDamaged for a broken file.
+        Raises StoreUnavailable when nothing was written, StoreUncertain when it is not known
+        whether the commit succeeded, and StoreDamaged when the file is damaged.
         """
         try:
-            with self.locks.alone():
+            with self.locks.for_writing():
                 if self.wal:
                     connection.execute(_SYNC_FULL if durable else _SYNC_NORMAL)
                 connection.execute("BEGIN IMMEDIATE")
@@ -181,21 +183,21 @@ class Database:
             raise self.error(error) from error
 
     def close(self, *, remove_owner: bool = True) -> None:
-        """Release the locks; see StoreLocks.close. Close the connections first."""
+        """Release the locks as StoreLocks.close does. The connections must be closed already."""
         self.locks.close(remove_owner=remove_owner)
 
-    def _take_part(self) -> None:
+    def _open_locks(self) -> None:
         if self._private_folder:
             folder = self.path.parent
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             if folder.stat().st_mode & 0o777 != 0o700:
                 folder.chmod(0o700)
-        self.locks.take_part()
+        self.locks.open()
 
     def _drop_leftover_log(self) -> None:
-        """Remove the log of the file that was here before, when another one took its place.
+        """Remove the log of the previous file if the file was replaced by another one.
 
-        SQLite knows a log by its name only, and would apply it to the new file.
+        SQLite identifies a log by its name only, and would apply it to the new file.
         """
         if not self.is_replaced():
             return
@@ -203,21 +205,21 @@ class Database:
         self._log_seen = None
         with contextlib.suppress(OSError, StoreDamaged):
             if seen is not None and os.path.samestat(seen, log.stat()):
-                # Who has opened the new file already goes on using the log.
-                with self.locks.nobody_else("its log is that of another file"):
+                # Another server that has opened the new file already is using the log.
+                with self.locks.exclusively("its log is that of another file"):
                     log.unlink()
                     beside(self.path, "-shm").unlink(missing_ok=True)
 
     def _connect(self) -> sqlite3.Connection:
-        # Not opened if it is there: closing it would release the locks of our other connections,
-        # and another process could then remove the log under them.
+        # Do not open an existing file here. Closing it would release the locks that SQLite's other
+        # connections in this process have on it, and another process could remove their log.
         try:
             make_private(self.path)
         except FileExistsError:
             if self.path.stat().st_size == 0:
                 self._log.warning(
-                    "The session store %s is empty, as after a crash of the system: what was in "
-                    "it is lost",
+                    "The session store %s is an empty file, as after a crash of the system. Its "
+                    "contents are lost.",
                     self.path,
                 )
         connection = sqlite3.connect(
@@ -229,7 +231,7 @@ class Database:
         try:
             connection.row_factory = sqlite3.Row
             connection.text_factory = text_of
-            # Not quick_check, which does not look into indexes.
+            # quick_check would not check the indexes.
             verdict = connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
             if verdict != "ok":
                 raise sqlite3.DatabaseError(f"database disk image is malformed: {verdict}")
@@ -243,7 +245,8 @@ class Database:
 
     def _set_journal_mode(self, connection: sqlite3.Connection) -> None:
         if is_stock_file(connection):
-            wanted = "PRAGMA journal_mode"  # A stock server uses it too: it stays as it is.
+            # jupyter_server's own session manager uses the file, too.
+            wanted = "PRAGMA journal_mode"
         elif SUPPORTED and is_local(self.path.parent):
             wanted = "PRAGMA journal_mode = WAL"
         else:
@@ -253,7 +256,7 @@ class Database:
             connection.execute(_SYNC_FULL)
             connection.execute("PRAGMA wal_autocheckpoint = 0")
         else:
-            # FULL would not sync the folder after the journal is removed.
+            # FULL would not sync the folder after removing the journal.
             connection.execute("PRAGMA synchronous = EXTRA")
         if sys.platform == "darwin":
             connection.execute("PRAGMA fullfsync = 1")
@@ -266,9 +269,9 @@ class Database:
                 connection.execute("ROLLBACK")
                 raise
             if _FULL_MESSAGE in str(error):
-                raise  # SQLite has rolled it back by itself.
+                raise  # SQLite has already rolled back.
             raise StoreUncertain(
-                f"the session store {self.path} may or may not have kept a change: {error}"
+                f"it is not known whether the session store {self.path} saved a change: {error}"
             ) from error
 
     def _note_log(self) -> None:
@@ -280,14 +283,14 @@ class Database:
         self._commits += 1
         if self.wal and self._commits >= _CHECKPOINT_AFTER:
             self._commits = 0
-            # What was committed stays so when this fails; it is tried again in time.
+            # A failed checkpoint loses nothing. The next one copies what this one left.
             with contextlib.suppress(sqlite3.Error):
                 connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
                 if self.log_is_large():
                     self._truncate_log(connection)
 
     def _truncate_log(self, connection: sqlite3.Connection) -> None:
-        # Without waiting for those who read still: the next time will do.
+        # Do not wait for readers. A later checkpoint can truncate the log.
         connection.execute("PRAGMA busy_timeout = 0")
         try:
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -295,12 +298,12 @@ class Database:
             connection.execute(f"PRAGMA busy_timeout = {int(self._busy_timeout * 1000)}")
 
     def log_is_large(self) -> bool:
-        """Return whether the log grew while somebody read for long, and is to be truncated."""
+        """Return whether the log has grown, as during a long read, and should be truncated."""
         try:
             return self.wal and beside(self.path, "-wal").stat().st_size > _LARGEST_LOG
         except OSError:
             return False
 
     def checkpoint_soon(self) -> None:
-        """Have the next commit followed by a checkpoint."""
+        """Run a checkpoint after the next commit."""
         self._commits = _CHECKPOINT_AFTER

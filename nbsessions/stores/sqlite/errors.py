@@ -1,4 +1,4 @@
-"""Translates errors of SQLite and of the file system into those of the session store."""
+"""Converts errors of SQLite and of the file system to StoreErrors."""
 
 from __future__ import annotations
 
@@ -22,36 +22,36 @@ _IN_THE_WAY = (FileExistsError, NotADirectoryError, IsADirectoryError)
 
 
 def store_error(error: sqlite3.Error | OSError, path: Path) -> StoreError:
-    """Return the error of ours. Only a malformed file is damaged: a full disk is not."""
+    """Return the StoreError for an error. Only a malformed file is a StoreDamaged."""
     text = f"the session store {path} cannot be used: {error}"
     if is_damage(error):
         return StoreDamaged(text)
     if isinstance(error, OSError) and error.errno in _NO_LOCKS:
         return StoreUnsupported(
-            f"{text}. Its file system has no file locks: set "
-            "c.AsyncSessionManager.database_filepath to a file on a local one"
+            f"{text}. Its file system has no file locks. Set "
+            "c.AsyncSessionManager.database_filepath to a file on a local file system"
         )
     if isinstance(error, _IN_THE_WAY):
         return StoreUnusable(text)
     if isinstance(error, PermissionError) or _is_forbidden(path):
         return StoreUnusable(
-            f"{text}. Another user may have made it, as with sudo: make {path.parent} and all "
-            "in it yours (chown -R), or set c.AsyncSessionManager.database_filepath to another "
-            "file"
+            f"{text}. Another user may have created it, for example with sudo. Make yourself the "
+            f"owner of {path.parent} and its files (chown -R), or set "
+            "c.AsyncSessionManager.database_filepath to another file"
         )
     return StoreUnavailable(text)
 
 
 def is_damage(error: BaseException) -> bool:
-    """Return whether SQLite says that the file itself is broken (CORRUPT or NOTADB)."""
-    # Python 3.10 has no sqlite_errorcode. SQLite's texts for these two are stable.
+    """Return whether SQLite reports a damaged file (CORRUPT or NOTADB)."""
+    # Python 3.10 has no sqlite_errorcode. SQLite's messages for these two codes are stable.
     return isinstance(error, sqlite3.DatabaseError) and any(
         message in str(error) for message in _DAMAGE_MESSAGES
     )
 
 
 def _is_forbidden(path: Path) -> bool:
-    """Return whether this user may not write the file, or one of those that belong to it."""
+    """Return whether this user may not write the file, its folder, or its log or journal."""
     files = [path, *(beside(path, suffix) for suffix in ("-wal", "-shm", "-journal"))]
     there = [each for each in (path.parent, *files) if os.path.lexists(each)]
     return any(not os.access(each, os.R_OK | os.W_OK) for each in there)

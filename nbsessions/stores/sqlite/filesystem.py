@@ -1,4 +1,4 @@
-"""Tells whether a folder is on a local file system, where SQLite's WAL mode is safe."""
+"""Detects local file systems, where SQLite's WAL mode is safe."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _MOUNTS = Path("/proc/self/mountinfo")
 
 
 def is_local(folder: Path, mounts: Path = _MOUNTS) -> bool:
-    """Return whether the folder is known to be on a local file system; False when unsure."""
+    """Return whether the folder is certainly on a local file system."""
     if sys.platform == "darwin":
-        import psutil  # takes long, and is needed here only
+        import psutil  # slow to import, and needed only here
 
         partitions = psutil.disk_partitions(all=True)
         return is_local_among(folder, [(each.mountpoint, each.opts) for each in partitions])
@@ -24,7 +24,10 @@ def is_local(folder: Path, mounts: Path = _MOUNTS) -> bool:
 
 
 def is_local_among(folder: Path, mounts: Iterable[tuple[str, str]]) -> bool:
-    """Return whether macOS calls the folder's file system local: by mounts and their options."""
+    """Return whether the folder's mount point has the option "local", as on macOS.
+
+    ``mounts`` are pairs of a mount point and its options.
+    """
     real = os.path.realpath(folder)
     around = [(point, options) for point, options in mounts if _is_inside(real, point)]
     _, options = max(around, key=lambda mount: len(mount[0]), default=("", ""))
@@ -36,7 +39,7 @@ def _is_inside(path: str, point: str) -> bool:
 
 
 def _type_of(folder: Path, mounts: Path) -> str | None:
-    """Return the type of the file system of the folder, None where the platform does not tell."""
+    """Return the type of the folder's file system, or None if it cannot be determined."""
     try:
         table = os.fsdecode(mounts.read_bytes())
     except OSError:

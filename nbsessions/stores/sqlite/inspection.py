@@ -1,4 +1,4 @@
-"""Looks into the file of a store without being one of its servers: nothing is written or made."""
+"""Reads the file of a store without registering as a server. Writes and creates no files."""
 
 from __future__ import annotations
 
@@ -31,14 +31,16 @@ from nbsessions.stores.sqlite.stock import is_stock_file
 
 _BUSY_TIMEOUT = 5.0
 _READ_VERSION = 19
-"""Where the header says how the file is read: 2 stands for a write-ahead log."""
+"""The offset of the read version in the file header. The value 2 means WAL mode."""
 
-# SQLite would make the log and its index, even for a connection that only reads.
+# Without readonly_shm, SQLite would create the log and its index even for a read-only connection.
 _WITH_LOG = "mode=ro&readonly_shm=1"
 
 _LOG_HEADER = 32
-"""Bytes of a log without any commit. SQLite cannot read beside one whose index is not made yet,
-as when a server was killed just after it had made the file.
+"""The size in bytes of a log without commits.
+
+A server that is killed right after it has created the file leaves such a log without an index.
+SQLite cannot read the file then without creating the index.
 """
 
 _SELECT_TABLE = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?"
@@ -56,19 +58,19 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class StoredOwner:
-    """One run of one server that has written to the file."""
+    """One run of a server that has written to the file."""
 
     owner: Owner
     namespace: str
     heartbeat: datetime | None
     """None when it cannot be read."""
     dead: bool
-    """Proven dead, or silent for a day; see ``is_dead``."""
+    """Whether the owner counts as dead, see ``is_dead``."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StoredSession:
-    """A session and the namespace that it is in."""
+    """A session and its namespace."""
 
     namespace: str
     session: Session
@@ -84,36 +86,36 @@ class StoreContents:
 
 @dataclass(frozen=True, kw_only=True)
 class StoreCondition:
-    """What a file is like."""
+    """The result of the check of a file."""
 
     schema: int
-    """The version of our tables; 0 when there are none yet."""
+    """The version of our tables, or 0 if there are none yet."""
     is_stock: bool
-    """Whether jupyter_server's own session manager has a table in it."""
+    """Whether the file has the table of jupyter_server's own session manager."""
     wal: bool
     damage: str | None
-    """What SQLite's integrity check found first."""
+    """The first problem that SQLite's integrity check found, or None."""
     unreadable: tuple[str, ...] = ()
-    """The rows that servers leave out, and what is wrong with each."""
+    """One message for each row that servers leave out because it cannot be read."""
 
 
 def read_contents(path: Path) -> StoreContents:
-    """Return what is kept in the file. Raises StoreError."""
+    """Return the contents of the file. Raises StoreError."""
     path = path.resolve()
     with _opened(path) as connection:
         if _schema(connection) == 0:
             return StoreContents()
-        judge, rows = new_owner(), RowReader(path, _LOG)
+        observer, rows = new_owner(), RowReader(path, _LOG)
         return StoreContents(
             sessions=tuple(_sessions(connection, rows)),
             owners=tuple(
-                _owner(row, judge, path, rows) for row in connection.execute(_SELECT_OWNERS)
+                _owner(row, observer, path, rows) for row in connection.execute(_SELECT_OWNERS)
             ),
         )
 
 
 def examine(path: Path) -> StoreCondition:
-    """Check the whole file. Raises StoreError when it cannot be read at all."""
+    """Check the whole file. Raises StoreError when the file cannot be read."""
     path = path.resolve()
     with _opened(path) as connection:
         verdict: str = connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
@@ -150,13 +152,13 @@ def _opened(path: Path) -> Iterator[sqlite3.Connection]:
 
 @contextlib.contextmanager
 def _parameters(path: Path) -> Iterator[str]:
-    """Yield how SQLite is to open the file so that it makes no other beside it."""
+    """Yield URI parameters with which SQLite opens the file without creating other files."""
     if not _has_log(path):
         yield "mode=ro"
     elif _has_index(path):
         yield _WITH_LOG
     else:
-        # As long as we have the lock, nobody opens the file or commits.
+        # While this process holds the lock, no server opens the file or commits.
         with _write_lock(path):
             yield _undisturbed(path)
 
@@ -166,19 +168,22 @@ def _undisturbed(path: Path) -> str:
         return _WITH_LOG
     if beside(path, "-wal").exists() and not _log_is_bare(path):
         raise StoreUnavailable(
-            f"the session store {path} cannot be read without changing it: its log lacks an "
-            "index, which the next start of a server makes"
+            f"the session store {path} cannot be read without changing it, because the index of "
+            "its log is missing. The next start of a server creates the index"
         )
     return "mode=ro&immutable=1"
 
 
 def _has_index(path: Path) -> bool:
-    """Return whether a server has it open, or was killed before it could close it."""
+    """Return whether the file has a log with an index that SQLite can use.
+
+    That is so while a server has the file open, or if it was killed before it could close it.
+    """
     return beside(path, "-shm").exists() and not _log_is_bare(path)
 
 
 def _log_is_bare(path: Path) -> bool:
-    """Return whether the log has its header and no more."""
+    """Return whether the log consists of its header only."""
     try:
         return beside(path, "-wal").stat().st_size == _LOG_HEADER
     except OSError:
@@ -195,7 +200,7 @@ def _write_lock(path: Path) -> Iterator[None]:
     try:
         lock = FileLock(beside(path, ".write"), flags=0)
     except FileNotFoundError:
-        yield  # A copy, or a file that none of our servers has used.
+        yield  # The file is a copy, or no server of ours has used it.
         return
     try:
         if not lock.acquire(shared=True, timeout=_BUSY_TIMEOUT):
@@ -218,17 +223,17 @@ def _sessions(connection: sqlite3.Connection, rows: RowReader) -> Iterator[Store
             yield StoredSession(namespace=str(row["namespace"]), session=session)
 
 
-def _owner(row: sqlite3.Row, judge: Owner, path: Path, rows: RowReader) -> StoredOwner:
+def _owner(row: sqlite3.Row, observer: Owner, path: Path, rows: RowReader) -> StoredOwner:
     return StoredOwner(
         owner=Owner(owner_id=row["owner"], host=row["host"], boot_id=row["boot"], pid=row["pid"]),
         namespace=row["namespace"],
         heartbeat=rows.heartbeat(row),
-        dead=is_dead(row, judge, path, rows),
+        dead=is_dead(row, observer, path, rows),
     )
 
 
 def _unreadable_rows(connection: sqlite3.Connection) -> Iterator[str]:
-    """Go through the rows that servers leave out, and say what is wrong with each."""
+    """Yield a message for each row that servers leave out because it cannot be read."""
     for query, convert in _CONVERSIONS:
         for row in connection.execute(query):
             try:

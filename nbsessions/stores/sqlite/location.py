@@ -1,4 +1,4 @@
-"""Where the SQLite store's file is by default, and how a store is made from a URL."""
+"""The default path of the SQLite file, and the creation of a store from a URL."""
 
 from __future__ import annotations
 
@@ -12,13 +12,16 @@ from nbsessions.stores.sqlite.store import SQLiteSessionStore
 
 
 def default_file(folder: Path) -> Path:
-    """Return the file in our own folder; one per host where hosts may share the folder."""
+    """Return the file in nbsessions' own folder.
+
+    On a network file system, several hosts may share the folder, so each has its own file.
+    """
     existing = folder
     while not existing.exists():
         existing = existing.parent
     if is_local(existing):
         return folder / "sessions.db"
-    # The name of a laptop changes with the network that it is in.
+    # Do not use the host name. That of a laptop may change with its network.
     return folder / f"sessions-{machine_key()}.db"
 
 

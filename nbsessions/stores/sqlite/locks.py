@@ -1,4 +1,4 @@
-"""The lock files beside the store: who has it open, who writes, and which owners live."""
+"""The lock files of a store. They show who has it open, who writes, and which owners live."""
 
 from __future__ import annotations
 
@@ -16,18 +16,19 @@ from nbsessions.stores.sqlite.repair import beside
 class StoreLocks:
     """The locks of one server. All methods block; call them off the event loop.
 
-    ``<file>.lock`` is held shared for as long as the file is open, so that nobody moves a
-    damaged file away under a live server. ``<file>.write`` is held for each commit and each
-    checkpoint. Whoever holds ``<file>.turn`` is the next to get it: who has just written cannot
-    go first again and again. ``<file>.owner-<id>`` is held for the life of an owner: as long as
-    it is, nobody takes the owner for dead.
+    - ``<file>.lock`` is held shared while the file is open, so that no other server moves a
+      damaged file away while this one uses it.
+    - ``<file>.write`` is held during each commit and each checkpoint.
+    - ``<file>.turn`` is held while waiting for ``<file>.write``. Servers thus take turns, and one
+      that writes without a pause does not keep others from writing.
+    - ``<file>.owner-<id>`` is held while the owner runs. An owner whose lock is held is alive.
 
-    Lock files are removed and replaced by people and their tools, often together with the
-    store. A lock on a file that is not there any more is none: it is taken again.
+    Users and their tools may remove or replace lock files, often together with the store. A lock
+    on a file that was removed has no effect on other servers, so it is acquired again.
     """
 
     def __init__(self, path: Path, *, timeout: float) -> None:
-        """``timeout``: seconds that each lock is waited for."""
+        """``timeout``: the number of seconds to wait for a lock."""
         self._path = path
         self._timeout = timeout
         self._presence: FileLock | None = None
@@ -36,21 +37,22 @@ class StoreLocks:
         self._owner: FileLock | None = None
         self._owner_id: str | None = None
 
-    # Life
+    # Opening and closing
 
-    def take_part(self) -> None:
-        """Hold what shows that this server has the store open; again what was replaced.
+    def open(self) -> None:
+        """Open the lock files, and acquire the lock that shows that the store is open.
 
-        Raises OSError, and StoreUnavailable while the store is being repaired.
+        May be called again to renew locks whose files were replaced. Raises OSError, and
+        StoreUnavailable while the store is being repaired.
         """
         self._presence = self._renewed(self._presence, ".lock", self._join)
         self._turn = self._renewed(self._turn, ".turn")
         self._write = self._renewed(self._write, ".write")
         if self._owner_id is not None:
-            self.own(self._owner_id)
+            self.lock_owner(self._owner_id)
 
-    def own(self, owner_id: str) -> None:
-        """Hold the lock that shows that the owner lives. Raises OSError, StoreUnavailable."""
+    def lock_owner(self, owner_id: str) -> None:
+        """Acquire the lock of the owner. Raises OSError and StoreUnavailable."""
         self._owner_id = owner_id
         path = lock_path(self._path, owner_id)
         if self._owner is not None and not self._owner.is_current():
@@ -59,7 +61,7 @@ class StoreLocks:
         deadline = time.monotonic() + self._timeout
         while self._owner is None:
             lock = FileLock(path)
-            # Those who look whether the owner lives share the lock for a moment.
+            # A server that checks whether the owner is alive holds the lock for a moment.
             try:
                 if lock.acquire(timeout=self._timeout) and lock.is_current():
                     self._owner = lock
@@ -70,17 +72,17 @@ class StoreLocks:
                 raise StoreUnavailable(f"the lock file {path} cannot be locked")
 
     def are_current(self) -> bool:
-        """Return whether all locks are on the files that others look at."""
+        """Return whether all lock files are still at their paths."""
         locks = [self._presence, self._turn, self._write]
         if self._owner_id is not None:
             locks.append(self._owner)
         return all(lock is not None and lock.is_current() for lock in locks)
 
     def close(self, *, remove_owner: bool = True) -> None:
-        """Let go of all locks, the owner's last. Idempotent.
+        """Release all locks, the owner's lock last. Idempotent.
 
-        ``remove_owner``: remove the owner's file, too. Without it, an owner whose end the
-        store does not know of can be proven dead.
+        ``remove_owner``: also remove the owner's lock file. Keep the file if the store has no
+        record that the owner stopped. A lock file that is not locked proves that it did.
         """
         locks = (self._write, self._turn, self._presence)
         self._write = self._turn = self._presence = None
@@ -93,13 +95,13 @@ class StoreLocks:
                     owner.path.unlink()
             owner.close()
 
-    # Use
+    # Writing and repairing
 
     @contextlib.contextmanager
-    def alone(self) -> Iterator[None]:
-        """Run the body while no other server commits or makes a checkpoint.
+    def for_writing(self) -> Iterator[None]:
+        """Run the body while no other server commits or runs a checkpoint.
 
-        Raises StoreUnavailable when others do for too long, OSError.
+        Raises OSError, and StoreUnavailable when the lock cannot be acquired in time.
         """
         deadline = time.monotonic() + self._timeout
         lock = self._write_lock(deadline)
@@ -126,24 +128,24 @@ class StoreLocks:
         raise StoreUnavailable(f"the session store {self._path} is locked by another process")
 
     @contextlib.contextmanager
-    def nobody_else(self, problem: object) -> Iterator[None]:
+    def exclusively(self, problem: object) -> Iterator[None]:
         """Run the body while no other server has the file open.
 
-        Raises StoreDamaged, about the problem, when one has.
+        Raises StoreDamaged with the problem if another server has it open.
         """
         assert self._presence is not None
         try:
             if not self._presence.acquire():
                 raise StoreDamaged(
-                    f"the session store {self._path} is damaged ({problem}) and another server "
-                    "has it open: stop all servers that use it and start one again, which "
-                    "repairs it"
+                    f"the session store {self._path} is damaged ({problem}), and another server "
+                    "has it open. Stop all servers that use it and start one of them again, which "
+                    "repairs the file"
                 )
             yield
         finally:
             self._presence.acquire(shared=True, timeout=self._timeout)
 
-    # Pieces
+    # Steps
 
     def _join(self, lock: FileLock) -> None:
         if not lock.acquire(shared=True, timeout=self._timeout):
@@ -155,7 +157,7 @@ class StoreLocks:
         suffix: str,
         prepare: Callable[[FileLock], None] = lambda lock: None,
     ) -> FileLock:
-        """Return the lock, or a new one when it is on a file that is not there any more."""
+        """Return the lock, or a new one if its file was removed or replaced."""
         if lock is not None:
             if lock.is_current():
                 return lock

@@ -1,4 +1,4 @@
-"""How a server knows its file again."""
+"""How a server checks that a file has everything it wrote."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Mark:
-    """How far a writer has come, by which it knows its file again."""
+    """The last write of a writer, to check that the file has not lost it."""
 
     revision: int = 0
-    """The namespace's revision that the last write left."""
+    """The revision of the namespace after the last write."""
     written: int = 0
-    """The same, as it is noted with the owner."""
+    """The revision of the last write, as recorded in the owner's row."""
 
-    def is_known_to(self, revision: int, written: int | None) -> bool:
-        """Return whether a file that holds these has all that this writer wrote."""
+    def is_contained_in(self, revision: int, written: int | None) -> bool:
+        """Return whether a file with these values has everything that this writer wrote."""
         return revision >= self.revision and written is not None and written >= self.written

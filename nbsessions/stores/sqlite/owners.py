@@ -1,4 +1,4 @@
-"""Tells a dead owner from one that is live or silent."""
+"""Decides which owners are dead."""
 
 from __future__ import annotations
 
@@ -18,34 +18,34 @@ from nbsessions.stores.sqlite.rows import RowReader
 
 
 def lock_path(database: Path, owner_id: str) -> Path:
-    """Return the file that the owner holds locked for as long as it runs."""
+    """Return the path of the file that the owner keeps locked while it runs."""
     return database.with_name(f"{database.name}.owner-{owner_id}")
 
 
 def remove_locks(database: Path, owner_ids: Iterable[str]) -> None:
-    """Remove the lock files of owners that have been forgotten."""
+    """Remove the lock files of owners whose rows were removed."""
     for owner_id in owner_ids:
         with contextlib.suppress(OSError):
             lock_path(database, owner_id).unlink()
 
 
-def is_dead(row: sqlite3.Row, judge: Owner, database: Path, rows: RowReader) -> bool:
-    """Return whether the owner of this row is proven dead, or was silent for a day."""
+def is_dead(row: sqlite3.Row, observer: Owner, database: Path, rows: RowReader) -> bool:
+    """Return whether the owner of this row is certainly dead, or was silent for a day."""
     if row["stopped"] is not None:
         return True
-    same_boot = bool(judge.boot_id) and row["boot"] == judge.boot_id
-    # A host may be called something else by now, and two hosts may have one name.
-    is_here = same_boot or row["host"] == judge.host
+    same_boot = bool(observer.boot_id) and row["boot"] == observer.boot_id
+    # The host may have a new name, and two hosts may have the same name.
+    is_here = same_boot or row["host"] == observer.host
     is_free = _lock_is_free(lock_path(database, row["owner"])) if is_here else None
     if is_free is not None:
         return is_free
-    if is_here and not same_boot and row["boot"] and judge.boot_id:
+    if is_here and not same_boot and row["boot"] and observer.boot_id:
         return True
     return _silent_for(row, rows) > SILENT_KEPT_FOR
 
 
 def is_abandoned(row: sqlite3.Row, database: Path, rows: RowReader) -> bool:
-    """Return whether the owner was last heard of so long ago that its rows may go."""
+    """Return whether the owner has been silent for so long that its rows can be removed."""
     if _silent_for(row, rows) <= ABANDONED_AFTER:
         return False
     return _lock_is_free(lock_path(database, row["owner"])) is not False
@@ -53,12 +53,12 @@ def is_abandoned(row: sqlite3.Row, database: Path, rows: RowReader) -> bool:
 
 def _silent_for(row: sqlite3.Row, rows: RowReader) -> timedelta:
     heartbeat = rows.heartbeat(row)
-    # One that cannot be read proves nothing.
+    # An unreadable heartbeat proves nothing.
     return timedelta(0) if heartbeat is None else utcnow() - heartbeat
 
 
 def remove_abandoned_locks(database: Path) -> None:
-    """Remove lock files that were left behind long ago, by owners that nobody remembers."""
+    """Remove the lock files of owners that have been silent for a long time."""
     pattern = f"{glob.escape(lock_path(database, '').name)}*"
     for path in database.parent.glob(pattern):
         with contextlib.suppress(OSError):
@@ -68,7 +68,7 @@ def remove_abandoned_locks(database: Path) -> None:
 
 
 def _lock_is_free(path: Path) -> bool | None:
-    """Return whether nobody holds the lock; None where that cannot be known."""
+    """Return whether no process holds the lock, or None if that cannot be determined."""
     if not SUPPORTED:
         return None
     try:
@@ -76,7 +76,7 @@ def _lock_is_free(path: Path) -> bool | None:
     except OSError:
         return None
     try:
-        # Shared, so that two who ask at once do not take each other for the owner.
+        # Use a shared lock, so that two servers that check at once do not see each other's lock.
         if not lock.acquire(shared=True):
             return False
         return True if lock.is_current() else None

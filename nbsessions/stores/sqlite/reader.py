@@ -1,4 +1,4 @@
-"""A connection that only reads, and follows the file when it is opened anew."""
+"""A read-only connection, reopened whenever the writer reopens the file."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from nbsessions.stores.sqlite.statements import SELECT_VERSION
 
 
 class StoreReverted(StoreUnavailable):
-    """The file was put back to an earlier state: what is read there is not what was written."""
+    """The file was restored to an earlier state and lacks this server's last writes."""
 
 
 class Reader:
-    """Reads on one connection, which belongs to whoever calls: one thread at a time."""
+    """Runs queries on one connection, for one thread at a time."""
 
     def __init__(self, database: Database, *, busy_timeout: float) -> None:
         self._database = database
@@ -36,14 +36,16 @@ class Reader:
             raise self._database.error(error) from error
 
     def version(self, namespace: str, scope: str, mark: Mark) -> tuple[int, int]:
-        """Return the file's generation and the namespace's revision in it.
+        """Return the file's generation and the revision of the namespace in the file.
 
-        ``mark``: what the scope's owner had written before this call. Raises StoreError;
-        StoreReverted when the file does not know it.
+        ``mark`` is the last write of the scope's owner before this call. Raises StoreReverted
+        when the file lacks this write, and StoreError for other problems.
         """
         ((revision, written),) = self.query(SELECT_VERSION, (namespace, scope))
-        if not mark.is_known_to(revision, written):
-            raise StoreReverted(f"the session store {self._database.path} was put back")
+        if not mark.is_contained_in(revision, written):
+            raise StoreReverted(
+                f"the session store {self._database.path} was restored to an earlier state"
+            )
         return self._generation, revision
 
     def snapshot(
@@ -54,7 +56,7 @@ class Reader:
         statement: str,
         parameters: Sequence[object],
     ) -> tuple[tuple[int, int], list[sqlite3.Row]]:
-        """Return the version and the rows of one moment. Raises StoreError."""
+        """Return the version and the rows from one transaction. Raises StoreError."""
         with self._lock:
             self.query("BEGIN")
             try:
@@ -63,7 +65,7 @@ class Reader:
                 self.query("COMMIT")
 
     def close(self) -> None:
-        """Close the connection, when nobody reads on it. Idempotent; from any thread."""
+        """Close the connection after any running query. Idempotent. Safe from any thread."""
         with self._lock:
             connection, self._connection = self._connection, None
             if connection is not None:
@@ -73,8 +75,10 @@ class Reader:
         generation = self._database.generation
         if self._connection is None or self._generation != generation:
             self.close()
-            if self._database.lost or self._database.is_replaced():
-                raise StoreUnavailable(f"the session store {self._database.path} went away")
+            if self._database.needs_restore or self._database.is_replaced():
+                raise StoreUnavailable(
+                    f"the session store {self._database.path} was removed or replaced"
+                )
             self._connection = self._database.connect_reader(self._busy_timeout)
             self._generation = generation
         return self._connection

@@ -1,4 +1,4 @@
-"""Answers reads: from a cache of sessions that is checked against the file, or from the file."""
+"""The reads of the store, answered from the checked cache or from the file."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 
 class Reads:
-    """Reads for one scope. Methods are called on the event loop, unless they say otherwise."""
+    """The reads for one scope. Call the methods on the event loop, unless documented otherwise."""
 
     def __init__(
         self,
@@ -36,7 +36,7 @@ class Reads:
         busy_timeout: float,
         log: logging.Logger,
     ) -> None:
-        """``busy_timeout``: seconds that a read in the thread waits for other processes."""
+        """``busy_timeout`` is the number of seconds that a read in the thread waits for a lock."""
         self._database = database
         self._writer = writer
         self._cache = cache
@@ -45,26 +45,26 @@ class Reads:
         self._scope = scope
         self._log = log
         self._checker = Reader(database, busy_timeout=0.0)
-        """Reads on the event loop, where nothing may wait."""
+        """For reads on the event loop, which must not block."""
         self._reader = Reader(database, busy_timeout=busy_timeout)
-        """Reads in the thread."""
+        """For reads in the thread."""
         self._reloading: asyncio.Task[None] | None = None
         self._restoring: asyncio.Task[None] | None = None
 
     def close(self) -> None:
-        """Close the connections. The cache stays as it is."""
+        """Close the connections. The cache keeps its contents."""
         self._checker.close()
         self._reader.close()
 
     async def refresh(self) -> SessionCache:
-        """Return the cache with all that was committed before this call.
+        """Return the cache, with everything that was committed before this call.
 
-        If the file cannot be read, the cache has what this server knows. As this server alone
-        writes the sessions of its scope, that is all of them.
+        If the file cannot be read, the cache has the sessions that this server knows. These are
+        all sessions of the scope, because only this server writes them.
         """
         if not (self._database.wal and self._is_fresh()):
             if self._reloading is not None:
-                # It may have read before this call, so it does not count.
+                # This reload may have read the file before this call, so another one is needed.
                 await asyncio.shield(self._reloading)
             if self._reloading is None:
                 self._reloading = asyncio.ensure_future(self._reload())
@@ -73,11 +73,11 @@ class Reads:
         return self._cache
 
     async def query(self, statement: str, parameters: Sequence[object]) -> list[sqlite3.Row]:
-        """Return the rows that the file has now. Raises StoreError."""
+        """Return the rows from the file, not from the cache. Raises StoreError."""
         return await self.run(self.query_in_thread, statement, parameters)
 
     async def run(self, function: Callable[..., T], *arguments: object) -> T:
-        """Run a function that reads in the thread; if the file is damaged, after its repair."""
+        """Run the function in the thread. If the file is damaged, repair it and retry."""
         try:
             return await self._thread.run(function, *arguments)
         except StoreDamaged:
@@ -85,17 +85,17 @@ class Reads:
             return await self._thread.run(function, *arguments)
 
     def query_in_thread(self, statement: str, parameters: Sequence[object]) -> list[sqlite3.Row]:
-        """Do as ``query`` does. For functions that run in the thread."""
+        """Run a query from within a function that already runs in the thread."""
         return self._reader.query(statement, parameters)
 
     async def is_intact(self) -> bool:
-        """Return whether the file has all that this server wrote."""
+        """Return whether the file has everything that this server wrote."""
         return await self._thread.run(self._is_intact, self._writer.mark)
 
     # On the event loop
 
     def _is_fresh(self) -> bool:
-        # This takes microseconds, and in WAL mode it waits for nobody.
+        # This takes microseconds. In WAL mode, readers do not wait for writers.
         try:
             return self._cache.is_at(self._version(self._checker, self._writer.mark))
         except StoreError:
@@ -107,7 +107,9 @@ class Reads:
         except StoreReverted:
             self._restore()
         except StoreError as error:
-            self._log.debug("Sessions are listed from memory: %s", error)
+            self._log.debug(
+                "Sessions are listed from memory because the store cannot be read: %s", error
+            )
         else:
             if found is not None:
                 self._cache.replace(*found)
@@ -116,7 +118,7 @@ class Reads:
         self._reloading = None
 
     def _restore(self) -> None:
-        """Have what this server knows written again, in the background."""
+        """Write this server's sessions and intents to the file again, in the background."""
         if self._restoring is None:
             self._restoring = asyncio.ensure_future(self._writer.heartbeat())
             self._restoring.add_done_callback(self._restored)
@@ -124,7 +126,7 @@ class Reads:
     def _restored(self, task: asyncio.Task[None]) -> None:
         self._restoring = None
         if not task.cancelled() and task.exception() is not None:
-            self._log.debug("The session store is brought up to date later: %s", task.exception())
+            self._log.debug("The session store will be updated later: %s", task.exception())
 
     # In the thread
 
@@ -136,7 +138,7 @@ class Reads:
         return self._database.is_in_place() and self._database.damage is None
 
     def _read_unless_current(self, mark: Mark) -> tuple[Version, list[Session]] | None:
-        """Return the sessions and their version, None if the cache has that version."""
+        """Return the sessions and their version, or None if the cache has that version."""
         if self._cache.is_at(self._version(self._reader, mark)):
             return None
         key = (self._namespace, self._scope)

@@ -1,7 +1,8 @@
-"""Puts a new file, made of what can be read of a damaged one, in its place.
+"""Replaces a damaged file by a new one that contains the rows that can still be read.
 
-It may be cut short at any moment. The damaged file stays where it is until the new one is
-complete and synced, which its name says; whoever opens the store next then ends the work.
+A repair may be interrupted at any moment. The damaged file stays in place until the new one is
+complete and synced. The new file is then renamed, which marks it as complete, and the next server
+that opens the store finishes the repair.
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ from nbsessions.stores.sqlite.schema import SALVAGE, migrate
 
 _MOVED = ("-wal", "-shm", "-journal", "")
 _TROUBLE = ("disk is full", "I/O error", "locked", "unable to open", "readonly")
-"""What SQLite says of a file that may well be whole, but cannot be read now."""
+"""Parts of SQLite's messages about a file that may be intact but cannot be read now."""
 
 
 class Repair:
-    """The repair of one file, which nobody else has open meanwhile. Blocks."""
+    """The repair of a file that no other server has open. Blocks."""
 
     def __init__(self, path: Path, log: logging.Logger) -> None:
         self._path = path
@@ -31,29 +32,29 @@ class Repair:
 
     @property
     def is_under_way(self) -> bool:
-        """Whether the new file is complete, and only has to be put in its place."""
+        """Whether the new file is complete and has only to be moved into place."""
         return self._complete.exists()
 
     def start(self) -> None:
-        """Write what can be read of the damaged file to a new one, all or nothing of it."""
+        """Write all readable rows of the damaged file to a new file, or write nothing."""
         for path in (self._draft, beside(self._draft, "-journal")):
             path.unlink(missing_ok=True)
         try:
             make_private(self._draft)
             self._fill()
         except BaseException:
-            self._draft.unlink(missing_ok=True)  # There may be no room for it.
+            self._draft.unlink(missing_ok=True)  # The disk may be full.
             raise
         os.replace(self._draft, self._complete)
 
     def finish(self, problem: object) -> None:
-        """Move the damaged file aside, and the new one to its place."""
-        # The same name each time, should the moves be cut short and made again.
+        """Move the damaged file aside and the new one into its place."""
+        # The name must be the same if the moves are interrupted and repeated.
         moment = datetime.fromtimestamp(self._complete.stat().st_mtime)
         aside = beside(self._path, f".damaged-{moment:%Y%m%d-%H%M%S-%f}")
         self._log.error(
-            "The session store %s was damaged (%s). A new one takes its place, with the %d "
-            "sessions that could be read; the damaged file is moved to %s",
+            "The session store %s was damaged (%s). It is replaced by a new file with the %d "
+            "sessions that could be read. The damaged file is moved to %s",
             self._path,
             problem,
             _count_sessions(self._complete),
@@ -67,7 +68,7 @@ class Repair:
     def _fill(self) -> None:
         with contextlib.closing(sqlite3.connect(self._draft, isolation_level=None)) as connection:
             connection.row_factory = sqlite3.Row
-            connection.execute("PRAGMA fullfsync = 1")  # known on macOS only
+            connection.execute("PRAGMA fullfsync = 1")  # has an effect only on macOS
             migrate(connection)
             connection.execute("BEGIN")
             for statement, rows in _salvage(self._path):
@@ -76,17 +77,17 @@ class Repair:
 
 
 def beside(path: Path, suffix: str) -> Path:
-    """Return the file beside the store's whose name goes on with the suffix."""
+    """Return the path in the same folder whose name ends in the suffix."""
     return path.with_name(path.name + suffix)
 
 
 def make_private(path: Path) -> None:
-    """Make an empty file that is its user's alone from its first moment on."""
+    """Create an empty file that only its user can access."""
     os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
 
 
 def _salvage(path: Path) -> list[tuple[str, list[tuple[object, ...]]]]:
-    """Return what can be read of our tables, as insert statements with their rows."""
+    """Return insert statements with the rows of our tables that can be read."""
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
         found = []
         for forwards, backwards, insert in SALVAGE:

@@ -1,4 +1,4 @@
-"""Converts rows of the tables. One that cannot be read is left out, and stays in the file."""
+"""Converts rows of the tables. Unreadable rows are left out, but stay in the file."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from nbsessions.models import Intent, Session, Verb
 
 
 class UnreadableRow(Exception):
-    """A row of ours that makes no sense: damaged, or written by a newer release."""
+    """A row has invalid values. It is damaged, or was written by a newer release."""
 
     def __init__(self, table: str, key: object, problem: object) -> None:
         super().__init__(f"row {key!r} of nbsessions_{table}: {problem}")
 
 
 class RowReader:
-    """Reads the rows of one file. From any thread."""
+    """Converts the rows of one file. Safe to use from any thread."""
 
     def __init__(self, path: Path, log: logging.Logger) -> None:
         self._path = path
         self._log = log
-        self._named: set[str] = set()
+        self._reported: set[str] = set()
 
     def sessions(self, rows: Iterable[sqlite3.Row]) -> list[Session]:
         """Return the sessions whose rows can be read."""
@@ -36,7 +36,7 @@ class RowReader:
         return list(self._read(rows, intent_from_row))
 
     def heartbeat(self, row: sqlite3.Row) -> datetime | None:
-        """Return when the owner was last heard of; None when its row does not tell."""
+        """Return the time of the owner's last heartbeat, or None if it cannot be read."""
         return next(self._read([row], heartbeat_from_row), None)
 
     def _read(self, rows: Iterable[sqlite3.Row], convert: Any) -> Iterator[Any]:
@@ -44,23 +44,23 @@ class RowReader:
             try:
                 yield convert(row)
             except UnreadableRow as error:
-                self._name(str(error))
+                self._report_once(str(error))
 
-    def _name(self, problem: str) -> None:
-        if problem not in self._named:
-            self._named.add(problem)
+    def _report_once(self, problem: str) -> None:
+        if problem not in self._reported:
+            self._reported.add(problem)
             self._log.warning(
-                "The session store %s has a row that cannot be read. It is left out, and stays "
-                "in the file: %s",
+                "The session store %s has a row that cannot be read. The row is left out, but "
+                "stays in the file: %s",
                 self._path,
                 problem,
             )
 
 
 def text_of(data: bytes) -> str | bytes:
-    """Return the text of a column as SQLite has it: bytes where it is not UTF-8.
+    """Return the text of a column, or the bytes if they are not valid UTF-8.
 
-    With sqlite3's own conversion, one such value would fail the whole query.
+    With sqlite3's own conversion, one invalid value would fail the whole query.
     """
     try:
         return data.decode()
@@ -69,21 +69,21 @@ def text_of(data: bytes) -> str | bytes:
 
 
 def timestamp(moment: datetime) -> str:
-    """Return the moment as text that sorts by time."""
+    """Return the time as text that sorts chronologically."""
     return moment.isoformat(timespec="microseconds")
 
 
 def session_from_row(row: sqlite3.Row) -> Session:
     """Convert a row of the session table. Raises UnreadableRow."""
-    # By position, and the same for all: a list may have a thousand of them.
+    # Access columns by position for speed, because a list may have a thousand rows.
     seq, session_id, scope, provider, path, name, type_, kernel_id, kernel_name = row[:9]
     try:
         for value in (session_id, scope, provider, kernel_id):
             if type(value) is not str:
-                raise TypeError(f"{value!r} is no text")
+                raise TypeError(f"{value!r} is not text")
         for value in (path, name, type_, kernel_name):
             if value is not None and type(value) is not str:
-                raise TypeError(f"{value!r} is no text")
+                raise TypeError(f"{value!r} is not text")
         return Session(
             session_id=session_id,
             path=path,
@@ -106,7 +106,7 @@ def intent_from_row(row: sqlite3.Row) -> Intent:
     try:
         for value in (row["token"], row["scope"]):
             if type(value) is not str:
-                raise TypeError(f"{value!r} is no text")
+                raise TypeError(f"{value!r} is not text")
         return Intent(
             token=row["token"],
             verb=Verb(row["verb"]),
@@ -120,7 +120,7 @@ def intent_from_row(row: sqlite3.Row) -> Intent:
 
 
 def heartbeat_from_row(row: sqlite3.Row) -> datetime:
-    """Return when the owner of a row was last heard of. Raises UnreadableRow."""
+    """Return the time of the last heartbeat in an owner's row. Raises UnreadableRow."""
     try:
         return _moment(row["heartbeat"])
     except (TypeError, ValueError) as error:
@@ -130,5 +130,5 @@ def heartbeat_from_row(row: sqlite3.Row) -> datetime:
 def _moment(text: str) -> datetime:
     moment = datetime.fromisoformat(text)
     if moment.tzinfo is None:
-        raise ValueError(f"{text!r} names no time zone")
+        raise ValueError(f"{text!r} has no time zone")
     return moment

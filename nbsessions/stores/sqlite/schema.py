@@ -1,4 +1,4 @@
-"""The tables of the SQLite store, and how older files are brought up to date."""
+"""The tables of the SQLite store, and migrations from older versions."""
 
 from __future__ import annotations
 
@@ -57,7 +57,8 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
     ),
     (
         "ALTER TABLE nbsessions_owner ADD COLUMN provider TEXT NOT NULL DEFAULT ''",
-        # The revision of the owner's last write: the owner sees by it that its file went back.
+        # The revision of the owner's last write. It shows the owner whether the file was restored
+        # to an earlier state.
         "ALTER TABLE nbsessions_owner ADD COLUMN written INTEGER NOT NULL DEFAULT 0",
     ),
 )
@@ -66,7 +67,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
 _OUR_TABLES = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'nbsessions_session'"
 
 OLDEST_COMPATIBLE = 1
-"""The lowest schema version whose code can still work on a file of the newest version."""
+"""The lowest schema version whose code can work with a file of the newest version."""
 
 SALVAGE: tuple[tuple[str, str, str], ...] = (
     (
@@ -105,14 +106,17 @@ SALVAGE: tuple[tuple[str, str, str], ...] = (
             VALUES (?, ?, ?, ?, ?, ?, ?, ?)""",
     ),
 )
-"""Per table: read it forwards, read it backwards (from the far side of the damage), write it."""
+"""Statements for each table: read it forwards, read it backwards, and insert a row.
+
+Reading backwards finds the rows behind the damage.
+"""
 
 
 def migrate(connection: sqlite3.Connection) -> None:
-    """Bring the file to the newest schema, in one transaction. Raises StoreTooNew.
+    """Migrate the file to the newest schema in one transaction. Raises StoreTooNew.
 
-    A file of a newer release is used as it is, as long as that release says that it can be:
-    two releases on one file are a normal day.
+    A file of a newer release is used as it is if that release has marked it as compatible, so
+    that servers of two releases can share a file.
     """
     connection.execute("BEGIN IMMEDIATE")
     try:
@@ -138,13 +142,13 @@ def migrate(connection: sqlite3.Connection) -> None:
 
 
 def read_version(connection: sqlite3.Connection) -> int:
-    """Return the version of our tables, which has to be noted in the file. Raises StoreTooNew."""
+    """Return the version of our tables from the meta table. Raises StoreTooNew."""
     rows = connection.execute("SELECT key, value FROM nbsessions_meta")
     meta: dict[str, int] = {row["key"]: row["value"] for row in rows}
     version = meta.get("schema", 0)
     if meta.get("oldest_compatible", 0) > len(MIGRATIONS):
         raise StoreTooNew(
-            f"the session store has schema {version}, this release of nbsessions reads up to "
-            f"{len(MIGRATIONS)}: upgrade nbsessions, or give it another file"
+            f"the session store has schema {version}, but this release of nbsessions reads only "
+            f"schemas up to {len(MIGRATIONS)}. Upgrade nbsessions, or configure another file"
         )
     return version

@@ -1,4 +1,4 @@
-"""The SQL statements of the SQLite store, but for those that make and mend its tables."""
+"""The SQL statements of the SQLite store, except those that create and repair its tables."""
 
 from __future__ import annotations
 

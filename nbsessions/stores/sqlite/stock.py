@@ -1,4 +1,4 @@
-"""Reads the sessions out of a file that jupyter_server's own session manager wrote."""
+"""Reads sessions from a file that jupyter_server's own session manager wrote."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import sqlite3
 from nbsessions.models import Session, utcnow
 
 STOCK_SCOPE = "jupyter_server"
-"""The owner of imported sessions; nobody of that name ever runs, so it counts as dead."""
+"""The owner of imported sessions. No server has this id, so the owner counts as dead."""
 
 _COLUMNS = {"session_id", "path", "name", "type", "kernel_id"}
 
 
-# The stock table has no types and no keys, and takes whatever a client sent.
+# The table has no types and no keys, and contains the values exactly as clients sent them.
 _SELECT = """SELECT session_id, path, name, type, kernel_id FROM session
     WHERE typeof(session_id) = 'text' AND typeof(kernel_id) = 'text'
     AND typeof(path) IN ('text', 'null') AND typeof(name) IN ('text', 'null')
@@ -21,13 +21,13 @@ _SELECT = """SELECT session_id, path, name, type, kernel_id FROM session
 
 
 def is_stock_file(connection: sqlite3.Connection) -> bool:
-    """Return whether the file holds the table of jupyter_server's session manager."""
+    """Return whether the file has the table of jupyter_server's own session manager."""
     rows = connection.execute("SELECT name FROM pragma_table_info('session')")
     return _COLUMNS.issubset(row["name"] for row in rows)
 
 
 def read_stock_sessions(connection: sqlite3.Connection) -> list[Session]:
-    """Return the sessions of the stock table; rows that cannot be sessions are passed over."""
+    """Return the sessions of that table. Rows that are not valid sessions are skipped."""
     rows = connection.execute(_SELECT)
     now = utcnow()
     return [
@@ -44,6 +44,6 @@ def read_stock_sessions(connection: sqlite3.Connection) -> list[Session]:
             last_activity=now,
         )
         for row in rows
-        # What is not UTF-8 comes as bytes.
+        # Values that are not UTF-8 are read as bytes.
         if not any(isinstance(value, bytes) for value in row)
     ]

@@ -1,4 +1,4 @@
-"""The SQLite session store: one thread writes, and reads are answered from a checked cache."""
+"""The SQLite session store. One thread writes, and reads use a cache checked against the file."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ from nbsessions.stores.sqlite.statements import (
 from nbsessions.stores.sqlite.thread import ReaderThread
 from nbsessions.stores.sqlite.transaction import SQLiteTransaction
 from nbsessions.stores.sqlite.writer import Operation, Writer
-from nbsessions.stores.transaction import unless_lost
+from nbsessions.stores.transaction import raise_if_lost
 
 T = TypeVar("T")
 
 
 class SQLiteSessionStore(SessionStore):
-    """Keeps sessions in a file that several servers of one user may share.
+    """Stores sessions in a file that several servers of one user may share.
 
-    This owner alone writes the sessions of its scope, so the cache holds them all. Each read
-    checks it against the revision in the file. While the file cannot be read, sessions are
-    answered from the cache.
+    Only this owner writes the sessions of its scope, so the cache has all of them. Each read
+    compares the revision of the cache with the revision in the file. While the file cannot be
+    read, sessions are returned from the cache.
     """
 
     def __init__(
@@ -53,11 +53,14 @@ class SQLiteSessionStore(SessionStore):
         private_folder: bool = False,
         busy_timeout: float = 5.0,
     ) -> None:
-        """``private_folder``: the file's folder is ours, made if need be and kept at 0700.
+        """Prepare the store without opening the file.
 
-        ``busy_timeout``: seconds that a write waits for other processes.
+        ``private_folder`` means that only this store uses the file's folder. The folder is then
+        created if needed, and its mode is set to 0700. ``busy_timeout`` is the number of seconds
+        that a write waits for other processes.
         """
-        # Log, locks and permissions belong to the file itself, not to a link that leads to it.
+        # The write-ahead log, the locks and the permissions belong to the file itself, not to a
+        # symbolic link to it.
         self.path = path = path.resolve()
         self._namespace = namespace
         self._log = log
@@ -68,11 +71,11 @@ class SQLiteSessionStore(SessionStore):
         self._thread = ReaderThread()
         self._owner: Owner | None = None
         self._connection: sqlite3.Connection | None = None
-        """The writer's, which may replace it."""
+        """The writer's first connection. The writer may replace it."""
         self._writer: Writer | None = None
         self._reads: Reads | None = None
 
-    # Life
+    # Lifecycle
 
     async def open(self, owner: Owner) -> None:
         connection = await self._thread.run(self._open, owner)
@@ -102,13 +105,13 @@ class SQLiteSessionStore(SessionStore):
             try:
                 connection = self._open_and_register(owner)
             except StoreDamaged:
-                # Some damage shows only when the file is used. It is repaired now.
+                # Some damage shows only when the file is used. The next open repairs it.
                 connection = self._open_and_register(owner)
         except BaseException:
             self._database.close()
             raise
-        self._database.lost = False
-        # Both are set here, because whoever awaits this may be cancelled.
+        self._database.needs_restore = False
+        # Set both here in the thread, because the task that awaits it may be cancelled.
         self._owner, self._connection = owner, connection
         return connection
 
@@ -122,8 +125,9 @@ class SQLiteSessionStore(SessionStore):
         return connection
 
     def _register(self, connection: sqlite3.Connection, owner: Owner) -> None:
-        # Locked before the owner is entered: whoever finds the row finds the lock held.
-        self._database.own(owner.owner_id)
+        # Take the lock before inserting the row, so that another server that reads the row always
+        # finds the lock held.
+        self._database.lock_owner(owner.owner_id)
         rows = self._database.rows
         with self._database.transaction(connection):
             transaction = SQLiteTransaction(connection, self._namespace, owner.owner_id, rows)
@@ -137,16 +141,17 @@ class SQLiteSessionStore(SessionStore):
         remove_abandoned_locks(self.path)
 
     def close(self, running: Collection[str] = ()) -> None:
-        signed_off = False
+        stopped = False
         if self._writer is not None:
-            signed_off = self._writer.close(lambda transaction: transaction.sign_off(running))
+            stopped = self._writer.close(lambda transaction: transaction.mark_stopped(running))
         self._thread.close()
         if self._writer is None and self._connection is not None:
             self._connection.close()
         if self._reads is not None:
             self._reads.close()
-        # Where no row tells of the stop, the lock file proves it by being free.
-        self._database.close(remove_owner=signed_off or self._owner is None)
+        # If the stop could not be recorded in the owner's row, keep the lock file. Other servers
+        # can then take the lock, which proves that this server has stopped.
+        self._database.close(remove_owner=stopped or self._owner is None)
 
     async def heartbeat(self) -> None:
         await self._opened(self._writer).heartbeat()
@@ -157,7 +162,7 @@ class SQLiteSessionStore(SessionStore):
             self._database.checkpoint_soon()
         elif await self._opened(self._reads).is_intact():
             return
-        # Before it writes anything, the writer brings the file up to date.
+        # The writer brings the file up to date before each write.
         await writer.heartbeat()
 
     # Reads
@@ -183,7 +188,7 @@ class SQLiteSessionStore(SessionStore):
         rows = await reads.query(SELECT_INTENTS, (self._namespace, self._scope))
         return self._database.rows.intents(rows)
 
-    async def count_holders(self, kernel_id: str) -> int:
+    async def count_by_kernel(self, kernel_id: str) -> int:
         reads = self._opened(self._reads)
         rows = await reads.query(COUNT_BY_KERNEL, (self._namespace, self._scope, kernel_id))
         count: int = rows[0][0]
@@ -192,12 +197,12 @@ class SQLiteSessionStore(SessionStore):
     # Writes
 
     async def acquire(self, intent: Intent) -> Session | None:
-        # A power cut ends a local kernel too, so its intent need not survive one.
+        # A power failure ends local kernels too, so their intents need not survive it.
         durable = intent.scope != self._scope
         return await self._write(lambda transaction: transaction.acquire(intent), durable=durable)
 
     async def commit(self, token: str, session: Session) -> Session:
-        return unless_lost(
+        return raise_if_lost(
             await self._write(lambda transaction: transaction.commit(token, session))
         )
 
@@ -224,7 +229,7 @@ class SQLiteSessionStore(SessionStore):
                 session_id, changes, start_token=start_token, stop_token=stop_token, force=force
             )
         )
-        return unless_lost(outcome)
+        return raise_if_lost(outcome)
 
     async def rename_document(self, old: str, new: str) -> Sequence[Session]:
         return await self._write(lambda transaction: transaction.rename_document(old, new))
@@ -240,7 +245,7 @@ class SQLiteSessionStore(SessionStore):
     async def end_sessions(self, sessions: Collection[Session]) -> Sequence[Session]:
         return await self._write(lambda transaction: transaction.end_sessions(sessions))
 
-    # What others left behind
+    # Orphans
 
     async def find_orphans(self, adopted: Collection[str] = ()) -> Orphans:
         return await self._opened(self._reads).run(self._find_orphans, adopted)
@@ -261,7 +266,7 @@ class SQLiteSessionStore(SessionStore):
             intents.extend(rows.intents(query(SELECT_INTENTS, (namespace, owner_id))))
         for kernel_id in adopted:
             found.extend(query(SELECT_BY_KERNEL_ELSEWHERE, (namespace, owner.owner_id, kernel_id)))
-        # A dead owner's session of an adopted kernel is in both.
+        # Both queries return the session if a dead owner had the adopted kernel.
         sessions = {session.seq: session for session in rows.sessions(found)}
         return Orphans(owners=dead, sessions=tuple(sessions.values()), intents=tuple(intents))
 

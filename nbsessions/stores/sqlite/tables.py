@@ -1,4 +1,4 @@
-"""The tables of sessions and intents, read and written within a transaction."""
+"""The tables of sessions and intents, as a transaction reads and writes them."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from nbsessions.stores.transaction import Tables
 class SQLiteTables(Tables):
     """The rows of one namespace and scope, on a connection that is in a transaction.
 
-    ``changed`` collects what became of each session, by id, for the store's cache. A removed
-    one is None. ``intents`` does the same for intents, by token.
+    ``changed`` collects the changed sessions by id, for the store's cache. The value is None for
+    a removed session. ``intents`` does the same for intents, by token.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class SQLiteTables(Tables):
         return self._sessions(statements.SELECT_BY_KERNEL, kernel_id)
 
     def list_within(self, top: str) -> Sequence[Session]:
-        # All that begins with "top/" sorts between it and "top0", as "0" follows "/".
+        # Paths that begin with "top/" sort between "top/" and "top0", because "0" follows "/".
         return self._sessions(statements.SELECT_WITHIN, top, f"{top}/", f"{top}0")
 
     def is_kernel_used(self, kernel_id: str) -> bool:
@@ -115,7 +115,7 @@ class SQLiteTables(Tables):
         return self._exists(statements.SELECT_RECENT_INTENT, kernel_id, timestamp(ended_since))
 
     def add_intent(self, intent: Intent) -> bool:
-        # The unique index on starts makes it fail where the document has one already.
+        # Inserts nothing if the document has a 'start' already, because of a unique index.
         cursor = self._connection.execute(
             statements.INSERT_INTENT,
             (
@@ -141,14 +141,14 @@ class SQLiteTables(Tables):
         self.intents[token] = None
         return True
 
-    def lose_starts(self, document: str, before: datetime) -> None:
+    def expire_starts(self, document: str, before: datetime) -> None:
         self._connection.execute(
             statements.LOSE_STARTS, (self._namespace, self._scope, document, timestamp(before))
         )
 
     def end_stop(self, token: str, lease_until: datetime) -> None:
         self._connection.execute(statements.END_STOP, (timestamp(lease_until), token))
-        # It is history, which need not be written again to a file that was replaced.
+        # An 'ended' intent need not be written again if the file is replaced.
         self.intents[token] = None
 
     def forget_ended(self, kernel_id: str) -> None:

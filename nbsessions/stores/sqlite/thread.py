@@ -1,4 +1,4 @@
-"""The thread in which the store's blocking work is done, but for writes."""
+"""The thread for the blocking work of the store, except writes."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ T = TypeVar("T")
 
 
 class ReaderThread:
-    """One thread, which runs one function at a time."""
+    """A thread that runs one function at a time."""
 
     def __init__(self) -> None:
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="nbsessions-reader")
         self._closed = False
 
     async def run(self, function: Callable[..., T], *arguments: object) -> T:
-        """Run the function in the thread. Raises StoreUnavailable once it is closed."""
+        """Run the function in the thread. Raises StoreUnavailable after ``close``."""
         if self._closed:
             raise StoreUnavailable("the session store is closed")
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._executor, function, *arguments)
 
     def close(self) -> None:
-        """Wait for what is running, and end the thread. Idempotent."""
+        """Wait for submitted functions and end the thread. Idempotent."""
         self._closed = True
         self._executor.shutdown(wait=True)

@@ -1,4 +1,4 @@
-"""One transaction on the file: the writes of the port, and what owners note about themselves."""
+"""One transaction on the file, with the writes of SessionStore and the records of owners."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from nbsessions.stores.transaction import Transaction
 
 
 class SQLiteTransaction(Transaction):
-    """Writes for one namespace and scope, within a transaction that the caller has begun."""
+    """The writes for one namespace and scope, in a transaction that the caller has begun."""
 
     def __init__(
         self, connection: sqlite3.Connection, namespace: str, scope: str, rows: RowReader
@@ -28,7 +28,7 @@ class SQLiteTransaction(Transaction):
     # Revisions
 
     def raise_revision(self) -> int:
-        """Raise the namespace's revision, which takes the write lock, and return the old one."""
+        """Increment the namespace's revision and return the old one. Takes the write lock."""
         key = (self._namespace,)
         if self._execute(statements.RAISE_REVISION, *key) == 0:
             self._execute(statements.INSERT_NAMESPACE, *key)
@@ -37,18 +37,18 @@ class SQLiteTransaction(Transaction):
         revision: int = row["revision"]
         return revision - 1
 
-    def sign(self, revision: int, before: int) -> bool:
-        """Note that this owner made the write of this revision.
+    def record_write(self, revision: int, before: int) -> bool:
+        """Record in the owner's row that this owner wrote this revision.
 
-        ``before``: the revision of the owner's last write. Returns False when the file does not
-        know the owner any more, or lacks that write.
+        ``before`` is the revision of the owner's previous write. Returns False when the file no
+        longer has the owner's row, or lacks that write.
         """
         return self._execute(statements.SIGN_WRITE, revision, self._scope, before) == 1
 
     # This owner
 
     def register(self, owner: Owner) -> None:
-        """Enter the owner as alive, or renew its heartbeat."""
+        """Insert the owner's row as alive, or renew its heartbeat."""
         self._execute(
             statements.REGISTER_OWNER,
             owner.owner_id,
@@ -60,8 +60,8 @@ class SQLiteTransaction(Transaction):
             owner.provider,
         )
 
-    def sign_off(self, running: Collection[str]) -> None:
-        """Note a clean stop. Remove what is not about one of the ``running`` kernels."""
+    def mark_stopped(self, running: Collection[str]) -> None:
+        """Record a clean stop, and remove sessions and intents of kernels not in ``running``."""
         for session in self.tables.list_sessions():
             if session.kernel_id not in running:
                 self.tables.remove_session(session)
@@ -78,24 +78,24 @@ class SQLiteTransaction(Transaction):
         intents: Iterable[Intent],
         revision: int,
     ) -> None:
-        """Replace what the file has of this owner by what the owner itself knows.
+        """Replace this owner's rows in the file with the given sessions and intents.
 
-        The revision becomes higher than ``revision``, the last one that is known, so that no
-        reader takes what it reads from now on for something older.
+        The revision becomes higher than ``revision``, the last known one, so that readers do not
+        mistake the new contents for older ones.
         """
         self._execute(statements.RAISE_REVISION_OVER, revision, self._namespace)
         self.register(owner)
         self._execute(statements.DELETE_SCOPE, self._namespace, self._scope)
         self._execute(statements.DELETE_INTENTS_OF_OWNER, self._scope)
         for session in sessions:
-            # An older copy of the file may have it as the session of an earlier owner.
+            # An older copy of the file may have the session with an earlier owner.
             self._execute(statements.DELETE_BY_ID, self._namespace, session.session_id)
             self.tables.add_session(session)
         for intent in intents:
             self.tables.add_intent(intent)
 
     def import_stock(self) -> None:
-        """Take over the sessions of a stock table, once in the life of the file."""
+        """Import the sessions of jupyter_server's own table, only once for each file."""
         if not is_stock_file(self._connection):
             return
         if self._execute(statements.NOTE_STOCK_IMPORT) == 0:
@@ -114,7 +114,7 @@ class SQLiteTransaction(Transaction):
         ended: Iterable[Session],
         undone: Iterable[Intent],
     ) -> tuple[list[Session], list[str]]:
-        """See SessionStore.recover. Returns the removed sessions and the ids of the owners."""
+        """See SessionStore.recover. Returns the removed sessions and the ids of removed owners."""
         for session in adopted:
             self._adopt(session)
         removed = [session for session in ended if self._remove_orphan(session)]
@@ -130,9 +130,10 @@ class SQLiteTransaction(Transaction):
     def forget_owners(
         self, is_dead: Callable[[sqlite3.Row], bool], is_abandoned: Callable[[sqlite3.Row], bool]
     ) -> list[str]:
-        """Remove dead owners that left nothing, and abandoned ones with all that they left.
+        """Remove empty dead owners of other namespaces, and all abandoned owners.
 
-        Of the dead ones, those of other namespaces. Returns the ids of the removed owners.
+        An empty owner has no sessions and no intents. Abandoned owners are removed together with
+        their sessions and intents. Returns the ids of the removed owners.
         """
         key = (self._namespace,)
         bare = self._connection.execute(statements.SELECT_BARE_OWNERS, key)

@@ -1,4 +1,4 @@
-"""Checks a database path that a user configured."""
+"""Validates the configured path of the SQLite file."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _HEADER = b"SQLite format 3"
 
 
 def validate_database_path(trait: str) -> Any:
-    """Return the validator of a trait that names an SQLite file, which need not be there yet."""
+    """Return a validator for a trait that contains the path of an SQLite file."""
 
     @validate(trait)
     def check(configurable: Any, proposal: Any) -> str:

@@ -1,4 +1,4 @@
-"""The one thread that writes: it takes what is queued and commits it all at once."""
+"""The thread that writes. It commits all queued operations in one transaction."""
 
 from __future__ import annotations
 
@@ -37,28 +37,31 @@ class _Job:
 
 
 class _Reverted(StoreUnavailable):
-    """The file was put back to an earlier state, or has forgotten the owner."""
+    """The file was restored to an earlier state, or the owner's row was removed."""
 
     def __init__(self) -> None:
-        super().__init__("the session store was put back to an earlier state: try again")
+        super().__init__("the session store was restored to an earlier state. Try again")
 
 
 @dataclass(eq=False)
 class _Committed:
-    """What one transaction did, for the store's cache and the writer's own memory."""
+    """The changes of one transaction, to be applied to the cache and the writer's intents."""
 
     generation: int
-    """Counts the openings of the file."""
+    """How many times the file had been opened."""
     before: int
-    """The revision that the transaction found …"""
+    """The revision before the transaction."""
     after: int
-    """… and the one that it left."""
+    """The revision after the transaction."""
     changed: dict[str, Session | None] = field(default_factory=dict)
     intents: dict[str, Intent | None] = field(default_factory=dict)
 
 
 class Writer:
-    """Owns the writing connection. ``submit`` on the event loop, ``close`` anywhere."""
+    """Owns the connection that writes.
+
+    Call ``submit`` on the event loop. ``close`` may be called from any thread.
+    """
 
     def __init__(
         self,
@@ -70,9 +73,12 @@ class Writer:
         owner: Owner,
         log: logging.Logger,
     ) -> None:
-        """``cache`` gets what is committed, on the event loop, before the callers know of it."""
+        """Start the thread.
+
+        Committed changes are applied to ``cache`` on the event loop, before ``submit`` returns.
+        """
         self.mark = Mark()
-        """How far the writer has certainly come. Read from any thread."""
+        """The last write that is certainly committed. Safe to read from any thread."""
         self._intents: dict[str, Intent] = {}
         self._database = database
         self._connection: sqlite3.Connection | None = connection
@@ -86,17 +92,19 @@ class Writer:
         self._closed = False
         self._last: Operation[None] | None = None
         self._finished = False
-        # A daemon: an embedder that forgets to close must still be able to exit.
+        # A daemon thread, so that a program that embeds the server and forgets to close the store
+        # can still exit.
         self._thread = threading.Thread(target=self._run, name="nbsessions-writer", daemon=True)
         self._thread.start()
 
     async def submit(self, operation: Operation[T], *, durable: bool = True) -> T:
-        """Run the operation in the next transaction and return its result once it is kept.
+        """Run the operation in the next transaction and return its result after the commit.
 
-        ``durable`` as for Database.transaction; one operation that is makes its batch so.
+        ``durable`` has the same meaning as for Database.transaction. A transaction is durable if
+        any of its operations is.
 
-        An operation that raises one of our errors is rolled back alone. Cancelling the caller
-        leaves the operation in the queue.
+        If an operation raises a SessionError, only this operation is rolled back. Cancelling the
+        caller does not remove the operation from the queue.
         """
         if self._closed:
             raise StoreUnavailable("the session store is closed")
@@ -107,13 +115,13 @@ class Writer:
     async def heartbeat(self) -> None:
         """Renew the owner's heartbeat.
 
-        As before each write, the file is repaired if it is damaged, and brought up to date if it
-        was replaced.
+        As before every write, the file is first repaired if it is damaged, and brought up to date
+        if it was replaced.
         """
         await self.submit(lambda transaction: transaction.register(self._owner), durable=False)
 
     def close(self, last: Operation[None]) -> bool:
-        """Commit what is queued and then ``last``; let go of the file. Idempotent.
+        """Commit the queued operations and then ``last``, and close the file. Idempotent.
 
         Returns whether ``last`` was committed.
         """
@@ -142,11 +150,11 @@ class Writer:
         try:
             committed = self._commit(jobs)
         except Exception as error:
-            # An error of one operation is kept in its job; this one is everybody's.
+            # The error of a single operation is stored in its job. This error affects all jobs.
             for job in jobs:
                 job.error = error
             self._disconnect()
-        # The loop may be closed already when the server is stopping.
+        # When the server is stopping, the event loop may be closed already.
         with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._deliver, jobs, committed)
 
@@ -154,7 +162,7 @@ class Writer:
         try:
             return self._commit_once(jobs)
         except _Reverted:
-            # To open the file again brings it up to date.
+            # Opening the file again brings it up to date.
             self._disconnect()
             return self._commit_once(jobs)
 
@@ -165,16 +173,16 @@ class Writer:
             transaction = self._transaction(connection)
             before = transaction.raise_revision()
             known = before >= self.mark.revision
-            if not known or not transaction.sign(before + 1, self.mark.written):
+            if not known or not transaction.record_write(before + 1, self.mark.written):
                 raise _Reverted
             committed = _Committed(self._database.generation, before, before + 1)
             for job in jobs:
                 self._perform(connection, job, committed)
-        self._note(committed)
+        self._remember(committed)
         self._undelivered.append(committed)
         return committed
 
-    def _note(self, committed: _Committed) -> None:
+    def _remember(self, committed: _Committed) -> None:
         self.mark = Mark(committed.after, committed.after)
         for token, intent in committed.intents.items():
             self._intents.pop(token, None)
@@ -192,7 +200,7 @@ class Writer:
         try:
             job.outcome = job.operation(transaction)
         except (SessionError, UnicodeEncodeError) as error:
-            unusable = InvalidRequest("text", "cannot be stored, it is not valid Unicode")
+            unusable = InvalidRequest("text", "cannot be stored because it is not valid Unicode")
             job.error = error if isinstance(error, SessionError) else unusable
             connection.execute("ROLLBACK TO operation")
         else:
@@ -201,15 +209,15 @@ class Writer:
         connection.execute("RELEASE operation")
 
     def _connect(self) -> sqlite3.Connection:
-        """Return the connection, opened anew after trouble or when the file was replaced.
+        """Return the connection, reopened after an error or if the file was replaced.
 
-        What this server has is in the file then.
+        Afterwards the file has all sessions and intents of this server.
         """
         if self._connection is not None:
             if self._database.is_replaced() or self._database.damage is not None:
                 self._disconnect()
             else:
-                self._database.keep_locks()
+                self._database.renew_locks()
         if self._connection is None:
             if self._database.is_replaced():
                 self._database.shut_out_readers()
@@ -221,7 +229,7 @@ class Writer:
                 connection.close()
                 raise
             self.mark = mark
-            self._database.lost = False
+            self._database.needs_restore = False
             self._connection = connection
         return self._connection
 
@@ -229,32 +237,35 @@ class Writer:
         found = connection.execute(
             SELECT_VERSION, (self._namespace, self._owner.owner_id)
         ).fetchone()
-        if self.mark.is_known_to(*found) and not self._database.lost:
+        if self.mark.is_contained_in(*found) and not self._database.needs_restore:
             return self.mark
         revision, written = found
-        forgotten = written is None and revision >= self.mark.revision and not self._database.lost
+        forgotten = (
+            written is None and revision >= self.mark.revision and not self._database.needs_restore
+        )
         self._log.warning(
-            "The session store %s %s; this server writes its sessions to it again",
+            "The session store %s %s. This server writes its sessions to it again.",
             self._database.path,
-            "does not know this server any more"
+            "no longer has a record of this server"
             if forgotten
-            else "was replaced, or put back to an earlier state",
+            else "was replaced or restored to an earlier state",
         )
         transaction = self._transaction(connection)
         transaction.raise_revision()
         if forgotten:
-            # Whoever has forgotten this server has undone what it had begun.
+            # The server that removed the record has also undone this server's starts and stops.
             self._intents.clear()
         transaction.restore(
             self._owner, self._known_sessions(), self._intents.values(), self.mark.revision
         )
         revision = transaction.raise_revision() + 1
-        transaction.sign(revision, 0)
+        transaction.record_write(revision, 0)
         return Mark(revision, revision)
 
     def _known_sessions(self) -> list[Session]:
         """Return this owner's sessions, oldest first."""
-        # Taken before the cache is read: what the event loop delivers meanwhile is in both.
+        # Copy this before reading the cache. A commit that the event loop delivers in between is
+        # then in both, so none is missed.
         undelivered = list(self._undelivered)
         sessions = {session.session_id: session for session in self._cache.list_sessions()}
         for committed in undelivered:
@@ -284,7 +295,8 @@ class Writer:
                 job.future.set_result(job.outcome)
             else:
                 job.future.set_exception(job.error)
-                # Taken note of here: those who waited may all have been cancelled.
+                # Mark the exception as retrieved, so that asyncio does not log it if all callers
+                # were cancelled.
                 job.future.exception()
 
     def _finish(self) -> None:
@@ -298,6 +310,8 @@ class Writer:
                     last(transaction)
                 self._finished = True
         except Exception as error:
-            # The owner's lock is released all the same: the next start sees a dead owner.
-            self._log.warning("The session store could not be signed off: %s", error)
+            # The owner's lock is released anyway, so the next server sees that this owner is dead.
+            self._log.warning(
+                "This server could not be marked as stopped in the session store: %s", error
+            )
         self._disconnect()

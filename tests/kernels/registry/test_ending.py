@@ -1,4 +1,4 @@
-"""Kernels that are ended, with their groups, however they resist."""
+"""Kernels and their process groups are ended, even if they ignore SIGTERM."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def ender(place: Place) -> KernelEnder:
 
 @pytest.fixture
 def short_grace(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have little patience after SIGTERM, and the usual one after SIGKILL."""
+    """Wait only a short time after SIGTERM, and the usual time after SIGKILL."""
     patience = iter([0.2])
     have_ended = ending._have_ended
 
@@ -69,7 +69,10 @@ def stubborn(spawn: Processes) -> ProcessIdentity:
 
 
 def family(spawn: Processes, child: str = "import signal; ") -> list[ProcessIdentity]:
-    """Start a process that leads a group, and a child of it; the child's code begins so."""
+    """Start a process that leads a group, and a child of that process.
+
+    ``child`` is code that the child runs first.
+    """
     process = spawn.child(
         sys.executable,
         "-S",

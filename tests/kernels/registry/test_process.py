@@ -1,4 +1,4 @@
-"""Processes that are not our children: found again, told apart, watched and signalled."""
+"""Processes that are not our children are found, identified, monitored and signalled."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ _MARK = "NBSESSIONS_TEST_MARK"
 _IGNORE_SIGTERM = "trap '' TERM; echo ready; exec sleep 600"
 
 
-# macOS has no pidfds: there, nothing is held by one.
+# macOS has no pidfds.
 KINDS = ["pidfd", "psutil"] if hasattr(os, "pidfd_open") else ["psutil"]
 
 
 @pytest.fixture(params=KINDS)
 def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """How processes are held."""
+    """The kind of AttachedProcess to test."""
     chosen: str = request.param
     if chosen == "psutil":
         monkeypatch.delattr(os, "pidfd_open", raising=False)
@@ -54,7 +54,7 @@ def kill(identity: ProcessIdentity) -> None:
     os.kill(identity.pid, signal.SIGKILL)
 
 
-# Whoever holds it
+# Attaching
 
 
 def test_processes_are_held_by_what_the_platform_has(kind: str, spawn: Processes) -> None:
@@ -189,8 +189,9 @@ def test_the_next_process_of_the_same_id_is_a_stranger(spawn: Processes) -> None
         unshare += ["--user", "--map-root-user"]
     tried = subprocess.run(["/bin/sh", "-c", shlex.join([*unshare, "true"])], capture_output=True)
     if tried.returncode:
-        # The same with a start time that was changed is tested everywhere. Here, the next process
-        # id has to be chosen: macOS has no pid namespaces, and containers may forbid them to root.
+        # Another test changes the start time instead, and runs on all platforms. This one has to
+        # choose the pid of the next process, which requires a pid namespace. macOS has none, and
+        # containers may forbid them even to root.
         pytest.skip("the system forbids pid namespaces, and nothing can be installed to change it")
     outside = msgspec.json.encode(spawn.stranger()).decode()
     done = subprocess.run(
@@ -339,7 +340,7 @@ def test_a_descriptor_is_not_inherited_by_other_programs(kind: str, spawn: Proce
     assert held.poll() is None
 
 
-# A kernel whose process id was not written down in time
+# Kernels that were launched, but whose process was not recorded
 
 
 def kernel_command(file: Path, code: str = "import signal; signal.pause()") -> list[str]:
@@ -371,7 +372,7 @@ def test_a_child_that_inherited_the_mark_is_not_taken_for_the_kernel(
 ) -> None:
     file = tmp_path / "kernel.json"
     spawn.stranger(env=marked())
-    # Names the file, too, but in its parent's session.
+    # The child's command line contains the file too, but it does not lead a session.
     spawn.child(*kernel_command(file), env=marked())
     assert find_kernel(str(file), {_MARK: "a-kernel"}) is None
 
@@ -402,7 +403,7 @@ def test_another_users_process_is_not_taken_for_it(
     file = tmp_path / "kernel.json"
     kernel = spawn.stranger(*kernel_command(file), env=marked())
     assert find_kernel(str(file), {_MARK: "a-kernel"}) == kernel
-    # Of us and it, we are the one who can become another without being root.
+    # Pretend to be another user, because only root could change the user of the process.
     monkeypatch.setattr(os, "geteuid", lambda: 65534)
     assert find_kernel(str(file), {_MARK: "a-kernel"}) is None
 

@@ -1,4 +1,4 @@
-"""The files in which kernels are written down: whole, private, and of no harm when damaged."""
+"""Kernel records are written atomically, are private, and do no harm when damaged."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ JSON = st.recursive(
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
     max_leaves=8,
 )
-# As names of files are that are not UTF-8.
+# Includes surrogate escapes, as in paths that are not valid UTF-8.
 TEXT = st.text() | st.binary().map(os.fsdecode)
 
 
@@ -154,7 +154,7 @@ def test_an_id_that_no_kernel_can_have_is_not_found(place: Place, kernel_id: str
     assert place.records.read(kernel_id) is None
 
 
-# Records that are of no use
+# Records that cannot be used
 
 
 def change(**fields: object) -> Callable[[bytes], bytes]:
@@ -230,7 +230,7 @@ def test_another_users_record_is_passed_over(
     else:
         monkeypatch.setattr(os, "geteuid", lambda: 0)
     assert list(place.records.read_all()) == []
-    assert "another user's" in one_warning(caplog)
+    assert "belongs to another user" in one_warning(caplog)
 
 
 def test_fields_of_a_later_version_are_no_damage(place: Place) -> None:

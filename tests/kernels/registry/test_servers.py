@@ -1,4 +1,4 @@
-"""Which servers are alive, as other processes see it, and who may follow the dead ones."""
+"""Which servers are alive as seen by other processes, and who may take over dead ones."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ from support.waiting import wait_until
 
 @pytest.fixture
 def folder(place: Place) -> Path:
-    """Where the servers have their locks."""
+    """The folder of the servers' lock files."""
     return place.folder / "servers"
 
 
 @pytest.fixture
 def registered(place: Place) -> Iterator[Servers]:
-    """A server of this process that is alive."""
+    """A live server in this process."""
     place.servers.register()
     yield place.servers
-    place.servers.sign_off(kernels_left=False)
+    place.servers.unregister(kernels_left=False)
 
 
 # Servers of another user
@@ -117,7 +117,7 @@ def test_a_forked_child_does_not_keep_a_server_alive(
     child = other.ask(fork_sleeper)
     try:
         other.kill()
-        os.kill(child, 0)  # raises if it does not live
+        os.kill(child, 0)  # raises if the process has ended
         assert place.servers.state(server_id) is State.DEAD
     finally:
         os.kill(child, signal.SIGKILL)
@@ -134,7 +134,7 @@ def test_lock_files_are_for_their_user_alone(tmp_path: Path) -> None:
     (file,) = folder.iterdir()
     assert file.stat().st_mode & 0o777 == 0o600
     assert [each.stat().st_mode & 0o777 for each in (folder, folder.parent)] == [0o700, 0o700]
-    server.sign_off(kernels_left=False)
+    server.unregister(kernels_left=False)
 
 
 def test_a_server_whose_file_was_removed_can_register_again(
@@ -150,34 +150,34 @@ def test_a_server_whose_file_was_removed_can_register_again(
 def test_a_server_that_signs_off_with_kernels_left_is_dead(
     registered: Servers, folder: Path
 ) -> None:
-    registered.sign_off(kernels_left=True)
-    registered.sign_off(kernels_left=True)
+    registered.unregister(kernels_left=True)
+    registered.unregister(kernels_left=True)
     assert Servers(folder).state(registered.server_id) is State.DEAD
 
 
 def test_a_server_that_signs_off_without_kernels_is_forgotten(
     registered: Servers, folder: Path
 ) -> None:
-    registered.note_ending()
-    registered.sign_off(kernels_left=False)
-    registered.sign_off(kernels_left=False)
+    registered.mark_ending()
+    registered.unregister(kernels_left=False)
+    registered.unregister(kernels_left=False)
     assert list(folder.iterdir()) == []
 
 
 def test_a_server_that_never_had_kernels_leaves_nothing(place: Place, folder: Path) -> None:
     folder.mkdir()
-    place.servers.note_ending()
-    place.servers.sign_off(kernels_left=False)
+    place.servers.mark_ending()
+    place.servers.unregister(kernels_left=False)
     assert list(folder.iterdir()) == []
 
 
-# Registering while others look
+# Registering while other processes check the state
 
 
 def test_whoever_asks_while_a_server_registers_does_not_keep_it_from_its_lock(
     place: Place, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Somebody has just found the file, and looks whether the server is alive.
+    # Another process has just found the file and checks whether the server is alive.
     folder.mkdir()
     asking = FileLock(place.lock_file(place.servers.server_id))
     asking.acquire(shared=True)
@@ -198,7 +198,7 @@ def test_whoever_asks_while_a_server_registers_does_not_keep_it_from_its_lock(
 def test_whoever_forgets_a_server_while_it_registers_does_not_make_it_silent(
     place: Place, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Somebody has claimed the file before it was locked, and found no kernels.
+    # Another process has locked the file first, has found no kernels, and removes the file.
     acquire = FileLock.acquire
 
     def forget_first(lock: FileLock, **options: object) -> bool:
@@ -235,13 +235,13 @@ def test_servers_come_alive_for_certain_while_others_claim_and_forget_what_they_
             server = Servers(folder)
             server.register()
             assert Servers(folder).state(server.server_id) is State.LIVE
-            server.sign_off(kernels_left=True)
+            server.unregister(kernels_left=True)
     finally:
         stop.touch()
     other.answer()
 
 
-# Following
+# Taking over
 
 
 def test_a_dead_server_is_claimed_and_a_live_one_is_not(
@@ -278,7 +278,7 @@ def test_of_two_that_claim_at_once_one_gets_it(
     server_ids = [place.dead_server() for _ in range(100)]
     start = tmp_path / "start"
     for process in (other, third):
-        process.ask(ask_for_state, folder, "nobody")  # it is there
+        process.ask(ask_for_state, folder, "nobody")  # wait until the process runs
     for process in (other, third):
         process.tell(claim_each, folder, server_ids, start)
     start.touch()
@@ -289,7 +289,7 @@ def test_of_two_that_claim_at_once_one_gets_it(
 def somebody_who_asks(
     other: OtherProcess, folder: Path, server_id: str, tmp_path: Path
 ) -> Iterator[None]:
-    """Within, another process asks for the server's state again and again."""
+    """Let another process check the server's state repeatedly in the body of the ``with``."""
     begun, stop = tmp_path / "begun", tmp_path / "stop"
     other.tell(ask_until, folder, server_id, begun, stop)
     wait_until(begun.exists, "it asks")
@@ -401,7 +401,7 @@ def test_a_forgotten_server_cannot_be_claimed(place: Place) -> None:
     assert not place.servers.was_ending(server_id)
 
 
-# What is known of the dead
+# Information about dead servers
 
 
 def test_a_server_was_ending_if_it_said_so(place: Place) -> None:

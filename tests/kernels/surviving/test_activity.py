@@ -1,4 +1,4 @@
-"""How an adopted kernel is asked whether it is busy."""
+"""Probing whether an adopted kernel is busy."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ async def test_a_kernel_that_is_busy_for_long_is_not_asked_again_and_again(
 
     monkeypatch.setattr(IdleProbe, "_is_replaced", look)
     async with surviving_kernel_manager(tmp_path) as kernel_manager:
-        # It never answers, as a busy one.
+        # It never answers, like a busy kernel.
         kernel = kernel_manager.get_kernel(await kernel_manager.start_kernel(path=""))
         probe = IdleProbe(kernel, clients=list, log=logging.getLogger("nbsessions.tests"))
         asking = asyncio.ensure_future(probe.run())

@@ -1,4 +1,4 @@
-"""Whose kernels a server takes over when it starts, whose it ends, and whose it leaves alone."""
+"""Which kernels a server takes over when it starts, which it ends, and which it leaves alone."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _NOT_HERE = {"boot_id": "another boot", "host": "another-host"}
 
 
 class Adopted(list[KernelRecord]):
-    """What is given to a server that adopts, which is then theirs."""
+    """The records that a server adopts. The server becomes their owner."""
 
     def __init__(self, place: Place, error: Exception | None = None) -> None:
         super().__init__()
@@ -55,14 +55,14 @@ class Adopted(list[KernelRecord]):
 
 
 def adopted(place: Place, **options: Any) -> list[KernelRecord]:
-    """Have a server start, and return what it adopts."""
+    """Start a server, and return the records that it adopts."""
     recorded = Adopted(place)
     place.adoption(**options).run(recorded)
     return recorded
 
 
 def age(place: Place, server_id: str, seconds: float) -> None:
-    """Have the server be silent for so long."""
+    """Make the server appear silent for this number of seconds."""
     long_ago = time.time() - seconds
     os.utime(place.lock_file(server_id), (long_ago, long_ago))
 
@@ -167,7 +167,7 @@ def test_nothing_at_all_is_nothing_to_do(place: Place) -> None:
     assert adopted(place) == []
 
 
-# Adopting in vain
+# Adoptions that fail
 
 
 def test_a_kernel_that_is_gone_when_it_is_adopted_is_forgotten(
@@ -296,7 +296,7 @@ def test_a_kernel_that_is_being_ended_is_not_taken_over(place: Place, spawn: Pro
 
 
 class SlowEnder(KernelEnder):
-    """Takes its time to end a kernel."""
+    """Waits for a signal of the test before it ends a kernel."""
 
     def __init__(self, records: KernelRecords) -> None:
         super().__init__(records)
@@ -349,7 +349,7 @@ def test_however_old_a_kernel_of_the_same_root_is_adopted(place: Place, spawn: P
 
 
 class DyingEnder:
-    """Is about to end kernels when its server dies, and lets go of what it has."""
+    """Stands for a server that dies, and so loses its locks, when it is about to end kernels."""
 
     def end(self, records: Sequence[KernelRecord], finished: Callable[[bool], object]) -> None:
         finished(False)
@@ -445,7 +445,7 @@ def test_a_restart_of_a_server_that_was_ending_is_not_adopted(place: Place) -> N
     assert is_forgotten(place, record)
 
 
-# Kernels that cannot be seen from here
+# Kernels of other hosts and containers
 
 
 def elsewhere(kind: str, identity: ProcessIdentity) -> dict[str, Any]:
@@ -480,7 +480,7 @@ def test_a_kernel_of_another_container_is_not_forgotten_while_its_server_lives(
 ) -> None:
     server_id = other.ask(register_server, place.folder / "servers")
     record = place.record(server_id, **elsewhere("container", spawn.stranger()))
-    age(place, server_id, 60 * _DAY)  # as after a long sleep
+    age(place, server_id, 60 * _DAY)  # as after a long suspend
     assert adopted(place) == []
     assert not is_forgotten(place, record)
 
@@ -507,13 +507,13 @@ def test_of_two_servers_that_start_at_once_each_kernel_gets_one(
     }
     start = tmp_path / "start"
     for process in (other, third):
-        process.ask(ask_for_state, place.folder, "nobody")  # it is there
+        process.ask(ask_for_state, place.folder, "nobody")  # wait until the process runs
     for process in (other, third):
         process.tell(adopt_all, place.folder, start)
     start.touch()
     first, second = other.answer(), third.answer()
     assert Counter([*first, *second]) == Counter(list(kernels))
-    # The kernels of one server stay together.
+    # All kernels of one server are adopted by the same server.
     assert not {kernels[each] for each in first} & {kernels[each] for each in second}
     assert {kernel_id: place.records.read(kernel_id) is not None for kernel_id in kernels} == (
         dict.fromkeys(kernels, True)
@@ -521,7 +521,7 @@ def test_of_two_servers_that_start_at_once_each_kernel_gets_one(
 
 
 class MeddlingServers(Servers):
-    """Lets something happen just before a server is claimed."""
+    """Calls ``meddle`` just before it takes over a server."""
 
     meddle: Any = None
 

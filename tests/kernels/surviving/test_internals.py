@@ -1,4 +1,4 @@
-"""The private attributes of others that we touch are all there, and do what we need them for."""
+"""The private attributes of other packages that are used all exist, and work as assumed."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ KERNEL_ID = "11111111-2222-4333-8444-555555555555"
 
 
 def missing(instance: Any, names: dict[str, str]) -> list[str]:
-    """Return what is to be said of the attributes that the instance has not."""
+    """Return a message for each attribute that the instance lacks."""
     kind = instance if isinstance(instance, type) else type(instance)
     return [
         f"{package} {version(package)} has no {kind.__name__}.{name} any more: "
@@ -67,7 +67,7 @@ def missing(instance: Any, names: dict[str, str]) -> list[str]:
 
 
 def touched() -> set[str]:
-    """Return the private names that the module uses of others."""
+    """Return the private names of other packages that the module uses."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(inspect.getsource(internals))):
         if isinstance(node, ast.Attribute):
@@ -92,7 +92,7 @@ def test_what_is_missing_is_said_plainly() -> None:
     ]
 
 
-# They are there
+# They exist
 
 
 @pytest.mark.gen_test
@@ -118,14 +118,14 @@ def test_the_websockets_of_a_server_have_them_all() -> None:
     assert missing(ZMQChannelsWebsocketConnection, CONNECTION) == []
 
 
-# They mean what we think
+# They work as assumed
 
 
 def test_open_websockets_are_listed_with_their_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     sessions = {f"{KERNEL_ID}:a-client": None}
     monkeypatch.setattr(ZMQChannelsWebsocketConnection, "_open_sessions", sessions)
     assert list(internals.open_websockets()) == [(KERNEL_ID, f"{KERNEL_ID}:a-client")]
-    # The server itself keeps them in it, under such keys.
+    # jupyter_server itself stores the websockets there, with keys of this form.
     source = inspect.getsource(ZMQChannelsWebsocketConnection)
     assert "self._open_sessions[self.session_key]" in source
     assert 'f"{self.kernel_id}:{self.session.session}"' in source
@@ -148,7 +148,7 @@ def adopted_fields() -> dict[str, Any]:
 
 
 def made(kernel_manager: Any, folder: Path) -> Any:
-    """Return the manager of a kernel that was never started here."""
+    """Return the manager of a kernel that this process has not started."""
     file = folder / "runtime" / f"kernel-{KERNEL_ID}.json"
     kernel = kernel_manager.kernel_manager_factory(
         connection_file=str(file),

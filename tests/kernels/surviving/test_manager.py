@@ -1,4 +1,4 @@
-"""What a kernel manager decides when its server stops."""
+"""What a kernel manager does with its kernels when its server stops."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from support.surviving_managers import runtime_place, surviving_kernel_manager
 
 
 class Server(LoggingConfigurable):
-    """Stands for a server: by a signal it stops with this set."""
+    """A stub of a server, which sets ``_stopping`` when a signal stops it."""
 
     _stopping = False
 
@@ -58,7 +58,7 @@ async def test_a_stop_by_a_signal_ends_kernels_unless_they_are_to_be_kept(
         assert kernel_manager.begin_stop() is False
 
 
-# Where there are no locks by which a server is known to be dead
+# Platforms without locks, where no server can be proven dead
 
 
 @pytest.mark.gen_test

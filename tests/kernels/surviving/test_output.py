@@ -1,4 +1,4 @@
-"""What kernels print reaches the server's own output: all of it, once, and in order."""
+"""The output of kernels reaches the server's own output completely, once, and in order."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ for number in range(int(sys.argv[1])):
 
 
 class Written:
-    """What was written, and by whom."""
+    """Collects the output that is written, or fails with ``error``."""
 
     def __init__(self) -> None:
         self.chunks: list[bytes] = []
@@ -54,7 +54,7 @@ def written() -> Written:
 
 @pytest.fixture
 def output(written: Written, monkeypatch: pytest.MonkeyPatch) -> Iterator[KernelOutput]:
-    """Follows files, and looks at them often."""
+    """Follows files with a short polling interval."""
     monkeypatch.setattr(output_module, "_INTERVAL", 0.01)
     made = KernelOutput(written)
     yield made
@@ -69,13 +69,13 @@ def log(tmp_path: Path) -> Path:
 
 
 def append(file: Path, text: bytes) -> None:
-    """Print as a kernel does."""
+    """Append output to the file, like a kernel."""
     with file.open("ab") as opened:
         opened.write(text)
 
 
 def counting(spawn: Processes, log: Path, lines: int, pause: str = "") -> subprocess.Popen[str]:
-    """Start a process that prints lines, and waits for a line of ours now and then."""
+    """Start a process that prints lines, and at intervals waits for a line from the test."""
     with log.open("ab") as file:
         return spawn.child(
             sys.executable,
@@ -115,12 +115,12 @@ def test_nothing_is_lost_when_the_file_is_emptied(
 ) -> None:
     monkeypatch.setattr(output_module, "LARGEST_FILE", 300)
     output.follow("a-kernel", log)
-    followed = output._followed["a-kernel"]
+    followed = output._files["a-kernel"]
     process = counting(spawn, log, 1000, "100")
     assert process.stdin is not None
     for number in range(0, 1000, 100):
         mark = f"line {number} €\n".encode()
-        # Nobody looks while it prints: a pause of its own would pass for silence.
+        # Hold the lock while the process prints, so that a pause is not mistaken for silence.
         with followed._lock:
             if number:
                 process.stdin.write("\n")
@@ -141,11 +141,11 @@ def test_a_file_is_not_emptied_while_its_kernel_prints(
     log: Path, written: Written, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(output_module, "LARGEST_FILE", 10)
-    followed = output_module._Followed(log, 0)
+    followed = output_module._OutputFile(log, 0)
     append(log, b"x" * 11)
     followed.pass_on(written)
     assert log.stat().st_size == 11
-    followed.pass_on(written)  # a look that finds nothing new
+    followed.pass_on(written)  # finds no new output
     assert log.stat().st_size == 0
 
 
@@ -153,7 +153,7 @@ def test_a_file_that_is_far_too_large_is_emptied_all_the_same(
     log: Path, written: Written, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(output_module, "LARGEST_FILE", 10)
-    followed = output_module._Followed(log, 0)
+    followed = output_module._OutputFile(log, 0)
     append(log, b"x" * 201)
     followed.pass_on(written)
     assert (log.stat().st_size, followed.position) == (0, 0)
@@ -224,7 +224,7 @@ def test_a_kernel_that_prints_without_end_does_not_keep_the_others_from_their_tu
 ) -> None:
     monkeypatch.setattr(output_module, "_MOST_AT_ONCE", 100)
     monkeypatch.setattr(output_module, "_CHUNK", 10)
-    followed = output_module._Followed(log, 0)
+    followed = output_module._OutputFile(log, 0)
     append(log, b"x" * 10)
 
     def print_again(chunk: bytes) -> None:
@@ -239,7 +239,7 @@ def test_unknown_kernels_are_at_the_beginning(output: KernelOutput) -> None:
     assert output.position("unknown") == 0
 
 
-# Ending
+# Closing
 
 
 def test_forgetting_passes_on_the_rest_and_no_more(

@@ -1,4 +1,4 @@
-"""Kernels that are launched so that they outlive their server, and those that did."""
+"""Launching kernels that outlive their server, and adopting such kernels."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ _PORTS = {
 
 
 class Told:
-    """What a provisioner tells of its kernel."""
+    """Records the calls in which a provisioner reports on its kernel."""
 
     def __init__(self) -> None:
         self.events: list[str] = []
         self.survives = True
 
     async def launching(self) -> bool:
-        if self.events != ["launching"]:  # it may be told again
+        if self.events != ["launching"]:  # it may be called again
             self.events.append("launching")
         return self.survives
 
@@ -55,7 +55,7 @@ def told() -> Told:
 
 @pytest.fixture
 def provisioner(told: Told, tmp_path: Path) -> SurvivingProvisioner:
-    """A provisioner without a kernel manager, which launches whatever it is told to."""
+    """A provisioner without a kernel manager, which launches any command."""
     made = SurvivingProvisioner(kernel_id="a-kernel", kernel_spec=KernelSpec(argv=["sleep"]))
     made.log_file = tmp_path / "a-kernel.log"
     made.launching = told.launching
@@ -71,7 +71,7 @@ async def launch(provisioner: SurvivingProvisioner, *argv: str, **options: Any) 
 
 
 def environment_of(provisioner: SurvivingProvisioner) -> dict[str, str]:
-    # For a moment after its start, a program has none.
+    # The environment is empty for a moment after the process has started.
     return wait_until(psutil.Process(provisioner.pid).environ, "it has its environment")
 
 
@@ -140,7 +140,7 @@ async def test_a_kernel_has_no_descriptor_of_its_server(
         kernel = psutil.Process(provisioner.pid)
         log = str(provisioner.log_file)
         assert {each.fd for each in kernel.open_files() if each.path == log} == {1, 2}
-        # It may open some of its own when it begins.
+        # The program may open some files of its own while it starts.
         wait_until(lambda: kernel.num_fds() <= 3, "it has no others")
     finally:
         await end(provisioner)
@@ -150,7 +150,7 @@ async def test_a_kernel_has_no_descriptor_of_its_server(
 async def test_a_launch_that_fails_is_told_and_keeps_no_descriptor(
     provisioner: SurvivingProvisioner, told: Told
 ) -> None:
-    gc.collect()  # what other tests have left may have descriptors
+    gc.collect()  # leftovers of other tests may hold descriptors
     before = psutil.Process().num_fds()
     with pytest.raises(FileNotFoundError):
         await launch(provisioner, "/nowhere/to-be-found", env=dict(os.environ))

@@ -1,4 +1,4 @@
-"""What is written down of the kernels of a server, from before their launch to their end."""
+"""The records of a server's kernels, from before their launch to their end."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def short_interval(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def until(condition: Callable[[], Any], what: str) -> Any:
-    """Wait until it is so, while the event loop runs."""
+    """Wait until the condition holds, while the event loop runs."""
     deadline = IOLoop.current().time() + 60
     while not (value := condition()):
         assert IOLoop.current().time() < deadline, f"still not so: {what}"
@@ -215,7 +215,7 @@ async def test_the_websockets_that_were_connected_last_are_written_down(
         clients.append(("another", "another:a-client"))
         kernel.execution_state = "seen later"
         await until(lambda: read(managed).execution_state == "seen later", "it was looked at")
-        # They are kept for those that come back.
+        # The clients stay in the record, because they may reconnect.
         assert read(managed).clients == connected
         assert manager.had_clients(KERNEL_ID)
 
@@ -234,7 +234,7 @@ async def test_that_changes_cannot_be_written_down_is_said_once_until_they_can(
         run_out_of_space(records, record)
 
     def said() -> int:
-        return caplog.text.count(f"Kernel {KERNEL_ID}: no record written: no space left")
+        return caplog.text.count(f"No record written for kernel {KERNEL_ID}: no space left")
 
     async with started(tmp_path) as (_, kernel):
         for time in ("first", "second"):
