@@ -8,6 +8,8 @@ import time
 import weakref
 from pathlib import Path
 
+from nbsessions.private import PrivateFolder, open_file
+
 if sys.platform != "win32":
     import fcntl
 
@@ -20,10 +22,23 @@ _POLL_INTERVAL = 0.01
 class FileLock:
     """One open lock file. It is closed in forked children, which would keep the lock otherwise."""
 
-    def __init__(self, path: Path, flags: int = os.O_RDWR | os.O_CREAT) -> None:
-        """Open the lock file (mode 0600) without taking the lock. Raises OSError."""
+    def __init__(
+        self,
+        path: Path,
+        flags: int = os.O_RDWR | os.O_CREAT,
+        *,
+        folder: PrivateFolder | None = None,
+    ) -> None:
+        """Open the lock file (mode 0600) without taking the lock.
+
+        ``folder`` is the file's folder if that must be private. Raises OSError, also if the file
+        belongs to another user.
+        """
         self.path = path
-        self._descriptor: int | None = os.open(path, flags | getattr(os, "O_CLOEXEC", 0), 0o600)
+        self._folder = folder
+        self._descriptor: int | None = (
+            open_file(path, flags) if folder is None else folder.open(path.name, flags)
+        )
         _open_locks.add(self)
 
     def acquire(self, *, shared: bool = False, timeout: float = 0.0) -> bool:
@@ -50,18 +65,14 @@ class FileLock:
         if SUPPORTED and self._descriptor is not None:
             fcntl.flock(self._descriptor, fcntl.LOCK_UN)
 
-    def is_owned_by_user(self) -> bool:
-        """Return whether the file belongs to this process's user. Raises OSError."""
-        if not SUPPORTED or self._descriptor is None:
-            return not SUPPORTED
-        return os.fstat(self._descriptor).st_uid == os.geteuid()
-
     def is_current(self) -> bool:
         """Return whether the path still refers to the open file."""
         if self._descriptor is None:
             return False
         try:
-            return os.path.samestat(os.fstat(self._descriptor), os.stat(self.path))
+            folder = self._folder
+            current = folder.status(self.path.name) if folder else os.lstat(self.path)
+            return os.path.samestat(os.fstat(self._descriptor), current)
         except OSError:
             return False
 

@@ -40,9 +40,10 @@ def test_nobody_starves_beside_those_who_write_without_a_pause(
 ) -> None:
     stop = tmp_path / "stop"
     with other_process() as one, other_process() as another:
-        for busy in (one, another):
-            busy.tell(write_without_a_pause, stores.path, stop)
-        wait_until(lambda: len(lock_files(stores)) == 3, "they have begun")
+        begun = [tmp_path / "one", tmp_path / "another"]
+        for busy, file in zip((one, another), begun, strict=True):
+            busy.tell(write_without_a_pause, stores.path, file, stop)
+        wait_until(lambda: all(file.exists() for file in begun), "both write")
         # If the processes take turns, each of the three waits for two others.
         patient = StoreLocks(stores.path, timeout=5.0)
         patient.open()
@@ -51,7 +52,8 @@ def test_nobody_starves_beside_those_who_write_without_a_pause(
                 pass
         patient.close()
         stop.touch()
-        assert min(one.answer(), another.answer()) > 0
+        one.answer()
+        another.answer()
 
 
 @pytest.mark.gen_test

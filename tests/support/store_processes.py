@@ -138,20 +138,18 @@ def let_go() -> None:
         _held.pop().close()
 
 
-def write_without_a_pause(path: Path, stop: Path) -> int:
+def write_without_a_pause(path: Path, begun: Path, stop: Path) -> None:
     """Take the commit lock again and again, for 0.1 s each, until the file ``stop`` exists.
 
-    Return how many times.
+    Create the file ``begun`` when the lock was taken for the first time.
     """
     locks = StoreLocks(path, timeout=60.0)
     locks.open()
-    count = 0
     while not stop.exists():
         with locks.for_writing():
-            count += 1
+            begun.touch()
             time.sleep(0.1)
     locks.close()
-    return count
 
 
 def become_nobody() -> None:

@@ -123,6 +123,9 @@ class Place:
     def record_file(self, kernel_id: str) -> Path:
         return self.folder / "kernels" / f"{kernel_id}.json"
 
+    def log_file(self, kernel_id: str) -> Path:
+        return self.folder / "kernels" / f"{kernel_id}.log"
+
     def connection_file(self, kernel_id: str) -> Path:
         """Create a kernel's connection file, and return its path."""
         file = self.folder / f"kernel-{kernel_id}.json"

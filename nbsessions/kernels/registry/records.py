@@ -6,15 +6,16 @@ import contextlib
 import json
 import logging
 import os
-import tempfile
+import uuid
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import msgspec
 
 from nbsessions.kernels.registry.process import ProcessIdentity
+from nbsessions.private import PrivateFolder
 
 
 class KernelRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,42 +70,53 @@ class KernelRecords:
 
     def __init__(self, folder: Path, *, log: logging.Logger) -> None:
         self.folder = folder
+        self._files = PrivateFolder(folder.parent).folder(folder.name)
         self._log = log
         self._named: set[str] = set()
         """The ids of kernels whose records were reported in the log as unusable."""
 
     def make_folder(self) -> None:
         """Create the folder, accessible only to the user. Raises OSError."""
-        # `mode` does not apply to other parents that are created. The umask determines theirs.
-        self.folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self.folder.mkdir(exist_ok=True, mode=0o700)
+        self._files.make()
 
-    def log_file(self, kernel_id: str) -> Path:
-        """Return the path of the file that receives the kernel process's output."""
-        return self.folder / f"{kernel_id}.log"
+    def open_log(self, kernel_id: str) -> int:
+        """Open the file that receives the kernel process's output, and create it if it is new.
+
+        Returns a descriptor for appending. Raises OSError.
+        """
+        flags = os.O_WRONLY | os.O_APPEND
+        try:
+            return self._files.open(_log_name(kernel_id), flags | os.O_CREAT | os.O_EXCL)
+        except FileExistsError:
+            return self._files.open(_log_name(kernel_id), flags)
+
+    def read_log(self, kernel_id: str) -> BinaryIO:
+        """Open the file with the kernel process's output to read and to empty it.
+
+        Raises OSError.
+        """
+        return os.fdopen(self._files.open(_log_name(kernel_id), os.O_RDWR), "r+b", buffering=0)
 
     def write(self, record: KernelRecord) -> None:
         """Write the record atomically, replacing the previous one. Raises OSError."""
         # msgspec's own JSON encoder would fail for paths that are not valid UTF-8.
         text = json.dumps(msgspec.to_builtins(record, enc_hook=str))
-        prefix = f".{record.server_id}-"
-        descriptor, draft = tempfile.mkstemp(dir=self.folder, prefix=prefix, suffix=".draft")
+        draft = f"{_draft_prefix(record.server_id)}{uuid.uuid4()}.draft"
+        descriptor = self._files.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
         try:
             with open(descriptor, "w", encoding="ascii") as file:
                 file.write(text)
-            os.replace(draft, self._file(record.kernel_id))
+            self._files.replace(draft, _record_name(record.kernel_id))
         except BaseException:
             with contextlib.suppress(OSError):
-                os.unlink(draft)
+                self._files.remove(draft)
             raise
 
     def read(self, kernel_id: str) -> KernelRecord | None:
         """Return the kernel's record, or None if it is missing or cannot be used."""
-        path = self._file(kernel_id)
+        name = _record_name(kernel_id)
         try:
-            with path.open("rb") as file:
-                if os.fstat(file.fileno()).st_uid != os.geteuid():
-                    raise PermissionError("the file belongs to another user")
+            with open(self._files.open(name, os.O_RDONLY), "rb") as file:
                 record = msgspec.convert(json.load(file), KernelRecord)
             if record.kernel_id != kernel_id:
                 raise ValueError(f"the record is for kernel {record.kernel_id}")
@@ -113,7 +125,8 @@ class KernelRecords:
         except (OSError, ValueError, RecursionError, msgspec.ValidationError) as error:
             if kernel_id not in self._named:
                 self._named.add(kernel_id)
-                self._log.warning("Ignoring the unusable kernel record %r: %r", str(path), error)
+                path = str(self.folder / name)
+                self._log.warning("Ignoring the unusable kernel record %r: %r", path, error)
             return None
         return record
 
@@ -126,31 +139,41 @@ class KernelRecords:
 
     def is_foreign(self, kernel_id: str) -> bool:
         """Return whether the record belongs to another user. Raises OSError."""
-        return self._file(kernel_id).stat().st_uid != os.geteuid()
+        return self._files.status(_record_name(kernel_id)).st_uid != os.geteuid()
 
     def list_ids(self) -> list[str]:
         """Return the ids of all kernels with a record, even an unusable one. Raises OSError."""
-        try:
-            names = os.listdir(self.folder)
-        except FileNotFoundError:
-            return []
-        return sorted(name.removesuffix(".json") for name in names if name.endswith(".json"))
+        names = self._files.list_names()
+        return [name.removesuffix(".json") for name in names if name.endswith(".json")]
 
     def remove_drafts(self, server_id: str) -> None:
-        """Remove the temporary files that a server left when it was killed while writing."""
-        for path in self.folder.glob(f".{server_id}-*"):
-            with contextlib.suppress(OSError):
-                path.unlink()
+        """Remove the temporary files that a server left when it was killed while writing.
+
+        Raises OSError.
+        """
+        for name in self._files.list_names():
+            if name.startswith(_draft_prefix(server_id)):
+                with contextlib.suppress(OSError):
+                    self._files.remove(name)
 
     def remove(self, kernel_id: str) -> None:
         """Remove the kernel's files. Raises OSError."""
         # The record is removed last, because it is needed to find the other files.
-        for path in (self.log_file(kernel_id), self._file(kernel_id)):
+        for name in (_log_name(kernel_id), _record_name(kernel_id)):
             with contextlib.suppress(FileNotFoundError):
-                path.unlink()
+                self._files.remove(name)
 
-    def _file(self, kernel_id: str) -> Path:
-        return self.folder / f"{kernel_id}.json"
+
+def _record_name(kernel_id: str) -> str:
+    return f"{kernel_id}.json"
+
+
+def _log_name(kernel_id: str) -> str:
+    return f"{kernel_id}.log"
+
+
+def _draft_prefix(server_id: str) -> str:
+    return f".{server_id}-"
 
 
 def forget_kernel(records: KernelRecords, record: KernelRecord) -> None:

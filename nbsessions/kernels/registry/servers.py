@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from nbsessions.locks import SUPPORTED, FileLock
+from nbsessions.private import PrivateFolder
 
 _CLAIM_TIMEOUT = 1.0
 _CLAIM_INTERVAL = 0.001
@@ -38,21 +39,20 @@ class Servers:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self._folder = PrivateFolder(folder.parent).folder(folder.name)
         self.server_id = str(uuid.uuid4())
         """The id of this server, which is not listed before ``register`` is called."""
         self._lock: FileLock | None = None
 
     def register(self) -> None:
         """Register this server as alive. Idempotent. Raises OSError."""
-        self._folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._folder.mkdir(exist_ok=True, mode=0o700)
+        self._folder.make()
         if self._lock is not None and not self._lock.is_current():
             self._lock.close()
             self._lock = None
         deadline = time.monotonic() + _REGISTER_TIMEOUT
         while self._lock is None:
-            lock = FileLock(self._file(self.server_id))
+            lock = self._open_lock(self.server_id, os.O_RDWR | os.O_CREAT)
             try:
                 # Before we hold the lock, another server may consider this one dead. It may then
                 # lock the file and even remove it. In that case, try again with a new file.
@@ -83,26 +83,25 @@ class Servers:
     def touch(self) -> None:
         """Record the current time as the last time when this server was known to be alive."""
         with contextlib.suppress(OSError):
-            os.utime(self._file(self.server_id))
+            self._folder.touch(_lock_name(self.server_id))
 
     def silent_for(self, server_id: str) -> float:
         """Return the seconds since the server was last known to be alive."""
         try:
-            return max(0.0, time.time() - self._file(server_id).stat().st_mtime)
+            last = self._folder.status(_lock_name(server_id)).st_mtime
         except OSError:
             return 0.0
+        return max(0.0, time.time() - last)
 
     def state(self, server_id: str) -> State:
         """Return whether the server is alive, dead or in an unknown state."""
         if self._lock is not None and server_id == self.server_id:
             return State.LIVE
         try:
-            lock = FileLock(self._file(server_id), flags=os.O_RDWR)
+            lock = self._open_lock(server_id)
         except OSError:
             return State.SILENT
         try:
-            if not lock.is_owned_by_user():
-                return State.SILENT
             # A shared lock, so that two concurrent checks do not take each other for the server.
             return State.DEAD if SUPPORTED and lock.acquire(shared=True) else State.LIVE
         except OSError:
@@ -130,17 +129,12 @@ class Servers:
         lock file belongs to another user, or if locks do not work.
         """
         try:
-            lock = FileLock(self._file(server_id), flags=os.O_RDWR)
+            lock = self._open_lock(server_id)
         except OSError:
             return None
         taken = False
         try:
-            taken = (
-                SUPPORTED
-                and lock.is_owned_by_user()
-                and _acquire_from_dead(lock)
-                and lock.is_current()
-            )
+            taken = SUPPORTED and _acquire_from_dead(lock) and lock.is_current()
         except OSError:
             pass
         finally:
@@ -150,17 +144,14 @@ class Servers:
 
     def list_ids(self) -> list[str]:
         """Return the ids of all servers, including dead ones. Raises OSError."""
-        try:
-            names = os.listdir(self._folder)
-        except FileNotFoundError:
-            return []
-        return sorted(name.removesuffix(".lock") for name in names if name.endswith(".lock"))
+        names = self._folder.list_names()
+        return [name.removesuffix(".lock") for name in names if name.endswith(".lock")]
 
     def forget(self, server_id: str) -> None:
         """Remove the files of a server that has no kernels left."""
-        for path in (self._file(server_id), self._ending_file(server_id)):
+        for name in (_lock_name(server_id), _ending_name(server_id)):
             with contextlib.suppress(OSError):
-                path.unlink()
+                self._folder.remove(name)
 
     # Deliberate stops, which end the kernels
 
@@ -168,17 +159,27 @@ class Servers:
         """Record that this server is ending its kernels. Call this before the first one ends."""
         if self._lock is not None:
             with contextlib.suppress(OSError):
-                self._ending_file(self.server_id).touch(mode=0o600)
+                os.close(self._folder.open(_ending_name(self.server_id), os.O_WRONLY | os.O_CREAT))
 
     def was_ending(self, server_id: str) -> bool:
         """Return whether the server was ending its kernels when it died."""
-        return os.path.exists(self._ending_file(server_id))
+        try:
+            self._folder.status(_ending_name(server_id))
+        except OSError:
+            return False
+        return True
 
-    def _file(self, server_id: str) -> Path:
-        return self._folder / f"{server_id}.lock"
+    def _open_lock(self, server_id: str, flags: int = os.O_RDWR) -> FileLock:
+        path = self._folder.path / _lock_name(server_id)
+        return FileLock(path, flags, folder=self._folder)
 
-    def _ending_file(self, server_id: str) -> Path:
-        return self._folder / f"{server_id}.ending"
+
+def _lock_name(server_id: str) -> str:
+    return f"{server_id}.lock"
+
+
+def _ending_name(server_id: str) -> str:
+    return f"{server_id}.ending"
 
 
 def _acquire_from_dead(lock: FileLock) -> bool:

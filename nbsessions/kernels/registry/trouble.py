@@ -5,15 +5,23 @@ from __future__ import annotations
 import errno
 from pathlib import Path
 
+from nbsessions.private import Untrusted
+
 _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP)
 
 
 def explain(error: Exception, folder: Path) -> str:
     """Return the message of an error about files in the folder, with advice for the user."""
+    if isinstance(error, Untrusted):
+        return (
+            f"{error}. Remove {folder.parent}, or set JUPYTER_RUNTIME_DIR to a folder that only "
+            "you can write to"
+        )
     if isinstance(error, PermissionError):
         return (
-            f"{error}. Another user may have created it, for example with sudo. Make yourself the "
-            f"owner of {folder.parent} and everything in it (chown -R)"
+            f"{error}. If you created it, for example with sudo, make yourself the owner of "
+            f"{folder.parent} and everything in it (chown -R). Otherwise, set JUPYTER_RUNTIME_DIR "
+            "to a folder that only you can write to"
         )
     if isinstance(error, OSError) and error.errno in _NO_LOCKS:
         return (

@@ -17,6 +17,7 @@ from nbsessions.kernels.registry.process import (
 )
 from nbsessions.kernels.registry.records import KernelRecord, KernelRecords, forget_kernel
 from nbsessions.kernels.registry.servers import Servers
+from nbsessions.kernels.registry.trouble import explain
 from nbsessions.locks import FileLock
 from nbsessions.models import ABANDONED_AFTER
 
@@ -48,14 +49,29 @@ class Adoption:
 
         ``adopt`` raises ProcessLookupError when the kernel is gone. A record without a process
         is that of a kernel whose restart was interrupted before the new process existed, and
-        ``adopt`` has to start that kernel. Raises OSError.
+        ``adopt`` has to start that kernel. Never raises, because a server is useful without the
+        kernels of earlier servers, too.
         """
-        for server_id in self._servers.list_ids():
+        try:
+            server_ids = self._servers.list_ids()
+        except OSError as error:
+            self._warn(error)
+            return
+        for server_id in server_ids:
             if server_id == self._servers.server_id:
                 continue
             lock = self._servers.take_over(server_id)
             if lock is not None:
-                self._take_over(server_id, lock, adopt)
+                try:
+                    self._take_over(server_id, lock, adopt)
+                except Exception as error:
+                    self._warn(error)
+
+    def _warn(self, error: Exception) -> None:
+        self._log.warning(
+            "Kernels of earlier servers are not taken over: %s",
+            explain(error, self._records.folder),
+        )
 
     def _take_over(
         self, server_id: str, lock: FileLock, adopt: Callable[[KernelRecord], None]

@@ -28,7 +28,6 @@ from nbsessions.kernels.registry.place import RecordedKernel
 from nbsessions.kernels.registry.process import is_running
 from nbsessions.kernels.registry.records import KernelRecord, KernelRecords
 from nbsessions.kernels.registry.servers import Servers
-from nbsessions.kernels.registry.trouble import explain
 from nbsessions.kernels.surviving.activity import IdleProbe
 from nbsessions.kernels.surviving.adoption import Adoption
 from nbsessions.kernels.surviving.buffering import MessageBuffers
@@ -169,13 +168,7 @@ class SurvivingKernels(LoggingConfigurable):
                 orphan_timeout=self.orphan_timeout,
                 log=self.log,
             )
-            try:
-                adoption.run(self._adopt)
-            except OSError as error:
-                # The server is still useful without the old kernels.
-                self.log.warning(
-                    "Kernels of earlier servers are not taken over: %s", explain(error, folder)
-                )
+            adoption.run(self._adopt)
 
     # Kernels that this server starts
 
@@ -198,8 +191,8 @@ class SurvivingKernels(LoggingConfigurable):
         provisioner = SurvivingProvisioner(
             kernel_id=kernel_id, kernel_spec=kernel.kernel_spec, parent=kernel
         )
-        provisioner.log_file = self._records.log_file(kernel_id)
         provisioner.launching = partial(self.recorder.launching, kernel, kernel_id)
+        provisioner.open_log = partial(self._records.open_log, kernel_id)
         provisioner.launched = partial(self.recorder.launched, kernel, kernel_id)
         provisioner.ended = partial(self.recorder.forget, kernel_id)
         return provisioner

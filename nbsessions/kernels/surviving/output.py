@@ -7,7 +7,6 @@ import os
 import sys
 import threading
 from collections.abc import Callable
-from pathlib import Path
 from typing import BinaryIO
 
 LARGEST_FILE = 1_000_000
@@ -37,14 +36,15 @@ class KernelOutput:
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
 
-    def follow(self, kernel_id: str, path: Path, position: int = 0) -> None:
+    def follow(self, kernel_id: str, open_file: Callable[[], BinaryIO], position: int = 0) -> None:
         """Pass on the file's contents from ``position`` on, until ``forget`` is called.
 
+        ``open_file`` opens the file for reading and writing. It may raise OSError.
         A file that is followed already, as after a restart, keeps its current position.
         """
         with self._lock:
             if kernel_id not in self._files:
-                self._files[kernel_id] = _OutputFile(path, position)
+                self._files[kernel_id] = _OutputFile(open_file, position)
             if self._thread is None:
                 self._thread = threading.Thread(
                     target=self._run, name="nbsessions-output", daemon=True
@@ -82,8 +82,8 @@ class KernelOutput:
 class _OutputFile:
     """One kernel's output file, to which the kernel appends."""
 
-    def __init__(self, path: Path, position: int) -> None:
-        self._path = path
+    def __init__(self, open_file: Callable[[], BinaryIO], position: int) -> None:
+        self._open = open_file
         self._lock = threading.Lock()
         self.position = position
 
@@ -92,7 +92,7 @@ class _OutputFile:
         with (
             contextlib.suppress(OSError, ValueError),
             self._lock,
-            self._path.open("r+b", buffering=0) as file,
+            self._open() as file,
         ):
             self._pass_on(file, write)
 

@@ -6,7 +6,6 @@ import contextlib
 import os
 import signal
 from collections.abc import Awaitable, Callable, Iterator
-from pathlib import Path
 from typing import Any, cast
 
 from jupyter_client.connect import KernelConnectionInfo, LocalPortCache
@@ -27,12 +26,12 @@ class SurvivingProvisioner(LocalProvisioner):
 
     ``launching`` is awaited before the process starts. It returns whether the kernel has been
     recorded, so that the next server can find it. If it returns False, the kernel ends with its
-    server. ``launched`` is awaited after the start. ``ended`` is called when the kernel has ended
-    and will not be restarted.
+    server. ``open_log`` opens the file for the process's output. ``launched`` is awaited after
+    the start. ``ended`` is called when the kernel has ended and will not be restarted.
     """
 
-    log_file: Path
     launching: Callable[[], Awaitable[bool]]
+    open_log: Callable[[], int]
     launched: Callable[[], Awaitable[None]]
     ended: Callable[[], None]
 
@@ -61,7 +60,7 @@ class SurvivingProvisioner(LocalProvisioner):
         if not kwargs.get("independent"):
             return await super().launch_kernel(cmd, **kwargs)
         try:
-            with _appending(self.log_file) as file:
+            with _closing(self.open_log()) as file:
                 output = {"stdout": file, "stderr": file}
                 info = await super().launch_kernel(cmd, **{**output, **kwargs})
             assert self.pid is not None
@@ -110,9 +109,7 @@ class SurvivingProvisioner(LocalProvisioner):
 
 
 @contextlib.contextmanager
-def _appending(path: Path) -> Iterator[int]:
-    """Open a file for appending, accessible only to the user, and yield its descriptor."""
-    descriptor = os.open(path, os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o600)
+def _closing(descriptor: int) -> Iterator[int]:
     try:
         yield descriptor
     finally:

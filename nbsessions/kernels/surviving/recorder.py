@@ -9,10 +9,11 @@ import logging
 import os
 import socket
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 from msgspec.structs import replace
 from tornado.ioloop import PeriodicCallback
@@ -23,6 +24,8 @@ from nbsessions.kernels.registry.records import KernelRecord, KernelRecords
 from nbsessions.kernels.registry.servers import Servers
 from nbsessions.kernels.registry.trouble import explain
 from nbsessions.kernels.surviving.output import KernelOutput
+
+T = TypeVar("T")
 
 _FLUSH_INTERVAL = 1.0
 
@@ -74,6 +77,7 @@ class KernelRecorder:
         """Record that a process will be launched for the kernel. Return whether this succeeded."""
         try:
             await self._write(self._new_record(kernel, kernel_id))
+            await self._in_thread(self._check_log, kernel_id)
         except (OSError, RuntimeError, ValueError) as error:
             # The disk is full, the server is stopping, or a value cannot be encoded as JSON.
             self.forget(kernel_id)
@@ -163,7 +167,7 @@ class KernelRecorder:
         self._kernels[kernel_id] = kernel
         if logged is None:
             logged = self._output.position(kernel_id)
-        self._output.follow(kernel_id, self._records.log_file(kernel_id), logged)
+        self._output.follow(kernel_id, partial(self._records.read_log, kernel_id), logged)
         if not self._flushing.is_running():
             self._flushing.start()
 
@@ -268,12 +272,18 @@ class KernelRecorder:
         # Update `_current` before writing, so that a concurrent flush does not write an older
         # record afterwards.
         self._current[record.kernel_id] = record
+        await self._in_thread(self._register_and_write, record)
+
+    async def _in_thread(self, function: Callable[[T], None], argument: T) -> None:
         loop = asyncio.get_running_loop()
-        await loop.run_in_executor(self._writing, self._register_and_write, record)
+        await loop.run_in_executor(self._writing, function, argument)
 
     def _register_and_write(self, record: KernelRecord) -> None:
         self.register()
         self._records.write(record)
+
+    def _check_log(self, kernel_id: str) -> None:
+        os.close(self._records.open_log(kernel_id))
 
     def close(self) -> None:
         """Write all changes and release the server's lock. Idempotent.

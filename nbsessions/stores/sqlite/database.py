@@ -14,6 +14,7 @@ from nbsessions.errors import StoreDamaged, StoreError, StoreUncertain
 from nbsessions.locks import SUPPORTED
 from nbsessions.stores.sqlite.errors import is_damage, store_error
 from nbsessions.stores.sqlite.filesystem import is_local
+from nbsessions.stores.sqlite.folder import StoreFolder
 from nbsessions.stores.sqlite.locks import StoreLocks
 from nbsessions.stores.sqlite.repair import Repair, beside, make_private
 from nbsessions.stores.sqlite.rows import RowReader, text_of
@@ -39,11 +40,11 @@ class Database:
     """
 
     def __init__(
-        self, path: Path, *, private_folder: bool, busy_timeout: float, log: logging.Logger
+        self, path: Path, folder: StoreFolder, *, busy_timeout: float, log: logging.Logger
     ) -> None:
         self.path = path
         self.wal = False
-        self._private_folder = private_folder
+        self._folder = folder
         self._busy_timeout = busy_timeout
         self._log = log
         self._repair = Repair(path, log)
@@ -187,11 +188,7 @@ class Database:
         self.locks.close(remove_owner=remove_owner)
 
     def _open_locks(self) -> None:
-        if self._private_folder:
-            folder = self.path.parent
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            if folder.stat().st_mode & 0o777 != 0o700:
-                folder.chmod(0o700)
+        self._folder.prepare()
         self.locks.open()
 
     def _drop_leftover_log(self) -> None:

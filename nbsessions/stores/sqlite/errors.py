@@ -35,9 +35,9 @@ def store_error(error: sqlite3.Error | OSError, path: Path) -> StoreError:
         return StoreUnusable(text)
     if isinstance(error, PermissionError) or _is_forbidden(path):
         return StoreUnusable(
-            f"{text}. Another user may have created it, for example with sudo. Make yourself the "
-            f"owner of {path.parent} and its files (chown -R), or set "
-            "c.AsyncSessionManager.database_filepath to another file"
+            f"{text}. If you created it, for example with sudo, make yourself the owner of "
+            f"{path.parent} and its files (chown -R). Otherwise, set "
+            "c.AsyncSessionManager.database_filepath to a file in a folder of your own"
         )
     return StoreUnavailable(text)
 

@@ -16,6 +16,9 @@ from pathlib import Path
 
 from nbsessions.stores.sqlite.schema import SALVAGE, migrate
 
+COMPLETE = ".mended"
+"""The suffix of the new file once it is complete."""
+
 _MOVED = ("-wal", "-shm", "-journal", "")
 _TROUBLE = ("disk is full", "I/O error", "locked", "unable to open", "readonly")
 """Parts of SQLite's messages about a file that may be intact but cannot be read now."""
@@ -27,7 +30,7 @@ class Repair:
     def __init__(self, path: Path, log: logging.Logger) -> None:
         self._path = path
         self._draft = beside(path, ".mending")
-        self._complete = beside(path, ".mended")
+        self._complete = beside(path, COMPLETE)
         self._log = log
 
     @property

@@ -13,6 +13,7 @@ from nbsessions.models import Changes, Intent, Orphans, Owner, Release, Session
 from nbsessions.stores.base import SessionStore
 from nbsessions.stores.cache import SessionCache
 from nbsessions.stores.sqlite.database import Database
+from nbsessions.stores.sqlite.folder import StoreFolder
 from nbsessions.stores.sqlite.owners import (
     is_abandoned,
     is_dead,
@@ -55,19 +56,17 @@ class SQLiteSessionStore(SessionStore):
     ) -> None:
         """Prepare the store without opening the file.
 
-        ``private_folder`` means that only this store uses the file's folder. The folder is then
-        created if needed, and its mode is set to 0700. ``busy_timeout`` is the number of seconds
-        that a write waits for other processes.
+        ``private_folder`` means that only nbsessions uses the file's folder, see StoreFolder.
+        ``busy_timeout`` is the number of seconds that a write waits for other processes.
         """
         # The write-ahead log, the locks and the permissions belong to the file itself, not to a
         # symbolic link to it.
+        folder = StoreFolder(path, private=private_folder)
         self.path = path = path.resolve()
         self._namespace = namespace
         self._log = log
         self._busy_timeout = busy_timeout
-        self._database = Database(
-            path, private_folder=private_folder, busy_timeout=busy_timeout, log=log
-        )
+        self._database = Database(path, folder, busy_timeout=busy_timeout, log=log)
         self._thread = ReaderThread()
         self._owner: Owner | None = None
         self._connection: sqlite3.Connection | None = None

@@ -173,7 +173,7 @@ def test_an_ended_kernel_leaves_nothing(
 ) -> None:
     identity = spawn.stranger()
     record = place.record("a-server", identity)
-    place.records.log_file(record.kernel_id).touch()
+    place.log_file(record.kernel_id).touch()
     assert ender.end_now(record)
     assert not runs(identity)
     assert list((place.folder / "kernels").iterdir()) == []

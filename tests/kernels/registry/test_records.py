@@ -270,7 +270,7 @@ def test_a_draft_that_a_crash_has_left_is_no_record(
     record = make_record()
     place.records.write(record)
 
-    def crash(*arguments: object) -> None:
+    def crash(*arguments: object, **options: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
@@ -289,7 +289,7 @@ def test_a_write_that_fails_leaves_the_record_before_it_and_nothing_else(
     record = make_record()
     place.records.write(record)
 
-    def fail(*arguments: object) -> None:
+    def fail(*arguments: object, **options: object) -> None:
         raise OSError("no space left")
 
     with monkeypatch.context() as patch:
@@ -305,7 +305,7 @@ def test_a_write_that_fails_leaves_the_record_before_it_and_nothing_else(
 
 def test_removing_takes_the_record_and_the_log(place: Place) -> None:
     place.records.write(FULL)
-    place.records.log_file("a-kernel").write_text("printed")
+    place.log_file("a-kernel").write_text("printed")
     place.records.remove("a-kernel")
     place.records.remove("a-kernel")
     assert list((place.folder / "kernels").iterdir()) == []

@@ -156,7 +156,7 @@ def test_without_records_dead_servers_are_forgotten_and_live_ones_are_not(
 
 
 def test_what_a_dead_server_was_writing_is_removed(place: Place) -> None:
-    folder = place.records.log_file("a-kernel").parent
+    folder = place.log_file("a-kernel").parent
     (folder / f".{place.dead_server()}-abc.draft").write_text("half of a rec")
     (folder / ".ours-abc.draft").write_text("half of a rec")
     assert adopted(place) == []
@@ -239,10 +239,10 @@ def test_a_kernel_that_has_ended_is_forgotten(place: Place, spawn: Processes) ->
     identity = replace(spawn.stranger(), pid=child.pid)
     child.wait()
     record = place.record(place.dead_server(), identity)
-    place.records.log_file(record.kernel_id).write_text("printed")
+    place.log_file(record.kernel_id).write_text("printed")
     assert adopted(place) == []
     assert is_forgotten(place, record)
-    assert not place.records.log_file(record.kernel_id).exists()
+    assert not place.log_file(record.kernel_id).exists()
     assert place.servers.list_ids() == []
 
 

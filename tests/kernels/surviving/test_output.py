@@ -7,9 +7,10 @@ import io
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
@@ -68,6 +69,11 @@ def log(tmp_path: Path) -> Path:
     return file
 
 
+def opener(file: Path) -> Callable[[], BinaryIO]:
+    """Return a function that opens the file as the kernel records do."""
+    return lambda: file.open("r+b", buffering=0)
+
+
 def append(file: Path, text: bytes) -> None:
     """Append output to the file, like a kernel."""
     with file.open("ab") as opened:
@@ -99,7 +105,7 @@ def ends_with(file: Path, text: bytes) -> bool:
 def test_all_that_a_process_prints_arrives_once_and_in_order(
     output: KernelOutput, written: Written, log: Path, spawn: Processes
 ) -> None:
-    output.follow("a-kernel", log)
+    output.follow("a-kernel", opener(log))
     assert counting(spawn, log, 5000).wait() == 0
     output.close()
     assert written.text == lines(5000)
@@ -114,7 +120,7 @@ def test_nothing_is_lost_when_the_file_is_emptied(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(output_module, "LARGEST_FILE", 300)
-    output.follow("a-kernel", log)
+    output.follow("a-kernel", opener(log))
     followed = output._files["a-kernel"]
     process = counting(spawn, log, 1000, "100")
     assert process.stdin is not None
@@ -141,7 +147,7 @@ def test_a_file_is_not_emptied_while_its_kernel_prints(
     log: Path, written: Written, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(output_module, "LARGEST_FILE", 10)
-    followed = output_module._OutputFile(log, 0)
+    followed = output_module._OutputFile(opener(log), 0)
     append(log, b"x" * 11)
     followed.pass_on(written)
     assert log.stat().st_size == 11
@@ -153,7 +159,7 @@ def test_a_file_that_is_far_too_large_is_emptied_all_the_same(
     log: Path, written: Written, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(output_module, "LARGEST_FILE", 10)
-    followed = output_module._OutputFile(log, 0)
+    followed = output_module._OutputFile(opener(log), 0)
     append(log, b"x" * 201)
     followed.pass_on(written)
     assert (log.stat().st_size, followed.position) == (0, 0)
@@ -165,7 +171,7 @@ def test_several_kernels_are_followed(
 ) -> None:
     for name in ("a", "b", "c"):
         append(tmp_path / name, f"of {name}\n".encode())
-        output.follow(name, tmp_path / name)
+        output.follow(name, opener(tmp_path / name))
     output.close()
     assert sorted(written.chunks) == [b"of a\n", b"of b\n", b"of c\n"]
 
@@ -176,7 +182,7 @@ def test_characters_are_not_broken_where_chunks_are(
     monkeypatch.setattr(output_module, "_CHUNK", 5)
     text = "€äß😀" * 100
     append(log, text.encode())
-    output.follow("a-kernel", log)
+    output.follow("a-kernel", opener(log))
     output.close()
     assert written.text.decode() == text
 
@@ -185,14 +191,14 @@ def test_bytes_that_are_no_text_arrive_as_they_are(
     output: KernelOutput, written: Written, log: Path
 ) -> None:
     append(log, b"\xff\x00\xe2\x82")
-    output.follow("a-kernel", log)
+    output.follow("a-kernel", opener(log))
     output.close()
     assert written.text == b"\xff\x00\xe2\x82"
 
 
 def test_a_position_is_gone_on_from(output: KernelOutput, written: Written, log: Path) -> None:
     append(log, b"seen before, new")
-    output.follow("a-kernel", log, len(b"seen before, "))
+    output.follow("a-kernel", opener(log), len(b"seen before, "))
     output.close()
     assert written.text == b"new"
 
@@ -201,7 +207,7 @@ def test_a_position_behind_the_end_means_that_the_file_was_emptied(
     output: KernelOutput, written: Written, log: Path
 ) -> None:
     append(log, b"new")
-    output.follow("a-kernel", log, 1000)
+    output.follow("a-kernel", opener(log), 1000)
     output.close()
     assert written.text == b"new"
     assert output.position("a-kernel") == 3
@@ -211,9 +217,9 @@ def test_a_kernel_that_is_followed_already_goes_on_where_it_is(
     output: KernelOutput, written: Written, log: Path
 ) -> None:
     append(log, b"first, ")
-    output.follow("a-kernel", log)
+    output.follow("a-kernel", opener(log))
     wait_until(lambda: output.position("a-kernel") == 7, "the first part has arrived")
-    output.follow("a-kernel", log, 0)
+    output.follow("a-kernel", opener(log), 0)
     append(log, b"second")
     output.close()
     assert written.text == b"first, second"
@@ -224,7 +230,7 @@ def test_a_kernel_that_prints_without_end_does_not_keep_the_others_from_their_tu
 ) -> None:
     monkeypatch.setattr(output_module, "_MOST_AT_ONCE", 100)
     monkeypatch.setattr(output_module, "_CHUNK", 10)
-    followed = output_module._OutputFile(log, 0)
+    followed = output_module._OutputFile(opener(log), 0)
     append(log, b"x" * 10)
 
     def print_again(chunk: bytes) -> None:
@@ -246,7 +252,7 @@ def test_forgetting_passes_on_the_rest_and_no_more(
     output: KernelOutput, written: Written, log: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(output_module, "_INTERVAL", 3600.0)
-    output.follow("a-kernel", log)
+    output.follow("a-kernel", opener(log))
     append(log, b"the rest")
     output.forget("a-kernel")
     assert written.text == b"the rest"
@@ -259,7 +265,7 @@ def test_forgetting_passes_on_the_rest_and_no_more(
 
 def test_closing_passes_on_what_is_there_and_ends_the_thread(written: Written, log: Path) -> None:
     output = KernelOutput(written)
-    output.follow("a-kernel", log)
+    output.follow("a-kernel", opener(log))
     thread = output._thread
     assert thread is not None
     assert thread.is_alive()
@@ -283,7 +289,7 @@ def test_a_missing_file_is_waited_for(
     output: KernelOutput, written: Written, tmp_path: Path
 ) -> None:
     file = tmp_path / "later"
-    output.follow("a-kernel", file)
+    output.follow("a-kernel", opener(file))
     append(file, b"here")
     output.close()
     assert written.text == b"here"
@@ -298,7 +304,7 @@ def test_an_output_that_fails_ends_nothing(
     output: KernelOutput, written: Written, log: Path, error: Exception
 ) -> None:
     written.error = error
-    output.follow("a-kernel", log)
+    output.follow("a-kernel", opener(log))
     append(log, b"lost, ")
     wait_until(lambda: written.chunks, "it was tried")
     written.error = None
@@ -311,7 +317,7 @@ def test_a_full_disk_ends_nothing(log: Path, written: Written) -> None:
     written.error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     output = KernelOutput(written)
     append(log, b"lost")
-    output.follow("a-kernel", log)
+    output.follow("a-kernel", opener(log))
     output.close()
     assert output.position("a-kernel") == 4
 
@@ -323,7 +329,7 @@ def printed(monkeypatch: pytest.MonkeyPatch, stream: object, log: Path) -> None:
     monkeypatch.setattr(sys, "stderr", stream)
     output = KernelOutput()
     append(log, "caf\u00e9\n".encode())
-    output.follow("a-kernel", log)
+    output.follow("a-kernel", opener(log))
     output.close()
     monkeypatch.undo()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import signal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -54,10 +55,10 @@ def told() -> Told:
 
 
 @pytest.fixture
-def provisioner(told: Told, tmp_path: Path) -> SurvivingProvisioner:
+def provisioner(told: Told, place: Place) -> SurvivingProvisioner:
     """A provisioner without a kernel manager, which launches any command."""
     made = SurvivingProvisioner(kernel_id="a-kernel", kernel_spec=KernelSpec(argv=["sleep"]))
-    made.log_file = tmp_path / "a-kernel.log"
+    made.open_log = partial(place.records.open_log, "a-kernel")
     made.launching = told.launching
     made.launched = told.launched
     made.ended = told.ended
@@ -102,7 +103,7 @@ async def test_a_kernel_leads_a_session_and_looks_for_no_parent(
 
 @pytest.mark.gen_test
 async def test_a_kernel_that_cannot_be_recorded_dies_with_its_server(
-    provisioner: SurvivingProvisioner, told: Told
+    provisioner: SurvivingProvisioner, told: Told, place: Place
 ) -> None:
     told.survives = False
     await launch(provisioner, "sleep", "600", env=dict(os.environ))
@@ -112,7 +113,7 @@ async def test_a_kernel_that_cannot_be_recorded_dies_with_its_server(
         assert environment["JPY_PARENT_PID"] == str(os.getpid())
         assert KERNEL_ID_VARIABLE not in environment
         assert provisioner.identity is None
-        assert not provisioner.log_file.exists()
+        assert not place.log_file("a-kernel").exists()
         assert told.events == ["launching"]
     finally:
         await end(provisioner)
@@ -120,25 +121,25 @@ async def test_a_kernel_that_cannot_be_recorded_dies_with_its_server(
 
 @pytest.mark.gen_test
 async def test_what_a_kernel_prints_goes_to_its_own_file(
-    provisioner: SurvivingProvisioner,
+    provisioner: SurvivingProvisioner, place: Place
 ) -> None:
     code = "echo printed; echo failed >&2"
     for _ in range(2):
         await launch(provisioner, "sh", "-c", code, env=dict(os.environ))
         await provisioner.wait()
-    file = provisioner.log_file
-    assert file.read_text() == 2 * "printed\nfailed\n"
-    assert file.stat().st_mode & 0o777 == 0o600
+    log_file = place.log_file("a-kernel")
+    assert log_file.read_text() == 2 * "printed\nfailed\n"
+    assert log_file.stat().st_mode & 0o777 == 0o600
 
 
 @pytest.mark.gen_test
 async def test_a_kernel_has_no_descriptor_of_its_server(
-    provisioner: SurvivingProvisioner,
+    provisioner: SurvivingProvisioner, place: Place
 ) -> None:
     await launch(provisioner, "sleep", "600", env=dict(os.environ))
     try:
         kernel = psutil.Process(provisioner.pid)
-        log = str(provisioner.log_file)
+        log = str(place.log_file("a-kernel"))
         assert {each.fd for each in kernel.open_files() if each.path == log} == {1, 2}
         # The program may open some files of its own while it starts.
         wait_until(lambda: kernel.num_fds() <= 3, "it has no others")

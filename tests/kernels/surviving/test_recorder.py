@@ -293,7 +293,7 @@ async def test_what_is_printed_is_passed_on_and_counted(
     tmp_path: Path, managed: Place, capfd: pytest.CaptureFixture[str]
 ) -> None:
     async with started(tmp_path):
-        with managed.records.log_file(KERNEL_ID).open("ab") as file:
+        with managed.log_file(KERNEL_ID).open("ab") as file:
             file.write(b"printed by a kernel\n")
         await until(lambda: read(managed).logged == len("printed by a kernel\n"), "it is counted")
     assert "printed by a kernel\n" in capfd.readouterr().err
@@ -319,7 +319,7 @@ async def test_of_a_kernel_that_was_shut_down_nothing_is_left(
     async with started(tmp_path) as (kernel_manager, _):
         await kernel_manager.shutdown_kernel(KERNEL_ID, now=True)
         await until(lambda: not managed.record_file(KERNEL_ID).exists(), "it is forgotten")
-        await until(lambda: not managed.records.log_file(KERNEL_ID).exists(), "so is its log")
+        await until(lambda: not managed.log_file(KERNEL_ID).exists(), "so is its log")
         assert not kernel_manager.recorder.has(KERNEL_ID)
         kernel_manager.recorder.forget(KERNEL_ID)
 

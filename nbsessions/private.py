@@ -1,0 +1,188 @@
+"""Folders and files that other users cannot have tampered with.
+
+Others may be able to create files next to ours, for example if the runtime directory is a shared
+folder such as /tmp. A folder or file is therefore checked before it is used: on the descriptor
+through which it is then used, so that it cannot be exchanged after the check.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+SUPPORTED = hasattr(os, "geteuid") and os.open in os.supports_dir_fd
+"""Whether the platform has file owners, and functions that take a folder's descriptor."""
+
+NO_LINK = getattr(os, "O_NOFOLLOW", 0)
+"""The flag that makes ``os.open`` fail for a symbolic link. 0 if the platform has none."""
+
+_FOLDER = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | NO_LINK
+_OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
+
+
+class Untrusted(PermissionError):
+    """Another user owns a file or folder, or can change it."""
+
+
+class PrivateFolder:
+    """A folder of files that only this user can change.
+
+    Each use opens the folder anew and checks it, because it may be removed or replaced at any
+    time. All methods block. They raise Untrusted, and OSError as the functions of ``os`` do.
+    """
+
+    def __init__(self, path: Path, *, parent: PrivateFolder | None = None) -> None:
+        """``parent``: the folder that this one is in, if that must be private, too."""
+        self.path = path
+        self._parent = parent
+
+    def folder(self, name: str) -> PrivateFolder:
+        """Return a folder in this one."""
+        return PrivateFolder(self.path / name, parent=self)
+
+    def make(self) -> None:
+        """Create the folder, and those it is in, unless they exist."""
+        if self._parent is None:
+            # `mode` does not apply to other parents that are created. The umask determines theirs.
+            self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(self.path, 0o700)
+        else:
+            self._parent.make()
+            with self._parent.opened() as parent, contextlib.suppress(FileExistsError):
+                os.mkdir(self.path.name, 0o700, dir_fd=parent)
+        with self.opened():
+            pass
+
+    @contextlib.contextmanager
+    def opened(self) -> Iterator[int]:
+        """Yield a descriptor of the folder, after checking it."""
+        if not SUPPORTED:
+            raise FileNotFoundError(f"{self.path} is not used on this platform")
+        with contextlib.ExitStack() as stack:
+            if self._parent is None:
+                descriptor = _open_folder(self.path)
+            else:
+                descriptor = _open_folder(self.path, stack.enter_context(self._parent.opened()))
+            stack.callback(os.close, descriptor)
+            yield descriptor
+
+    # Files in the folder
+
+    def open(self, name: str, flags: int) -> int:
+        """Open a regular file and return its descriptor. A new file has mode 0600."""
+        with self.opened() as folder:
+            return open_file(self.path / name, flags, folder=folder)
+
+    def list_names(self) -> list[str]:
+        """Return the names of all files. A folder that does not exist has none."""
+        try:
+            with self.opened() as folder:
+                return sorted(os.listdir(folder))
+        except FileNotFoundError:
+            return []
+
+    def status(self, name: str) -> os.stat_result:
+        """Return the status of a file, or of a symbolic link itself."""
+        with self.opened() as folder:
+            return os.stat(name, dir_fd=folder, follow_symlinks=False)
+
+    def touch(self, name: str) -> None:
+        """Set the time of the file's last modification to now."""
+        with self.opened() as folder:
+            os.utime(name, dir_fd=folder, follow_symlinks=False)
+
+    def replace(self, name: str, new_name: str) -> None:
+        """Rename a file, replacing a file with the new name."""
+        with self.opened() as folder:
+            os.replace(name, new_name, src_dir_fd=folder, dst_dir_fd=folder)
+
+    def remove(self, name: str) -> None:
+        """Remove a file."""
+        with self.opened() as folder:
+            os.unlink(name, dir_fd=folder)
+
+
+def open_file(path: Path, flags: int, *, folder: int | None = None) -> int:
+    """Open a regular file of this user, which is not a symbolic link. Return its descriptor.
+
+    A new file has mode 0600. ``folder`` is a descriptor of the folder that the file is in, if it
+    is a PrivateFolder. Raises Untrusted and OSError.
+    """
+    flags |= NO_LINK | getattr(os, "O_CLOEXEC", 0)
+    name = path if folder is None else path.name
+    try:
+        descriptor = os.open(name, flags, 0o600, dir_fd=folder)
+    except OSError:
+        if path.is_symlink():
+            raise Untrusted(f"{path} is a symbolic link") from None
+        raise
+    try:
+        check_file(path, os.fstat(descriptor), strictly=folder is not None)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def check_file(path: Path, status: os.stat_result, *, strictly: bool = False) -> None:
+    """Raise Untrusted unless the status is that of a regular file of this user.
+
+    ``strictly``: even if the file system shows other owners than those who create files.
+    """
+    if stat.S_ISLNK(status.st_mode):
+        raise Untrusted(f"{path} is a symbolic link")
+    if not stat.S_ISREG(status.st_mode):
+        raise Untrusted(f"{path} is not a regular file")
+    if not (is_owned(status) if strictly else is_ours(status, path.parent)):
+        raise Untrusted(f"{path} belongs to another user")
+
+
+def is_owned(status: os.stat_result) -> bool:
+    """Return whether this user is the owner that the file system shows."""
+    return not SUPPORTED or status.st_uid == os.geteuid()
+
+
+def is_ours(status: os.stat_result, folder: Path) -> bool:
+    """Return whether a file in the folder, or the folder itself, belongs to this user.
+
+    Some network file systems show the same owner for all files, whoever created them.
+    """
+    return is_owned(status) or status.st_uid == _owner_of_new_files(folder)
+
+
+def _open_folder(path: Path, parent: int | None = None) -> int:
+    try:
+        descriptor = os.open(path if parent is None else path.name, _FOLDER, dir_fd=parent)
+    except NotADirectoryError:
+        kind = "a symbolic link" if path.is_symlink() else "not a folder"
+        raise Untrusted(f"{path} is {kind}") from None
+    try:
+        status = os.fstat(descriptor)
+        if not is_owned(status):
+            raise Untrusted(f"{path} belongs to another user")
+        if status.st_mode & _OTHERS_WRITE:
+            mode = stat.S_IMODE(status.st_mode)
+            raise Untrusted(f"others can change the files in {path} (mode {mode:o})")
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _owner_of_new_files(folder: Path) -> int | None:
+    """Return the owner that the file system shows for a file that this user creates there."""
+    file = folder / f".{uuid.uuid4()}"
+    try:
+        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | NO_LINK, 0o600)
+    except OSError:
+        return None
+    try:
+        return os.fstat(descriptor).st_uid
+    finally:
+        os.close(descriptor)
+        file.unlink(missing_ok=True)
