@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,15 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from support.server import Server, StartServer
+from support.server import AS_A_USER, Server, StartServer
 from support.waiting import wait_until
 
-# Root, without what puts it above permissions.
-AS_A_USER = (
-    ["setpriv", "--bounding-set=-dac_override,-dac_read_search,-fowner"]
-    if os.geteuid() == 0
-    else []
-)
 HAS_NO_LOCKS = {"WITHOUT_LOCKS": "1"}
 
 

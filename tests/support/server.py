@@ -26,6 +26,12 @@ SUPPORT = Path(__file__).parent
 TOKEN = "a-token-of-the-tests"  # protects a short-lived server on the loopback interface
 _QUIET = ("jupyterlab", "jupyter_lsp", "jupyter_server_terminals", "notebook", "notebook_shim")
 _START_TIMEOUT = 60.0
+# Root, without what puts it above permissions.
+AS_A_USER = (
+    ["setpriv", "--bounding-set=-dac_override,-dac_read_search,-fowner"]
+    if os.geteuid() == 0
+    else []
+)
 _WORKERS = 16
 _WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % _WORKERS
 # The host logs each reply with status 500 or above, after the headers of its request.

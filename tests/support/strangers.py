@@ -1,0 +1,61 @@
+"""What another user does in a folder that everybody may create files in.
+
+The functions are called in a process of that user, see ``become_nobody``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+PLAIN, WIDE, LINK = "a folder of his", "a folder that he opened to all", "a link"
+
+
+def plant(folder: Path, kind: str, files: Path) -> None:
+    """Put a copy of the files where a server keeps its own, or a link to them."""
+    if kind == LINK:
+        folder.symlink_to(files)
+    else:
+        shutil.copytree(files, folder, symlinks=True)
+        if kind == WIDE:
+            for each in (folder, *folder.rglob("*")):
+                if not each.is_symlink():
+                    each.chmod(0o777)
+
+
+def plant_inside(folder: Path, files: Path) -> list[str]:
+    """Copy the files into a folder of somebody else. Return what was copied."""
+    planted = []
+    for each in sorted(files.rglob("*")):
+        target = folder / each.relative_to(files)
+        with contextlib.suppress(OSError):
+            if each.is_symlink():
+                target.symlink_to(os.readlink(each))
+            elif each.is_dir():
+                target.mkdir()
+            else:
+                target.write_bytes(each.read_bytes())
+            planted.append(str(each.relative_to(files)))
+    return planted
+
+
+def plant_again_and_again(folder: Path, files: Path, begun: Path, stop: Path) -> int:
+    """Be there first as often as possible, until ``stop`` exists. Return how often that was."""
+    ways: list[Callable[[], object]] = [
+        lambda: folder.symlink_to(files),
+        lambda: shutil.copytree(files, folder, symlinks=True),
+    ]
+    first = 0
+    begun.touch()
+    while not stop.exists():
+        for way in ways:
+            with contextlib.suppress(OSError, shutil.Error):
+                way()
+                first += 1
+            plant_inside(folder, files)
+            with contextlib.suppress(OSError):
+                folder.unlink() if folder.is_symlink() else shutil.rmtree(folder)
+    return first
