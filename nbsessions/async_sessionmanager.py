@@ -33,6 +33,7 @@ from nbsessions.service import ServiceOpening, SessionService
 from nbsessions.stores.base import SessionStore
 from nbsessions.stores.memory import MemorySessionStore
 from nbsessions.stores.sqlite.location import default_file
+from nbsessions.stores.sqlite.repair import real_path
 from nbsessions.stores.sqlite.store import SQLiteSessionStore
 from nbsessions.stores.sqlite.validation import validate_database_path
 
@@ -137,8 +138,8 @@ class AsyncSessionManager(LoggingConfigurable):
             )
         if self.database_filepath == ":memory:":
             return MemorySessionStore()
-        path = Path(self.database_filepath).expanduser()
-        private = path.resolve().parent == _private_folder().resolve()
+        path = Path(os.path.expanduser(self.database_filepath))
+        private = real_path(path).parent == real_path(_private_folder())
         return SQLiteSessionStore(path, self.namespace, log=self.log, private_folder=private)
 
     def _make_provider(self) -> KernelProvider:

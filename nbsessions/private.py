@@ -46,17 +46,22 @@ class PrivateFolder:
 
     def make(self) -> None:
         """Create the folder, and those it is in, unless they exist."""
+        try:
+            with self.opened():
+                return
+        except FileNotFoundError:
+            self._make()
+        with self.opened():
+            pass
+
+    def _make(self) -> None:
         if self._parent is None:
             # `mode` does not apply to other parents that are created. The umask determines theirs.
-            self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            with contextlib.suppress(FileExistsError):
-                os.mkdir(self.path, 0o700)
+            self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
         else:
             self._parent.make()
             with self._parent.opened() as parent, contextlib.suppress(FileExistsError):
                 os.mkdir(self.path.name, 0o700, dir_fd=parent)
-        with self.opened():
-            pass
 
     @contextlib.contextmanager
     def opened(self) -> Iterator[int]:

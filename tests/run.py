@@ -42,7 +42,7 @@ STORES = "tests/stores"
 UPSTREAM_TESTS = "tests/services/sessions"
 """The part of jupyter_server's own tests that is run."""
 
-PROGRAMS = ("strace", "chromium", "openssl")
+PROGRAMS = ("strace", "chromium", "openssl", "gcc")
 """Programs that tests run on Linux. Their Debian packages have the same names."""
 
 PACKAGED = ("nbsessions", "etc", "setup.cfg", "pyproject.toml", "README.md", "LICENSE")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from traitlets.utils.importstring import import_item
 from nbsessions.async_sessionmanager import AsyncSessionManager
 from nbsessions.cli.errors import CommandError
 from nbsessions.stores.sqlite.location import store_from_url
+from nbsessions.stores.sqlite.repair import real_path
 
 CONFIG_NAMES = (
     "jupyter_config",
@@ -79,7 +81,7 @@ def store_location(parent: Application) -> StoreLocation:
     if url:
         # Show only the scheme: the URL may contain a password.
         return StoreLocation(label=f"a store of type {scheme!r}", file=None)
-    return _in_file(Path(file).expanduser().resolve())
+    return _in_file(real_path(Path(os.path.expanduser(file))))
 
 
 def _manager_class(config: Config) -> type[AsyncSessionManager]:
@@ -94,5 +96,5 @@ def _manager_class(config: Config) -> type[AsyncSessionManager]:
 
 
 def _in_file(path: Path) -> StoreLocation:
-    private = Path(jupyter_data_dir()).resolve() / "nbsessions"
+    private = real_path(Path(jupyter_data_dir())) / "nbsessions"
     return StoreLocation(label=str(path), file=path, private_folder=path.parent == private)

@@ -69,7 +69,7 @@ class Overview:
         return [entry for entry in self.sessions if entry.kernel_id == kernel_id]
 
     def _read(self, store: Path | None) -> StoreContents:
-        if store is None or not store.exists():
+        if store is None:
             return StoreContents()
         try:
             return read_contents(store)

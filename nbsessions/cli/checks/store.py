@@ -13,7 +13,7 @@ from nbsessions.cli.configuration import StoreLocation, store_location
 from nbsessions.cli.errors import CommandError
 from nbsessions.errors import StoreDamaged, StoreError, StoreTooNew
 from nbsessions.stores.sqlite.filesystem import is_local
-from nbsessions.stores.sqlite.inspection import StoreCondition, examine
+from nbsessions.stores.sqlite.inspection import StoreCondition, examine, is_there
 
 _SUFFIXES = ("", "-wal", "-shm", "-journal")
 _MAX_NAMED_ROWS = 5
@@ -28,12 +28,18 @@ def check_store(parent: Application) -> Iterator[Finding]:
         return
     if location.file is None:
         yield from _no_file(location)
-    elif location.file.exists():
+    else:
+        try:
+            exists = is_there(location.file)
+        except StoreError as problem:
+            yield error("store", str(problem))
+            return
+        if not exists:
+            yield from _missing(location.file)
+            return
         yield ok("store", f"sessions are kept in {location.label}")
         yield from _permissions(location, location.file)
         yield from _contents(location.file)
-    else:
-        yield from _missing(location.file)
 
 
 def _no_file(location: StoreLocation) -> Iterator[Finding]:

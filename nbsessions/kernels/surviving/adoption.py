@@ -128,13 +128,14 @@ class Adoption:
     ) -> bool:
         try:
             return self._process(record, adopt, ending)
-        except Exception:
+        except Exception as error:
             # One kernel must not prevent this server from starting or adopting the others.
             self._log.warning(
                 "Kernel %s could not be taken over and is left as it is. "
-                "The next server that starts will try again.",
+                "The next server that starts will try again: %s",
                 record.kernel_id,
-                exc_info=True,
+                explain(error, self._records.folder),
+                exc_info=None if isinstance(error, OSError) else error,
             )
             return False
 

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from nbsessions.private import NO_LINK, SUPPORTED, Untrusted, check_file, is_ours
-from nbsessions.stores.sqlite.repair import COMPLETE, beside
+from nbsessions.stores.sqlite.repair import COMPLETE, beside, real_path
 
 _READ_BY_SQLITE = ("", "-wal", "-shm", "-journal")
 
@@ -21,7 +21,7 @@ class StoreFolder:
         ``private`` means that only nbsessions uses the folder. The folder is then created if
         needed, and its mode is set to 0700.
         """
-        self._path = path.resolve()
+        self._path = real_path(path)
         self._private = private
         self._links = [path, path.parent] if private else [path]
 

@@ -16,7 +16,7 @@ from nbsessions.locks import FileLock
 from nbsessions.models import Owner, Session
 from nbsessions.stores.sqlite.errors import store_error
 from nbsessions.stores.sqlite.owners import is_dead
-from nbsessions.stores.sqlite.repair import beside
+from nbsessions.stores.sqlite.repair import beside, real_path
 from nbsessions.stores.sqlite.rows import (
     RowReader,
     UnreadableRow,
@@ -100,8 +100,10 @@ class StoreCondition:
 
 
 def read_contents(path: Path) -> StoreContents:
-    """Return the contents of the file. Raises StoreError."""
-    path = path.resolve()
+    """Return the contents of the file. A file that does not exist has none. Raises StoreError."""
+    path = real_path(path)
+    if not is_there(path):
+        return StoreContents()
     with _opened(path) as connection:
         if _schema(connection) == 0:
             return StoreContents()
@@ -114,9 +116,20 @@ def read_contents(path: Path) -> StoreContents:
         )
 
 
+def is_there(path: Path) -> bool:
+    """Return whether the file exists. Raises StoreError if that cannot be determined."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise store_error(error, path) from error
+    return True
+
+
 def examine(path: Path) -> StoreCondition:
     """Check the whole file. Raises StoreError when the file cannot be read."""
-    path = path.resolve()
+    path = real_path(path)
     with _opened(path) as connection:
         verdict: str = connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
         schema, whole = _schema(connection), verdict == "ok"

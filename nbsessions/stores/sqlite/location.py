@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -17,7 +18,7 @@ def default_file(folder: Path) -> Path:
     On a network file system, several hosts may share the folder, so each has its own file.
     """
     existing = folder
-    while not existing.exists():
+    while not os.path.exists(existing):  # False also if it may not be seen
         existing = existing.parent
     if is_local(existing):
         return folder / "sessions.db"

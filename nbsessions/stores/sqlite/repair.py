@@ -84,6 +84,11 @@ def beside(path: Path, suffix: str) -> Path:
     return path.with_name(path.name + suffix)
 
 
+def real_path(path: Path) -> Path:
+    """Return the path without symbolic links. Unlike ``Path.resolve``, this never raises."""
+    return Path(os.path.realpath(path))
+
+
 def make_private(path: Path) -> None:
     """Create an empty file that only its user can access."""
     os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))

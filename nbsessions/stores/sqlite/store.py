@@ -21,6 +21,7 @@ from nbsessions.stores.sqlite.owners import (
     remove_locks,
 )
 from nbsessions.stores.sqlite.reads import Reads
+from nbsessions.stores.sqlite.repair import real_path
 from nbsessions.stores.sqlite.statements import (
     COUNT_BY_KERNEL,
     SELECT_BY_KERNEL_ELSEWHERE,
@@ -62,7 +63,7 @@ class SQLiteSessionStore(SessionStore):
         # The write-ahead log, the locks and the permissions belong to the file itself, not to a
         # symbolic link to it.
         folder = StoreFolder(path, private=private_folder)
-        self.path = path = path.resolve()
+        self.path = path = real_path(path)
         self._namespace = namespace
         self._log = log
         self._busy_timeout = busy_timeout

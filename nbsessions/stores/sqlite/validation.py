@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import os
 from typing import Any
 
 from traitlets import TraitError, validate
@@ -17,17 +17,19 @@ def validate_database_path(trait: str) -> Any:
     def check(configurable: Any, proposal: Any) -> str:
         value: str = proposal["value"]
         if value != ":memory:":
-            _check(trait, Path(value).expanduser())
+            _check(trait, os.path.expanduser(value))
         return value
 
     return check
 
 
-def _check(trait: str, path: Path) -> None:
-    if path.is_dir():
+def _check(trait: str, path: str) -> None:
+    if os.path.isdir(path):
         raise TraitError(f"`{trait}` expects a file, but {path} is a directory")
-    if path.is_file():
-        with path.open("rb") as file:
+    try:
+        with open(path, "rb") as file:
             header = file.read(len(_HEADER))
-        if header not in (b"", _HEADER):
-            raise TraitError(f"`{trait}`: {path} is not an SQLite database file")
+    except OSError:
+        return  # The file does not exist, or opening the store reports the error.
+    if header not in (b"", _HEADER):
+        raise TraitError(f"`{trait}`: {path} is not an SQLite database file")

@@ -1,0 +1,93 @@
+"""Whatever error the system reports for our folders when a server starts: Jupyter is there.
+
+And what an earlier server left is found again once the error has passed.
+"""
+
+from __future__ import annotations
+
+import errno
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from support.server import SUPPORT, Server, StartServer
+
+OPEN = """EACCES EAGAIN EBUSY EDQUOT EFBIG EINVAL EIO EISDIR ELOOP EMFILE ENAMETOOLONG ENFILE
+ENODEV ENOENT ENOMEM ENOSPC ENOTDIR ENXIO EOVERFLOW EPERM EROFS ESTALE ETXTBSY"""
+MKDIR = """EACCES EDQUOT EEXIST EINVAL EIO ELOOP EMLINK ENAMETOOLONG ENOENT ENOSPC ENOTDIR EPERM
+EROFS"""
+STAT = "EACCES EIO ELOOP ENAMETOOLONG ENOENT ENOMEM ENOTDIR EOVERFLOW ESTALE"
+RENAME = "EACCES EBUSY EDQUOT EIO EISDIR ENOENT ENOSPC ENOTDIR EPERM EROFS ESTALE EXDEV"
+FLOCK = "EAGAIN EBADF EINVAL EIO ENOLCK ENOSYS EOPNOTSUPP EPERM ESTALE"
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The library that makes system calls fail."""
+    if not sys.platform.startswith("linux") or shutil.which("gcc") is None:
+        pytest.fail("This test needs Linux and gcc: apt-get install gcc libc6-dev", pytrace=False)
+    built = tmp_path_factory.mktemp("library") / "faulty_files.so"
+    source = SUPPORT / "faulty_files.c"
+    command = ["gcc", "-shared", "-fPIC", "-Wall", "-Werror", "-o", built, source, "-ldl"]
+    subprocess.run(command, check=True)
+    return built
+
+
+def _check_is_up(server: Server) -> None:
+    """Kernels can be used, and sessions are there or said to be unavailable."""
+    kernel = server.request("POST", "/api/kernels", {"name": "light"})
+    assert kernel.status == 201
+    # If the log says so, a request would be answered with 503 after some seconds.
+    if not server.log_lines("W", "Sessions are not available"):
+        reply = server.request("GET", "/api/sessions")
+        assert reply.status in (200, 503), reply.body
+    path = f"/api/kernels/{kernel.json()['id']}"
+    assert server.request("DELETE", path).status == 204
+
+
+@pytest.mark.parametrize(
+    ("call", "errors"),
+    [
+        ("open", OPEN.split()),
+        ("mkdir", MKDIR.split()),
+        ("stat", STAT.split()),
+        ("rename", RENAME.split()),
+        ("flock", FLOCK.split()),
+    ],
+)
+@pytest.mark.parametrize("which", ["runtime", "data"])
+def test_a_server_starts_whatever_error_its_folders_have(
+    start_server: StartServer, library: Path, which: str, call: str, errors: list[str]
+) -> None:
+    server = start_server()
+    server.allow_errors("kept in memory")
+    model = server.create("a.ipynb", "python3")
+    assert server.execute(model["kernel"]["id"], "x = 42; x") == "42"
+    server.kill()
+
+    folder = (server.runtime_dir if which == "runtime" else server.data_dir) / "nbsessions"
+    usual = dict(server.environment)
+    aside = server.folder / "aside"
+    if call == "mkdir":
+        folder.rename(aside)
+    for name in errors:
+        server.environment.update(
+            LD_PRELOAD=str(library),
+            FAULTY_CALL=call,
+            FAULTY_ERRNO=str(getattr(errno, name)),
+            FAULTY_FOLDERS=str(folder),
+        )
+        server.start()
+        _check_is_up(server)
+        server.kill()
+
+    if call == "mkdir":
+        assert not folder.exists()
+        aside.rename(folder)
+    server.environment = usual
+    server.start()
+    assert [each["id"] for each in server.list_sessions()] == [model["id"]]
+    assert server.execute(model["kernel"]["id"], "x") == "42"
