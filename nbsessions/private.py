@@ -74,7 +74,13 @@ class PrivateFolder:
             else:
                 descriptor = _open_folder(self.path, stack.enter_context(self._parent.opened()))
             stack.callback(os.close, descriptor)
-            yield descriptor
+            try:
+                yield descriptor
+            except OSError as error:
+                if isinstance(error.filename, str):
+                    # It is relative to the descriptor.
+                    error.filename = os.path.join(self.path, error.filename)
+                raise
 
     # Files in the folder
 

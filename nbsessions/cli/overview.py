@@ -23,6 +23,7 @@ from nbsessions.stores.sqlite.inspection import (
     StoreContents,
     StoredOwner,
     StoredSession,
+    is_there,
     read_contents,
 )
 
@@ -48,7 +49,7 @@ class Overview:
     def __init__(self, runtime_dir: Path, store: Path | None, *, log: logging.Logger) -> None:
         self.notices: list[str] = []
         self.kernels = LocalKernels(runtime_dir, log=log)
-        self.answers = _ask(list(list_running_servers(runtime_dir)))
+        self.answers = _ask(self._find_servers(runtime_dir))
         self.notices += [str(answer.trouble) for answer in self.answers if answer.trouble]
         self.contents = self._read(store)
         self._stored = {each.session.session_id: each.session for each in self.contents.sessions}
@@ -68,14 +69,20 @@ class Overview:
         """Return the sessions of a kernel."""
         return [entry for entry in self.sessions if entry.kernel_id == kernel_id]
 
-    def _read(self, store: Path | None) -> StoreContents:
-        if store is None:
-            return StoreContents()
+    def _find_servers(self, runtime_dir: Path) -> list[RunningServer]:
         try:
-            return read_contents(store)
+            return list(list_running_servers(runtime_dir))
+        except OSError as error:
+            self.notices.append(f"running servers cannot be found: {error}")
+            return []
+
+    def _read(self, store: Path | None) -> StoreContents:
+        try:
+            if store is not None and is_there(store):
+                return read_contents(store)
         except StoreError as error:
             self.notices.append(str(error))
-            return StoreContents()
+        return StoreContents()
 
     # Sessions of servers that can be asked
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +13,7 @@ from urllib.parse import urlsplit
 
 import psutil
 
-_PATTERNS = ("jpserver-*.json", "nbserver-*.json")
+_INFO_FILE = re.compile(r"(jpserver|nbserver)-.*\.json")
 _ANY_ADDRESS = {"", "*", "0.0.0.0", "::"}
 
 
@@ -34,15 +35,21 @@ class RunningServer:
 
 
 def list_running_servers(runtime_dir: Path) -> Iterator[RunningServer]:
-    """Yield the running servers of our user. Stale info files are skipped, not deleted."""
-    for pattern in _PATTERNS:
-        for path in sorted(runtime_dir.glob(pattern)):
-            try:
-                server = _from_info(json.loads(path.read_bytes()))
-            except (OSError, ValueError, KeyError, TypeError, AttributeError):
-                continue  # It is being written or removed, or is not a server info file.
-            if _is_ours(server.pid):
-                yield server
+    """Yield the running servers of our user. Stale info files are skipped, not deleted.
+
+    Raises OSError if the runtime directory exists and cannot be read.
+    """
+    try:
+        names = sorted(os.listdir(runtime_dir))
+    except FileNotFoundError:
+        return
+    for name in filter(_INFO_FILE.fullmatch, names):
+        try:
+            server = _from_info(json.loads((runtime_dir / name).read_bytes()))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            continue  # It is being written or removed, or is not a server info file.
+        if _is_ours(server.pid):
+            yield server
 
 
 def _from_info(info: Mapping[str, Any]) -> RunningServer:

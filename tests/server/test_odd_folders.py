@@ -3,30 +3,13 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 
-from support.server import AS_A_USER, Server, StartServer
+from support.server import AS_A_USER, Server, StartServer, forbidden
 from support.waiting import wait_until
 
 HAS_NO_LOCKS = {"WITHOUT_LOCKS": "1"}
-
-
-@contextmanager
-def forbidden(*paths: Path) -> Iterator[None]:
-    """Take the permissions from files and folders, as if they were another user's."""
-    modes = {path: path.stat().st_mode for path in paths}
-    for path in reversed(paths):
-        path.chmod(0)
-    try:
-        yield
-    finally:
-        for path in paths:
-            if path.parent.exists() and path.exists():
-                path.chmod(modes[path])
 
 
 def check_works(server: Server) -> None:

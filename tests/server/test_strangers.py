@@ -229,6 +229,7 @@ def test_a_link_of_a_stranger_to_a_store_is_not_followed(
     server.configure({"AsyncSessionManager": {"database_filepath": str(file)}}, {})
 
     server.start()
+    assert server.list_sessions() == []
 
     (line,) = server.log_lines("E", "kept in memory")
     assert "symbolic link of another user" in line

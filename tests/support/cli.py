@@ -45,6 +45,7 @@ class CommandLine:
     def __init__(self, server: Server) -> None:
         self.environment = server._full_environment()
         self._folder = server.folder
+        self._wrapper = server.wrapper
 
     def __call__(self, *arguments: str, environment: Mapping[str, str] | None = None) -> Ran:
         """Run a subcommand without a terminal."""
@@ -107,7 +108,7 @@ class CommandLine:
         return [each["path"] for each in self.sessions(*arguments)]
 
     def _command(self, arguments: tuple[str, ...]) -> list[str]:
-        return [sys.executable, "-m", "nbsessions.cli", *arguments]
+        return [*self._wrapper, sys.executable, "-m", "nbsessions.cli", *arguments]
 
 
 def info_file(server: Server) -> Path:

@@ -352,6 +352,20 @@ def servers_in(folder: Path) -> Iterator[StartServer]:
             server.clean_up()
 
 
+@contextmanager
+def forbidden(*paths: Path) -> Iterator[None]:
+    """Take the permissions from files and folders, as if they were another user's."""
+    modes = {path: path.stat().st_mode for path in paths}
+    for path in reversed(paths):
+        path.chmod(0)
+    try:
+        yield
+    finally:
+        for path in paths:
+            if path.parent.exists() and path.exists():
+                path.chmod(modes[path])
+
+
 def strace_or_fail() -> str:
     """Return the path of strace. Fails the test with a hint if it is missing."""
     path = shutil.which("strace")

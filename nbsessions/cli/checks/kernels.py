@@ -6,20 +6,31 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
-from nbsessions.cli.checks.finding import Finding, ok, warning
+from nbsessions.cli.checks.finding import Finding, error, ok, warning
 from nbsessions.cli.checks.permissions import exposed
 from nbsessions.cli.overview import Overview
 from nbsessions.cli.values import ServerState
+from nbsessions.kernels.registry.trouble import explain
+from nbsessions.private import PrivateFolder
 
 
 def check_records(runtime_dir: Path) -> Iterator[Finding]:
-    """Check that no other user can read the keys of kernels."""
-    folder = runtime_dir / "nbsessions" / "kernels"
-    paths = [folder, *sorted(folder.glob("*.json"))]
-    found = [finding for path in paths for finding in exposed("records-permissions", path)]
+    """Check that servers use the folders of kernels, and that no other user can read the keys."""
+    check = "records-permissions"
+    folders = PrivateFolder(runtime_dir.absolute() / "nbsessions")
+    found = []
+    for name in ("kernels", "servers"):
+        folder = folders.folder(name)
+        try:
+            names = folder.list_names()
+        except OSError as problem:
+            found.append(error(check, explain(problem, folder.path)))
+        else:
+            paths = [folder.path / each for each in names if each.endswith(".json")]
+            found += [each for path in (folder.path, *paths) for each in exposed(check, path)]
     yield from found
     if not found:
-        yield ok("records-permissions", "nobody else can read the keys of kernels")
+        yield ok(check, "nobody else can read the keys of kernels")
 
 
 def check_running_servers(overview: Overview) -> Iterator[Finding]:

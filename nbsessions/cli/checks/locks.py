@@ -19,7 +19,7 @@ def check_locks(store: Path | None, runtime_dir: Path) -> Iterator[Finding]:
     """Try a lock next to the store and in the runtime directory. Leaves no file behind."""
     if not SUPPORTED:
         return  # check_survival reports the platform.
-    servers = sorted((runtime_dir / "nbsessions" / "servers").glob("*.lock"))
+    servers = runtime_dir / "nbsessions" / "servers"
     if (
         store is not None
         and (problem := _try_lock(store.parent, [beside(store, ".write")])) is not None
@@ -31,7 +31,7 @@ def check_locks(store: Path | None, runtime_dir: Path) -> Iterator[Finding]:
         )
     elif store is not None:
         yield ok("store-locks", "files next to it can be locked")
-    if (problem := _try_lock(runtime_dir, servers)) is not None:
+    if (problem := _try_lock(runtime_dir, _lock_files(servers))) is not None:
         yield warning(
             "runtime-locks",
             f"files in {runtime_dir} cannot be locked ({problem}): kernels end with their server",
@@ -41,12 +41,19 @@ def check_locks(store: Path | None, runtime_dir: Path) -> Iterator[Finding]:
         yield ok("runtime-locks", f"files in {runtime_dir} can be locked")
 
 
+def _lock_files(folder: Path) -> list[Path]:
+    try:
+        return sorted(folder / name for name in os.listdir(folder) if name.endswith(".lock"))
+    except OSError:
+        return []  # check_records reports the error.
+
+
 def _try_lock(folder: Path, known: Iterable[Path]) -> OSError | None:
     """Return the error of locking a file in the folder, or in its nearest existing parent.
 
     ``known`` are lock files that may exist. None of them is created.
     """
-    while not folder.is_dir() and folder != folder.parent:
+    while not os.path.isdir(folder) and folder != folder.parent:
         folder = folder.parent
     try:
         # Prefer an unnamed file, if the file system supports it.

@@ -101,7 +101,9 @@ def _files_of(
 ) -> Iterator[Mapping[str, Any]]:
     """Yield the files that enable extensions, in order of increasing precedence."""
     for folder in map(Path, reversed(config_folders)):
-        parts = sorted(folder.joinpath(f"{application.config_name}.d").glob("*.json"))
+        parts: list[Path] = []
+        with contextlib.suppress(OSError):
+            parts = sorted(folder.joinpath(f"{application.config_name}.d").glob("*.json"))
         for path in (*parts, folder / f"{application.config_name}.json"):
             with contextlib.suppress(OSError, ValueError):
                 yield json.loads(path.read_bytes())

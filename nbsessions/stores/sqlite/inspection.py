@@ -100,10 +100,8 @@ class StoreCondition:
 
 
 def read_contents(path: Path) -> StoreContents:
-    """Return the contents of the file. A file that does not exist has none. Raises StoreError."""
+    """Return the contents of the file. Raises StoreError."""
     path = real_path(path)
-    if not is_there(path):
-        return StoreContents()
     with _opened(path) as connection:
         if _schema(connection) == 0:
             return StoreContents()

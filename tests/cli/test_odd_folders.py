@@ -1,0 +1,56 @@
+"""The command line beside folders that it may not read: it says so, and shows the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from support.cli import CommandLine
+from support.server import AS_A_USER, Server, StartServer, forbidden
+
+FOLDERS: dict[str, Callable[[Server], Path]] = {
+    "records": lambda server: server.runtime_dir / "nbsessions" / "kernels",
+    "servers": lambda server: server.runtime_dir / "nbsessions" / "servers",
+    "runtime": lambda server: server.runtime_dir / "nbsessions",
+    "store": lambda server: server.data_dir / "nbsessions",
+    "data": lambda server: server.data_dir,
+    "all of them": lambda server: server.folder,
+}
+
+
+@pytest.mark.parametrize("running", [True, False])
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_a_folder_that_may_not_be_read_is_named(
+    start_server: StartServer, folder: str, running: bool
+) -> None:
+    server = start_server(wrapper=AS_A_USER)
+    server.create("a.ipynb")
+    if not running:
+        server.kill()
+    cli = CommandLine(server)
+
+    with forbidden(FOLDERS[folder](server)):
+        listed = cli("list")
+        others = [cli("list", "--orphans"), cli("show", "b.ipynb"), cli("doctor")]
+        others.append(cli("stop", "-y", "b.ipynb"))
+
+    assert listed.status == 0
+    if folder != "all of them":
+        assert ("a.ipynb" in listed.out) == (running or folder == "servers")
+    if folder != "servers":
+        assert str(FOLDERS[folder](server)) in listed.err
+    for ran in (listed, *others):
+        assert "Traceback" not in ran.out + ran.err, ran.err
+
+
+def test_an_unreadable_store_is_reported_by_doctor(start_server: StartServer) -> None:
+    server = start_server(wrapper=AS_A_USER)
+    server.stop()
+    with forbidden(server.data_dir):
+        ran = CommandLine(server)("doctor")
+    assert ran.status == 1
+    assert f"{server.store} cannot be used: [Errno 13] Permission denied" in " ".join(
+        ran.out.split()
+    )
