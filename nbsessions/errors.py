@@ -79,12 +79,17 @@ class KernelConflict(SessionError):
 
 
 class KernelStartFailed(SessionError):
-    """The kernel did not start. The cause is chained, and the message names only its class."""
+    """The kernel did not start. The cause is chained.
+
+    The message contains the text of an OSError, which names the command that is missing or may not
+    be run. Of other causes it names only the class, because their texts may contain secrets.
+    """
 
     def __init__(self, kernel_name: str | None, cause: BaseException) -> None:
+        problem = str(cause) if isinstance(cause, OSError) else type(cause).__name__
         super().__init__(
-            f"The {kernel_name or 'default'!r} kernel could not be started "
-            f"({type(cause).__name__}). See the server's log for details."
+            f"The {kernel_name or 'default'!r} kernel could not be started ({problem}). "
+            "See the server's log for details."
         )
         self.kernel_name = kernel_name
 

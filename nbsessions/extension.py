@@ -9,6 +9,7 @@ from jupyter_server.extension.application import ExtensionApp
 from nbsessions.async_sessionmanager import AsyncSessionManager
 from nbsessions.hosts import jupyter_server
 from nbsessions.hosts.renames import follow_renames
+from nbsessions.hosts.signals import StopSignals
 from nbsessions.kernels.surviving.manager import SurvivingKernels
 
 
@@ -18,6 +19,7 @@ class SessionsExtension(ExtensionApp):
     name = "nbsessions"
     _session_manager: AsyncSessionManager | None = None
     _kernels: SurvivingKernels | None = None
+    _signals: StopSignals | None = None
 
     def _link_jupyter_server_extension(self, serverapp: Any) -> None:
         super()._link_jupyter_server_extension(serverapp)
@@ -36,8 +38,10 @@ class SessionsExtension(ExtensionApp):
         io_loop.add_callback(self._follow_renames)
         self._kernels = jupyter_server.surviving_kernels(self.serverapp)
         if self._kernels is not None:
+            hangup = self._kernels.hangup == "stop"
+            self._signals = StopSignals(self.serverapp, hangup=hangup)
             # Wait until the server has installed its own signal handlers.
-            io_loop.add_callback(jupyter_server.handle_signals, self.serverapp, self._kernels)
+            io_loop.add_callback(self._signals.install)
 
     def _follow_renames(self) -> None:
         assert self.serverapp is not None
@@ -50,3 +54,5 @@ class SessionsExtension(ExtensionApp):
             self._kernels.begin_stop()
         if self._session_manager is not None:
             await self._session_manager.stop()
+        if self._signals is not None:
+            self._signals.restore()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 
 from nbsessions._version import __version__
@@ -34,6 +35,19 @@ class SessionsCommand(Command):
             super().start()
         else:
             self.subapp.start()
+
+    def print_help(self, classes: bool = False) -> None:
+        """Print the help. With ``classes``, add the settings of servers.
+
+        A server prints its own help before it loads extensions, so it cannot show them.
+        """
+        if classes:
+            with contextlib.suppress(ImportError):  # In classic Notebook, kernels do not survive.
+                # Imported late, because it imports jupyter_server, which takes a second.
+                from nbsessions.kernels.surviving.manager import SurvivingKernels
+
+                self.classes = [*self.classes, SurvivingKernels]
+        super().print_help(classes)
 
     def run(self) -> int:
         """Print the help, since no subcommand was given."""

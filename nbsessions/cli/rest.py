@@ -79,6 +79,12 @@ class ServerClient:
                 status, body = response.status, response.read()
         except (OSError, http.client.HTTPException) as error:
             raise self._error(f"does not answer ({error or type(error).__name__})") from error
+        if status in _DENIED and not server.token:
+            raise self._error(
+                "cannot be asked, because it requires a password or another login, and has no "
+                "token. To allow it, start the server with the environment variable "
+                "JUPYTER_TOKEN set to a secret. Users can then log in as before"
+            )
         if status in _DENIED:
             raise self._error(f"rejects the token from its info file (it answered {status})")
         return status, body

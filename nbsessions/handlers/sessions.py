@@ -88,6 +88,15 @@ class SessionsHandlerMixin(RequestHandler):
             raise InvalidRequest(name, "is neither true nor false")
         return value == "true"
 
+    async def options(self, *args: str, **kwargs: str) -> None:
+        """Tell which methods the route has, as the base handler does if it has such a method."""
+        base = super().options
+        self.set_header("Allow", ", ".join(self.allowed_methods))
+        if getattr(base, "__func__", base) is RequestHandler.options:
+            self.set_status(204)
+        else:
+            await ensure_async(base(*args, **kwargs))
+
     def write_error(self, status_code: int, **kwargs: Any) -> None:
         error = kwargs.get("exc_info", (None, None, None))[1]
         if status_code == HTTPStatus.METHOD_NOT_ALLOWED:

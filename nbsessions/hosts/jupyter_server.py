@@ -1,9 +1,7 @@
-"""Integration with jupyter_server: its manager classes, handlers and signals."""
+"""Integration with jupyter_server: its manager classes and handlers."""
 
 from __future__ import annotations
 
-import signal
-import threading
 from typing import Any
 
 from jupyter_core.utils import ensure_async
@@ -12,7 +10,6 @@ from tornado.web import HTTPError, RequestHandler
 
 from nbsessions.async_sessionmanager import AsyncSessionManager
 from nbsessions.handlers import session_handlers
-from nbsessions.kernels import internals
 from nbsessions.kernels.surviving.manager import (
     SurvivingKernels,
     SurvivingMappingKernelManager,
@@ -86,34 +83,6 @@ def surviving_kernels(serverapp: Any) -> SurvivingKernels | None:
         type(manager).__qualname__,
     )
     return None
-
-
-def handle_signals(serverapp: Any, kernels: SurvivingKernels) -> None:
-    """Make signals stop the server in an orderly way, where they would just end it.
-
-    That applies to SIGINT in a server without a terminal, to SIGHUP if it is configured to stop
-    the server, and to a SIGTERM that arrives while the server writes to its log. Signal handlers
-    that other code has installed stay.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        return
-    stop_handler = internals.stop_handler(serverapp)
-    io_loop = serverapp.io_loop
-
-    def stop(signum: int, frame: Any) -> None:
-        try:
-            stop_handler(signum, frame)
-        except RuntimeError:
-            # The signal arrived while the server was writing to its log, which is not reentrant.
-            io_loop.add_callback_from_signal(stop_handler, signum, None)
-
-    if signal.getsignal(signal.SIGTERM) == stop_handler:
-        signal.signal(signal.SIGTERM, stop)
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, stop)
-    hangup = getattr(signal, "SIGHUP", None)
-    if kernels.hangup == "stop" and hangup and signal.getsignal(hangup) is signal.SIG_DFL:
-        signal.signal(hangup, stop)
 
 
 def handlers() -> list[tuple[str, type[RequestHandler]]]:

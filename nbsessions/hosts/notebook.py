@@ -21,7 +21,8 @@ def load(notebook_app: Any) -> None:
     Extensions that have stored a reference to the old instance still use it.
     """
     stock = notebook_app.session_manager
-    if type(stock) is not StockSessionManager:
+    is_chosen = "session_manager_class" in notebook_app.config.NotebookApp
+    if is_chosen or type(stock) is not StockSessionManager:
         notebook_app.log.warning(
             "nbsessions stands aside: another session manager is configured (%s.%s)",
             type(stock).__module__,

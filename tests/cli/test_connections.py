@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from jupyter_server.auth import passwd
 
 from nbsessions.cli.errors import ServerUnreachable
 from nbsessions.cli.rest import ServerClient
@@ -21,7 +22,7 @@ from support.waiting import wait_until
 
 
 @contextmanager
-def running(server: Server, *arguments: str) -> Iterator[CommandLine]:
+def running(server: Server, *arguments: str, level: str = "ok") -> Iterator[CommandLine]:
     """Run the server, which the other tests' client cannot talk to."""
     cli = CommandLine(server)
     with (server.folder / "server.log").open("wb") as log:
@@ -35,7 +36,7 @@ def running(server: Server, *arguments: str) -> Iterator[CommandLine]:
         )
     try:
         wait_until(lambda: list(server.runtime_dir.glob("jpserver-*.json")), "the server runs")
-        wait_until(lambda: "server" in kinds(cli, "ok"), "it is asked and answers")
+        wait_until(lambda: "server" in kinds(cli, level), "it is asked and answers")
         yield cli
     finally:
         process.terminate()
@@ -98,6 +99,19 @@ def test_the_certificate_of_another_machine_has_to_be_signed(start_server: Start
         )
         with pytest.raises(ServerUnreachable, match="CERTIFICATE_VERIFY_FAILED"):
             ServerClient(elsewhere).list_sessions()
+
+
+@pytest.mark.parametrize("token", ["", "a-token-of-mine"])
+def test_a_server_behind_a_password_is_asked_if_it_has_a_token(
+    start_server: StartServer, token: str
+) -> None:
+    server = start_server(start=False, environment={"JUPYTER_TOKEN": token})
+    hashed = passwd("a password", "sha1")  # type: ignore[no-untyped-call]
+    arguments = ["--port=0", f"--PasswordIdentityProvider.hashed_password={hashed}"]
+    with running(server, *arguments, level="ok" if token else "warning") as cli:
+        listed = cli("list")
+    assert ("password" in listed.err) == (not token)
+    assert ("JUPYTER_TOKEN" in listed.err) == (not token)
 
 
 def test_a_token_is_not_shown_by_accident() -> None:

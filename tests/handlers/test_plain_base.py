@@ -33,3 +33,13 @@ async def test_every_user_may_do_everything(api: Api) -> None:
 @pytest.mark.gen_test
 async def test_nobody_may_write_without_a_user(api: Api) -> None:
     assert (await api("POST", "", {"path": "a", "type": "x"}, user=None)).code == 403
+
+
+@pytest.mark.gen_test
+async def test_each_route_tells_its_methods(api: Api) -> None:
+    for path in ("", "/openapi.json", "/0f8fad5b-d9cb-469f-a165-70867728950e"):
+        refused = await api("PUT", path, {})
+        told = await api("OPTIONS", path)
+        assert (refused.code, told.code) == (405, 204)
+        assert told.headers["Allow"] == refused.headers["Allow"]
+        assert "OPTIONS" in told.headers["Allow"]

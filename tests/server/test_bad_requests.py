@@ -137,6 +137,7 @@ def test_a_kernel_that_cannot_start_is_a_500_with_a_message(each_host: Server) -
 
     assert reply.status == 500
     assert "'broken' kernel could not be started" in reply.message
+    assert "/nowhere/to-be-found" in reply.message
     assert "PATH" not in reply.message
 
 

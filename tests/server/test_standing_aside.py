@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pytest
+
+from support.environments import host
 from support.server import Server, StartServer
 
 OFF = {"nbsessions": False}
@@ -53,6 +56,25 @@ def test_without_the_extension_notebook_6_is_stock(start_server: StartServer) ->
     server = start_server("notebook6", extensions=OFF)
 
     _is_stock(server)
+
+
+@pytest.mark.parametrize(
+    ("host_name", "name"),
+    [
+        ("newest", "jupyter_server.services.sessions.sessionmanager.SessionManager"),
+        ("notebook6", "notebook.services.sessions.sessionmanager.SessionManager"),
+    ],
+)
+def test_the_hosts_own_class_is_respected_if_it_is_chosen(
+    start_server: StartServer, host_name: str, name: str
+) -> None:
+    application = host(host_name).application
+    server = start_server(host_name, config={application: {"session_manager_class": name}})
+
+    _is_stock(server)
+
+    (warning,) = server.log_lines("W", "nbsessions stands aside")
+    assert name in warning
 
 
 def test_our_class_can_be_configured_by_name(start_server: StartServer) -> None:
