@@ -9,6 +9,7 @@ not fail the run.
 
 from __future__ import annotations
 
+import configparser
 import functools
 import hashlib
 import importlib.util
@@ -31,11 +32,14 @@ TEST = "test"
 UPSTREAM = "upstream"
 ENVIRONMENTS = {
     TEST: ["{wheel}[dev,lab]"],
-    "oldest": ["{wheel}", "jupyter_server==2.14.0", "ipykernel", "coverage>=7.10"],
+    "oldest": ["{wheel}", "{minimums}", "coverage>=7.10"],
     "notebook6": ["{wheel}[notebook6]", "coverage>=7.10"],
     UPSTREAM: ["{wheel}[server]", "jupyter_server[test]"],
 }
-"""The packages of each environment. Coverage is in those whose servers are measured."""
+"""The packages of each environment. Coverage is in those whose servers are measured.
+
+``{minimums}`` stands for the oldest releases that setup.cfg allows for a server.
+"""
 
 STORES = "tests/stores"
 
@@ -127,7 +131,11 @@ def make_environments() -> None:
 def make_environment(name: str, wheel: Path) -> None:
     """Install the packages that the environment needs, if they have changed."""
     ensure_venv(name)
-    requirements = [each.format(wheel=wheel) for each in ENVIRONMENTS[name]]
+    requirements = [
+        requirement
+        for each in ENVIRONMENTS[name]
+        for requirement in (minimums() if each == "{minimums}" else [each.format(wheel=wheel)])
+    ]
     needed = digest([ROOT / "setup.cfg"], *ENVIRONMENTS[name])
     stamp = HOME / name / "requirements.stamp"
     if not stamp.exists() or stamp.read_text() != needed:
@@ -138,6 +146,18 @@ def make_environment(name: str, wheel: Path) -> None:
         pip(name, "install", "--force-reinstall", "--no-deps", str(wheel))
     stamp.write_text(needed)
     package_stamp.write_text(wheel.parent.name)
+
+
+def minimums() -> list[str]:
+    """Return the packages that a server needs, each pinned to the oldest release allowed."""
+    declared = configparser.ConfigParser()
+    declared.read(ROOT / "setup.cfg")
+    names = (
+        *declared["options"]["install_requires"].split("\n"),
+        *declared["options.extras_require"]["server"].split("\n"),
+    )
+    # Only the first comparison is about the version. The second one may be that of a marker.
+    return [name.replace(">=", "==", 1) for name in names if name]
 
 
 def ensure_venv(name: str) -> None:

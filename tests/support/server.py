@@ -82,6 +82,9 @@ class Server(RestClient):
         self._write_kernelspecs()
         self.configure(config or {}, extensions or {})
 
+    python_path = (str(SUPPORT.parent), str(SUPPORT / "startup"))
+    """The folders of modules that the server can import besides those of its environment."""
+
     # Life
 
     def start(self, port: int | None = None) -> Server:
@@ -314,7 +317,7 @@ class Server(RestClient):
             "JUPYTER_RUNTIME_DIR": str(self.runtime_dir),
             "JUPYTER_TOKEN": self.token,
             "IPYTHONDIR": str(self.folder / "ipython"),
-            "PYTHONPATH": os.pathsep.join([str(SUPPORT.parent), str(SUPPORT / "startup")]),
+            "PYTHONPATH": os.pathsep.join(self.python_path),
             **self.environment,
         }
         inherited = {
