@@ -23,6 +23,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -81,12 +82,14 @@ class KernelConflict(SessionError):
 class KernelStartFailed(SessionError):
     """The kernel did not start. The cause is chained.
 
-    The message contains the text of an OSError, which names the command that is missing or may not
-    be run. Of other causes it names only the class, because their texts may contain secrets.
+    If the cause is the system's error about a file, such as a missing command, the message names
+    the file. Of other causes it names only the class, because their texts may contain secrets.
     """
 
     def __init__(self, kernel_name: str | None, cause: BaseException) -> None:
-        problem = str(cause) if isinstance(cause, OSError) else type(cause).__name__
+        problem = type(cause).__name__
+        if isinstance(cause, OSError) and cause.filename is not None:
+            problem = f"{cause.strerror}: {os.fsdecode(cause.filename)!r}"
         super().__init__(
             f"The {kernel_name or 'default'!r} kernel could not be started ({problem}). "
             "See the server's log for details."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import time
@@ -17,6 +18,12 @@ SUPPORTED = sys.platform != "win32"
 """Whether the platform has these locks. Without them, no lock can prove that a process is dead."""
 
 _POLL_INTERVAL = 0.01
+_MAY_PASS = (errno.EIO, errno.ENOMEM, errno.ESTALE)
+"""Errors that say nothing about whether the file system has locks."""
+
+
+class LocksUnsupported(OSError):
+    """The file system has no file locks."""
 
 
 class FileLock:
@@ -44,7 +51,8 @@ class FileLock:
     def acquire(self, *, shared: bool = False, timeout: float = 0.0) -> bool:
         """Take or convert the lock. Return False if others held it for ``timeout`` seconds.
 
-        Blocks the thread. When a conversion fails, the lock that was held before is lost.
+        Blocks the thread. When a conversion fails, the lock that was held before is lost. Raises
+        LocksUnsupported and OSError.
         """
         if not SUPPORTED or self._descriptor is None:
             return not SUPPORTED
@@ -57,6 +65,10 @@ class FileLock:
                 if time.monotonic() >= deadline:
                     return False
                 time.sleep(_POLL_INTERVAL)
+            except OSError as error:
+                if error.errno in _MAY_PASS:
+                    raise
+                raise LocksUnsupported(error.errno, error.strerror, str(self.path)) from error
             else:
                 return True
 

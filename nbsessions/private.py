@@ -124,7 +124,8 @@ def open_file(path: Path, flags: int, *, folder: int | None = None) -> int:
     A new file has mode 0600. ``folder`` is a descriptor of the folder that the file is in, if it
     is a PrivateFolder. Raises Untrusted and OSError.
     """
-    flags |= NO_LINK | getattr(os, "O_CLOEXEC", 0)
+    # Opening a named pipe must not wait for its other end. For regular files this has no effect.
+    flags |= NO_LINK | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0)
     name = path if folder is None else path.name
     try:
         descriptor = os.open(name, flags, 0o600, dir_fd=folder)

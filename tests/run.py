@@ -179,7 +179,8 @@ def ensure_venv(name: str) -> None:
 def build_wheel() -> Path:
     """Build the package from the tree unless it is up to date, and return its wheel.
 
-    Installing a wheel also installs the configuration files that enable the extension.
+    The wheel is built from the source distribution, as for users. Installing a wheel also installs
+    the configuration files that enable the extension.
     """
     folder = HOME / "wheel" / digest(sorted(packaged_files()))
     wheels = list(folder.glob("*.whl"))
@@ -188,7 +189,8 @@ def build_wheel() -> Path:
         shutil.rmtree(HOME / "wheel", ignore_errors=True)
         # Leftovers of an earlier build would be packaged again.
         shutil.rmtree(ROOT / "build", ignore_errors=True)
-        pip(TEST, "wheel", "--no-deps", "--wheel-dir", str(folder), str(ROOT))
+        pip(TEST, "install", "build")
+        run_quietly(TEST, [program(TEST, "python"), "-m", "build", "--outdir", str(folder)])
         shutil.rmtree(ROOT / "build", ignore_errors=True)
         wheels = list(folder.glob("*.whl"))
     return wheels[0]

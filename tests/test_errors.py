@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 
 import pytest
@@ -65,6 +66,12 @@ def test_a_start_that_failed_tells_the_class_of_its_cause_and_no_more() -> None:
     body = error_body(http_error(errors.KernelStartFailed(None, OSError("a secret"))), 500, "")
     assert "OSError" in body["message"]
     assert "secret" not in body["message"]
+
+
+def test_a_start_that_failed_because_of_a_file_names_that_file() -> None:
+    cause = PermissionError(errno.EACCES, "Permission denied", "/usr/bin/kernel")
+    body = error_body(http_error(errors.KernelStartFailed("r", cause)), 500, "")
+    assert "(Permission denied: '/usr/bin/kernel')" in body["message"]
 
 
 def test_a_missing_kernelspec_has_the_short_message_that_clients_show() -> None:

@@ -29,6 +29,4 @@ def test_the_command_line_works_where_older_packages_are_installed(
     assert "a.ipynb" in server.run("-m", "nbsessions.cli", "list")
     assert "a.ipynb" in server.run("-m", "nbsessions.cli", "show", "a.ipynb")
     assert "store-integrity" in server.run("-m", "nbsessions.cli", "doctor")
-    help_ = server.run("-m", "nbsessions.cli", "--help-all")
-    assert "--AsyncSessionManager.store_url=" in help_
-    assert ("--SurvivingKernels.hangup=" in help_) == (host_name == "oldest")
+    assert "--AsyncSessionManager.store_url=" in server.run("-m", "nbsessions.cli", "--help-all")

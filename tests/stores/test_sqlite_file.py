@@ -47,6 +47,18 @@ async def test_every_file_is_private(stores: Stores) -> None:
 
 
 @pytest.mark.gen_test
+async def test_a_file_system_that_shows_other_owners_is_no_obstacle(
+    stores: Stores, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stores.path = tmp_path / "data" / "nbsessions" / "sessions.db"
+    (await stores.open(private_folder=True)).close()
+    uid = os.geteuid()
+    monkeypatch.setattr(os, "geteuid", lambda: uid + 1)
+    store = await stores.open(private_folder=True)
+    await store.insert(make_session())
+
+
+@pytest.mark.gen_test
 async def test_our_own_folder_is_made_and_kept_private(stores: Stores, tmp_path: Path) -> None:
     folder = tmp_path / "data" / "nbsessions"
     stores.path = folder / "sessions.db"

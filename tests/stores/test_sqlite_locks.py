@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import time
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from nbsessions.errors import StoreUnsupported, StoreUnusable
+from nbsessions.errors import StoreUnavailable, StoreUnsupported, StoreUnusable
 from nbsessions.locks import FileLock
 from nbsessions.models import ABANDONED_AFTER, utcnow
 from nbsessions.stores.base import SessionStore
@@ -75,18 +75,32 @@ async def test_an_owner_whose_locks_were_removed_is_still_live(
 
 
 @pytest.mark.gen_test
-@pytest.mark.parametrize("code", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+@pytest.mark.parametrize("code", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL])
 async def test_a_place_without_file_locks_is_not_supported_and_says_what_helps(
     stores: Stores, code: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(lock: FileLock, **options: Any) -> bool:
+    def refuse(descriptor: int, operation: int) -> None:
         raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr(FileLock, "acquire", refuse)
+    monkeypatch.setattr(fcntl, "flock", refuse)
     with pytest.raises(StoreUnsupported, match=r"database_filepath.*local"):
         await stores.open()
     with pytest.raises(StoreUnsupported):
         await stores.open()
+
+
+@pytest.mark.gen_test
+async def test_a_lock_that_fails_for_now_is_tried_again(
+    stores: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(descriptor: int, operation: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fcntl, "flock", refuse)
+        with pytest.raises(StoreUnavailable, match="cannot be used"):
+            await stores.open()
+    await stores.open()
 
 
 FORBIDDEN: dict[str, Callable[[Path], None]] = {

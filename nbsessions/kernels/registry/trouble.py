@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import errno
 from pathlib import Path
 
+from nbsessions.locks import LocksUnsupported
 from nbsessions.private import Untrusted
-
-_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP)
 
 
 def explain(error: Exception, folder: Path) -> str:
@@ -23,7 +21,7 @@ def explain(error: Exception, folder: Path) -> str:
             f"{folder.parent} and everything in it (chown -R). Otherwise, set JUPYTER_RUNTIME_DIR "
             "to a folder that only you can write to"
         )
-    if isinstance(error, OSError) and error.errno in _NO_LOCKS:
+    if isinstance(error, LocksUnsupported):
         return (
             f"{error}. The file system of {folder} does not support file locks. Set "
             "JUPYTER_RUNTIME_DIR to a folder on a local file system"

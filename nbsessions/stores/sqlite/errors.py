@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import sqlite3
 from pathlib import Path
@@ -14,10 +13,10 @@ from nbsessions.errors import (
     StoreUnsupported,
     StoreUnusable,
 )
+from nbsessions.locks import LocksUnsupported
 from nbsessions.stores.sqlite.repair import beside
 
 _DAMAGE_MESSAGES = ("malformed", "not a database")
-_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP)
 _IN_THE_WAY = (FileExistsError, NotADirectoryError, IsADirectoryError)
 
 
@@ -26,7 +25,7 @@ def store_error(error: sqlite3.Error | OSError, path: Path) -> StoreError:
     text = f"the session store {path} cannot be used: {error}"
     if is_damage(error):
         return StoreDamaged(text)
-    if isinstance(error, OSError) and error.errno in _NO_LOCKS:
+    if isinstance(error, LocksUnsupported):
         return StoreUnsupported(
             f"{text}. Its file system has no file locks. Set "
             "c.AsyncSessionManager.database_filepath to a file on a local file system"

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import configparser
+import operator
 import os
+import re
 import subprocess
 import sys
 import sysconfig
@@ -12,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from support.environments import REPOSITORY
+from support.server import StartServer
 
 _TESTS = (
     "tests/test_sessionmanager.py",
@@ -50,13 +54,13 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_it_has_all_files(sources: Path) -> None:
-    if not (REPOSITORY / ".git").exists():
-        return  # This is a source distribution itself.
-    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
-    listed = subprocess.run(command, cwd=REPOSITORY, capture_output=True, check=True, text=True)
+    if (REPOSITORY / ".git").exists():
+        command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+        listed = subprocess.check_output(command, cwd=REPOSITORY, text=True)
+    else:
+        listed = (REPOSITORY / "nbsessions.egg-info" / "SOURCES.txt").read_text()
     packed = (each.relative_to(sources) for each in sources.rglob("*") if each.is_file())
-    missing = set(listed.stdout.splitlines()) - set(map(str, packed))
-    assert missing == {".gitignore"}
+    assert set(listed.splitlines()) - set(map(str, packed)) <= {".gitignore"}
 
 
 def test_a_wheel_that_is_built_from_it_passes_its_tests(sources: Path, tmp_path: Path) -> None:
@@ -73,3 +77,24 @@ def test_a_wheel_that_is_built_from_it_passes_its_tests(sources: Path, tmp_path:
     run(*pip, "--python", python, "install", "--no-deps", wheel, cwd=tmp_path)
 
     run(python, "-m", "pytest", "-q", *_TESTS, cwd=sources)
+
+
+def test_the_oldest_packages_that_it_declares_are_tested(start_server: StartServer) -> None:
+    declared = configparser.ConfigParser()
+    declared.read(REPOSITORY / "setup.cfg")
+    server = declared["options.extras_require"]["server"]
+    found = re.findall(
+        r"^(\w+) >= ([\d.]+)(?:; python_version (<|>=) \"([\d.]+)\")?$",
+        declared["options"]["install_requires"] + server,
+        re.MULTILINE,
+    )
+    assert {"msgspec", "tornado", "traitlets", "jupyter_server"} <= {name for name, *_ in found}
+    oldest = start_server("oldest", start=False)
+    for name, minimum, comparison, python in found:
+        applies = not python or {"<": operator.lt, ">=": operator.ge}[comparison](
+            sys.version_info[:2], tuple(map(int, python.split(".")))
+        )
+        if applies:
+            code = f"from importlib.metadata import version; print(version({name!r}))"
+            version = oldest.run("-c", code).strip()
+            assert f"{version}.0.0".startswith(f"{minimum}."), name
