@@ -88,7 +88,7 @@ class KernelStartFailed(SessionError):
 
     def __init__(self, kernel_name: str | None, cause: BaseException) -> None:
         problem = type(cause).__name__
-        if isinstance(cause, OSError) and cause.filename is not None:
+        if isinstance(cause, OSError) and isinstance(cause.filename, (str, bytes, os.PathLike)):
             problem = f"{cause.strerror}: {os.fsdecode(cause.filename)!r}"
         super().__init__(
             f"The {kernel_name or 'default'!r} kernel could not be started ({problem}). "

@@ -52,7 +52,9 @@ class SessionsExtension(ExtensionApp):
         """Let running requests finish while their kernels are still running."""
         if self._kernels is not None:
             self._kernels.begin_stop()
-        if self._session_manager is not None:
-            await self._session_manager.stop()
-        if self._signals is not None:
-            self._signals.restore()
+        try:
+            if self._session_manager is not None:
+                await self._session_manager.stop()
+        finally:
+            if self._signals is not None:
+                self._signals.restore()

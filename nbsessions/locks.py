@@ -67,6 +67,7 @@ class FileLock:
                 time.sleep(_POLL_INTERVAL)
             except OSError as error:
                 if error.errno in _MAY_PASS:
+                    error.filename = str(self.path)
                     raise
                 raise LocksUnsupported(error.errno, error.strerror, str(self.path)) from error
             else:

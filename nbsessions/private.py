@@ -20,12 +20,13 @@ SUPPORTED = hasattr(os, "geteuid") and os.open in os.supports_dir_fd
 NO_LINK = getattr(os, "O_NOFOLLOW", 0)
 """The flag that makes ``os.open`` fail for a symbolic link. 0 if the platform has none."""
 
+_NO_WAIT = getattr(os, "O_NONBLOCK", 0)
 _FOLDER = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | NO_LINK
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 
 class Untrusted(PermissionError):
-    """Another user owns a file or folder, or can change it."""
+    """Another user may have made or changed a file or folder."""
 
 
 class PrivateFolder:
@@ -77,9 +78,10 @@ class PrivateFolder:
             try:
                 yield descriptor
             except OSError as error:
-                if isinstance(error.filename, str):
-                    # It is relative to the descriptor.
-                    error.filename = os.path.join(self.path, error.filename)
+                if error.errno is not None:
+                    # The name is relative to the descriptor, or it is the descriptor.
+                    name = error.filename if isinstance(error.filename, str) else ""
+                    error.filename = str(self.path / name)
                 raise
 
     # Files in the folder
@@ -118,23 +120,25 @@ class PrivateFolder:
             os.unlink(name, dir_fd=folder)
 
 
-def open_file(path: Path, flags: int, *, folder: int | None = None) -> int:
+def open_file(path: Path, flags: int, *, folder: int | None = None, strictly: bool = False) -> int:
     """Open a regular file of this user, which is not a symbolic link. Return its descriptor.
 
     A new file has mode 0600. ``folder`` is a descriptor of the folder that the file is in, if it
-    is a PrivateFolder. Raises Untrusted and OSError.
+    is a PrivateFolder. For ``strictly``, see ``check_file``. Raises Untrusted and OSError.
     """
-    # Opening a named pipe must not wait for its other end. For regular files this has no effect.
-    flags |= NO_LINK | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0)
     name = path if folder is None else path.name
     try:
-        descriptor = os.open(name, flags, 0o600, dir_fd=folder)
+        # Opening a named pipe must not wait for its other end.
+        descriptor = os.open(name, flags | NO_LINK | _NO_WAIT, 0o600, dir_fd=folder)
     except OSError:
         if path.is_symlink():
             raise Untrusted(f"{path} is a symbolic link") from None
         raise
     try:
-        check_file(path, os.fstat(descriptor), strictly=folder is not None)
+        status = _status(descriptor, path)
+        check_file(path, status, strictly=strictly or folder is not None)
+        if _NO_WAIT:
+            os.set_blocking(descriptor, True)
     except BaseException:
         os.close(descriptor)
         raise
@@ -150,8 +154,25 @@ def check_file(path: Path, status: os.stat_result, *, strictly: bool = False) ->
         raise Untrusted(f"{path} is a symbolic link")
     if not stat.S_ISREG(status.st_mode):
         raise Untrusted(f"{path} is not a regular file")
+    if status.st_nlink > 1:
+        # Another user may have given one of our files this name.
+        raise Untrusted(f"{path} is a hard link")
     if not (is_owned(status) if strictly else is_ours(status, path.parent)):
         raise Untrusted(f"{path} belongs to another user")
+
+
+def follow_own_link(path: Path) -> Path:
+    """Return the path without symbolic links, but do not follow a last one of another user.
+
+    A link of root counts as the user's own.
+    """
+    path = Path(os.path.realpath(path.parent), path.name)
+    try:
+        status = path.lstat()
+    except OSError:
+        return path
+    trusted = is_owned(status) or status.st_uid == 0
+    return Path(os.path.realpath(path)) if stat.S_ISLNK(status.st_mode) and trusted else path
 
 
 def is_owned(status: os.stat_result) -> bool:
@@ -164,17 +185,34 @@ def is_ours(status: os.stat_result, folder: Path) -> bool:
 
     Some network file systems show the same owner for all files, whoever created them.
     """
-    return is_owned(status) or status.st_uid == _owner_of_new_files(folder)
+    if is_owned(status):
+        return True
+    new = _status_of_new_file(folder)
+    return new is not None and status.st_uid == new.st_uid
+
+
+def is_open_to_all(status: os.stat_result, folder: Path) -> bool:
+    """Return whether every user can create files in the folder.
+
+    Some network file systems show the same mode for all files. It then says nothing.
+    """
+    if not SUPPORTED or not status.st_mode & stat.S_IWOTH:
+        return False
+    new = _status_of_new_file(folder)
+    return new is None or not new.st_mode & stat.S_IWOTH
 
 
 def _open_folder(path: Path, parent: int | None = None) -> int:
     try:
         descriptor = os.open(path if parent is None else path.name, _FOLDER, dir_fd=parent)
-    except NotADirectoryError:
-        kind = "a symbolic link" if path.is_symlink() else "not a folder"
-        raise Untrusted(f"{path} is {kind}") from None
+    except OSError as error:
+        if path.is_symlink():
+            raise Untrusted(f"{path} is a symbolic link") from None
+        if isinstance(error, NotADirectoryError):
+            raise Untrusted(f"{path} is not a folder") from None
+        raise
     try:
-        status = os.fstat(descriptor)
+        status = _status(descriptor, path)
         if not is_owned(status):
             raise Untrusted(f"{path} belongs to another user")
         if status.st_mode & _OTHERS_WRITE:
@@ -186,15 +224,23 @@ def _open_folder(path: Path, parent: int | None = None) -> int:
     return descriptor
 
 
-def _owner_of_new_files(folder: Path) -> int | None:
-    """Return the owner that the file system shows for a file that this user creates there."""
+def _status(descriptor: int, path: Path) -> os.stat_result:
+    try:
+        return os.fstat(descriptor)
+    except OSError as error:
+        error.filename = str(path)
+        raise
+
+
+def _status_of_new_file(folder: Path) -> os.stat_result | None:
+    """Return the status that the file system shows for a file that this user creates there."""
     file = folder / f".{uuid.uuid4()}"
     try:
         descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | NO_LINK, 0o600)
     except OSError:
         return None
     try:
-        return os.fstat(descriptor).st_uid
+        return os.fstat(descriptor)
     finally:
         os.close(descriptor)
         file.unlink(missing_ok=True)

@@ -267,7 +267,7 @@ def run_tests(arguments: Sequence[str]) -> None:
         # tests do. Those of one file stay together, because they may share a server. The files
         # keep their order: the browser tests, which take the longest, come first.
         check("coverage", *pytest, STORES)
-        parallel = ["--numprocesses=3", "--dist=loadfile", "--no-loadscope-reorder"]
+        parallel = ["--numprocesses=4", "--dist=loadfile", "--no-loadscope-reorder"]
         check("coverage", *pytest, *parallel, f"--ignore={STORES}")
 
 
@@ -280,10 +280,23 @@ def run_upstream_tests() -> None:
     # One process for each kind of kernel manager. In one for all, kernels of the synchronous kind
     # fail at random, without our extension as well: sockets of earlier tests are collected late.
     kinds = [f"jp_server_config{number}" for number in range(4)]
-    for selection in (*kinds, f"not ({' or '.join(kinds)})"):
-        done = subprocess.run([*command, "-k", selection], cwd=tests, env=environment)
-        if done.returncode != 0:
-            raise StepFailed(f"exit code {done.returncode}")
+    selections = [*kinds, f"not ({' or '.join(kinds)})"]
+
+    def run(selection: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*command, "-k", selection],
+            cwd=tests,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    with ThreadPoolExecutor() as pool:
+        for done in pool.map(run, selections):
+            if done.returncode != 0:
+                raise StepFailed(f"{done.stdout}\nexit code {done.returncode}")
+            say(done.stdout.splitlines()[-1])
 
 
 def fetch_upstream_tests() -> Path:

@@ -9,7 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from nbsessions.private import PrivateFolder, Untrusted, check_file, is_ours, is_owned, open_file
+from nbsessions.private import (
+    PrivateFolder,
+    Untrusted,
+    check_file,
+    follow_own_link,
+    is_open_to_all,
+    is_ours,
+    is_owned,
+    open_file,
+)
 
 
 @pytest.fixture
@@ -126,6 +135,47 @@ def test_a_link_is_not_opened(tmp_path: Path, target: str) -> None:
 def test_a_folder_is_not_a_file(tmp_path: Path) -> None:
     with pytest.raises(Untrusted, match="is not a regular file"):
         open_file(tmp_path, os.O_RDONLY)
+
+
+def test_a_file_with_a_second_name_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "precious").touch()
+    (tmp_path / "link").hardlink_to(tmp_path / "precious")
+    with pytest.raises(Untrusted, match="is a hard link"):
+        open_file(tmp_path / "link", os.O_RDWR)
+
+
+def test_own_links_are_followed_and_those_of_others_are_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "folder").symlink_to(".")
+    (tmp_path / "link").symlink_to("target")
+    given = tmp_path / "folder" / "link"
+    assert follow_own_link(given) == tmp_path / "target"
+    assert follow_own_link(tmp_path / "folder" / "missing") == tmp_path / "missing"
+    uid = os.geteuid()
+    monkeypatch.setattr(os, "geteuid", lambda: uid + 1)
+    # Links of root are trusted, too.
+    expected = "target" if uid == 0 else "link"
+    assert follow_own_link(given) == tmp_path / expected
+    os.chown(tmp_path / "link", 65534, -1, follow_symlinks=False) if uid == 0 else None
+    assert follow_own_link(given) == tmp_path / "link"
+
+
+def test_a_folder_is_open_to_all_if_its_mode_says_so(tmp_path: Path) -> None:
+    for mode, expected in ((0o700, False), (0o770, False), (0o1777, True), (0o777, True)):
+        tmp_path.chmod(mode)
+        assert is_open_to_all(tmp_path.stat(), tmp_path) == expected
+    tmp_path.chmod(0o700)
+
+
+def test_the_mode_says_nothing_if_new_files_have_it_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tmp_path.chmod(0o777)
+    status = tmp_path.stat()
+    # As on a network file system that shows one mode for all files.
+    monkeypatch.setattr(os, "fstat", lambda descriptor: status)
+    assert not is_open_to_all(status, tmp_path)
 
 
 @pytest.mark.parametrize("flags", [os.O_RDONLY, os.O_RDWR | os.O_CREAT])

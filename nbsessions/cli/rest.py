@@ -77,7 +77,7 @@ class ServerClient:
                 connection.request(method, server.base_url.rstrip("/") + path, headers=headers)
                 response = connection.getresponse()
                 status, body = response.status, response.read()
-        except (OSError, http.client.HTTPException) as error:
+        except (OSError, ValueError, http.client.HTTPException) as error:
             raise self._error(f"does not answer ({error or type(error).__name__})") from error
         if status in _DENIED and not server.token:
             raise self._error(

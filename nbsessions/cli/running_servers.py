@@ -13,7 +13,18 @@ from urllib.parse import urlsplit
 
 import psutil
 
+from nbsessions.private import open_file
+
 _INFO_FILE = re.compile(r"(jpserver|nbserver)-.*\.json")
+_NOT_READABLE = (
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    OverflowError,
+    RecursionError,
+)
 _ANY_ADDRESS = {"", "*", "0.0.0.0", "::"}
 
 
@@ -45,15 +56,25 @@ def list_running_servers(runtime_dir: Path) -> Iterator[RunningServer]:
         return
     for name in filter(_INFO_FILE.fullmatch, names):
         try:
-            server = _from_info(json.loads((runtime_dir / name).read_bytes()))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            continue  # It is being written or removed, or is not a server info file.
-        if _is_ours(server.pid):
+            server = _read(runtime_dir / name)
+        except _NOT_READABLE:
+            continue  # It is being written or removed, or is not a server info file of ours.
+        if server is not None:
             yield server
+
+
+def _read(path: Path) -> RunningServer | None:
+    """Return the server, or None if it does not run any more."""
+    # In a runtime directory that others can write to, they can create such files, too.
+    with open(open_file(path, os.O_RDONLY, strictly=True), "rb") as file:
+        server = _from_info(json.load(file))
+    return server if _is_ours(server.pid) else None
 
 
 def _from_info(info: Mapping[str, Any]) -> RunningServer:
     url = urlsplit(info["url"])
+    if not isinstance(info["base_url"], str):
+        raise TypeError("base_url is not a string")
     socket = info.get("sock") or None
     any_address = info.get("hostname") in _ANY_ADDRESS
     return RunningServer(

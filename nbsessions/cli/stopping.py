@@ -119,7 +119,10 @@ class Stopper:
             raise CommandError(f"process {kernel.identity.pid} did not end")
 
     def _forget_servers(self, claims: dict[str, bool]) -> None:
-        remaining = {record.server_id for record in self._overview.kernels.records.read_all()}
+        try:
+            remaining = {record.server_id for record in self._overview.kernels.records.read_all()}
+        except OSError:
+            return  # The next server that starts forgets them.
         for server_id, claimed in claims.items():
             if claimed and server_id not in remaining:
                 self._overview.kernels.servers.forget(server_id)

@@ -36,8 +36,14 @@ class StopSignals:
             self._replace(signal.SIGHUP, signal.SIG_DFL)
 
     def restore(self) -> None:
-        """Put back the handlers that were replaced, unless other code has replaced ours."""
+        """Put back the handlers that were replaced, unless other code has replaced ours.
+
+        A server that handles SIGTERM itself is about to exit. It keeps ours, so that a second
+        signal does not interrupt it while it ends its kernels.
+        """
         self._stopped = True
+        if signal.SIGTERM in self._replaced:
+            return
         for signum, handler in self._replaced.items():
             if signal.getsignal(signum) is self._stop:
                 signal.signal(signum, handler)

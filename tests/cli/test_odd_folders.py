@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from support.cli import CommandLine
+from support.cli import CommandLine, info_file
 from support.server import AS_A_USER, Server, StartServer, forbidden
 
 ALL = "all of them"
@@ -44,6 +46,7 @@ def test_a_folder_that_may_not_be_read_is_named(
         listed = cli("list")
         others = [cli("list", "--orphans"), cli("show", "b.ipynb"), cli("doctor")]
         others.append(cli("stop", "-y", "b.ipynb"))
+        others.append(cli("stop", "-y", "a.ipynb"))
 
     assert listed.status == 0
     if folder != ALL:
@@ -52,6 +55,34 @@ def test_a_folder_that_may_not_be_read_is_named(
         assert str(FOLDERS[folder](server)) in listed.err
     for ran in (listed, *others):
         assert "Traceback" not in ran.out + ran.err, ran.err
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["[" * 100_000, '{"pid": -5}', '{"port": Infinity}', '{"base_url": 5}', "{}", "nonsense"],
+)
+def test_strange_info_files_are_skipped(start_server: StartServer, content: str) -> None:
+    server = start_server()
+    server.create("a.ipynb")
+    info = json.loads(info_file(server).read_text())
+    strange = server.runtime_dir / "jpserver-1.json"
+    try:
+        strange.write_text(json.dumps({**info, **json.loads(content)}))
+    except (ValueError, RecursionError):
+        strange.write_text(content)
+    ran = CommandLine(server)("list")
+    assert "Traceback" not in ran.err
+    assert "a.ipynb" in ran.out
+
+
+def test_a_named_pipe_is_not_waited_for(start_server: StartServer) -> None:
+    server = start_server()
+    server.create("a.ipynb")
+    os.mkfifo(server.runtime_dir / "jpserver-1.json")
+    os.mkfifo(server.folder / "sessions.db")
+    store = f"--AsyncSessionManager.database_filepath={server.folder / 'sessions.db'}"
+    assert "a.ipynb" in CommandLine(server)("list", store).out
+    assert "is not a regular file" in CommandLine(server)("doctor", store).out
 
 
 def test_an_unreadable_store_is_reported_by_doctor(start_server: StartServer) -> None:

@@ -15,13 +15,22 @@ import pytest
 
 from support.server import SUPPORT, Server, StartServer
 
-OPEN = """EACCES EAGAIN EBUSY EDQUOT EFBIG EINVAL EIO EISDIR ELOOP EMFILE ENAMETOOLONG ENFILE
-ENODEV ENOENT ENOMEM ENOSPC ENOTDIR ENXIO EOVERFLOW EPERM EROFS ESTALE ETXTBSY"""
-MKDIR = """EACCES EDQUOT EEXIST EINVAL EIO ELOOP EMLINK ENAMETOOLONG ENOENT ENOSPC ENOTDIR EPERM
-EROFS"""
-STAT = "EACCES EIO ELOOP ENAMETOOLONG ENOENT ENOMEM ENOTDIR EOVERFLOW ESTALE"
-RENAME = "EACCES EBUSY EDQUOT EIO EISDIR ENOENT ENOSPC ENOTDIR EPERM EROFS ESTALE EXDEV"
-FLOCK = "EAGAIN EBADF EINVAL EIO ENOLCK ENOSYS EOPNOTSUPP EPERM ESTALE"
+ERRORS = {
+    "open": """EACCES EAGAIN EBUSY EDQUOT EFBIG EINVAL EIO EISDIR ELOOP EMFILE ENAMETOOLONG ENFILE
+        ENODEV ENOENT ENOMEM ENOSPC ENOTDIR ENXIO EOVERFLOW EPERM EROFS ESTALE ETXTBSY""",
+    "mkdir": """EACCES EDQUOT EEXIST EINVAL EIO ELOOP EMLINK ENAMETOOLONG ENOENT ENOSPC ENOTDIR
+        EPERM EROFS""",
+    "stat": "EACCES EIO ELOOP ENAMETOOLONG ENOENT ENOMEM ENOTDIR EOVERFLOW ESTALE",
+    "rename": "EACCES EBUSY EDQUOT EIO EISDIR ENOENT ENOSPC ENOTDIR EPERM EROFS ESTALE EXDEV",
+    "flock": "EAGAIN EBADF EINVAL EIO ENOLCK ENOSYS EOPNOTSUPP EPERM ESTALE",
+}
+BOTH, RUNTIME, DATA = "both folders", "the runtime folder", "the data folder"
+CASES = [
+    *((BOTH, call, errors.split()) for call, errors in ERRORS.items()),
+    *((RUNTIME, call, ["EACCES", "EIO"]) for call in ERRORS),
+    # Servers rename no files there.
+    *((DATA, call, ["EACCES", "EIO"]) for call in ERRORS if call != "rename"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -48,17 +57,7 @@ def _check_is_up(server: Server) -> None:
     assert server.request("DELETE", path).status == 204
 
 
-@pytest.mark.parametrize(
-    ("call", "errors"),
-    [
-        ("open", OPEN.split()),
-        ("mkdir", MKDIR.split()),
-        ("stat", STAT.split()),
-        ("rename", RENAME.split()),
-        ("flock", FLOCK.split()),
-    ],
-)
-@pytest.mark.parametrize("which", ["runtime", "data"])
+@pytest.mark.parametrize(("which", "call", "errors"), CASES)
 def test_a_server_starts_whatever_error_its_folders_have(
     start_server: StartServer, library: Path, which: str, call: str, errors: list[str]
 ) -> None:
@@ -68,25 +67,28 @@ def test_a_server_starts_whatever_error_its_folders_have(
     assert server.execute(model["kernel"]["id"], "x = 42; x") == "42"
     server.kill()
 
-    folder = (server.runtime_dir if which == "runtime" else server.data_dir) / "nbsessions"
-    usual = dict(server.environment)
-    aside = server.folder / "aside"
+    runtime, data = server.runtime_dir / "nbsessions", server.data_dir / "nbsessions"
+    folders = {BOTH: [runtime, data], RUNTIME: [runtime], DATA: [data]}[which]
     if call == "mkdir":
-        folder.rename(aside)
+        for folder in folders:
+            folder.rename(folder.with_name("aside"))
+    usual, server.measured = dict(server.environment), False
     for name in errors:
         server.environment.update(
             LD_PRELOAD=str(library),
             FAULTY_CALL=call,
             FAULTY_ERRNO=str(getattr(errno, name)),
-            FAULTY_FOLDERS=str(folder),
+            FAULTY_FOLDERS=":".join(map(str, folders)),
         )
         server.start()
         _check_is_up(server)
+        assert f"faulty_files: {call} " in server.log
         server.kill()
 
     if call == "mkdir":
-        assert not folder.exists()
-        aside.rename(folder)
+        for folder in folders:
+            assert not folder.exists()
+            folder.with_name("aside").rename(folder)
     server.environment = usual
     server.start()
     assert [each["id"] for each in server.list_sessions()] == [model["id"]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import signal
 import threading
 
 import pytest
@@ -46,6 +47,19 @@ def _check_nothing_is_left(server: Server) -> None:
     assert contents.sessions == []
     assert contents.unfinished() == []
     assert list(server.store.parent.glob("*.owner-*")) == []
+
+
+@pytest.mark.parametrize("signum", [signal.SIGHUP, signal.SIGINT, signal.SIGTERM])
+def test_a_second_signal_does_not_keep_a_server_from_ending_its_kernels(
+    start_server: StartServer, signum: int
+) -> None:
+    server = start_server(config={"SurvivingKernels": {"hangup": "stop"}})
+    server.create("a.ipynb", "stubborn")
+    server.send_signal(signum)
+    wait_until(lambda: server.log_lines("I", "Shutting down 1 kernel"), "it ends its kernel")
+    server.send_signal(signum)
+    assert server.wait_for_end() == 0
+    server.wait_for_kernels(0)
 
 
 def test_a_create_that_ends_in_time_is_ended_with_its_server(

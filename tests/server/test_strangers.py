@@ -162,13 +162,11 @@ def test_a_log_that_a_stranger_has_made_receives_nothing(
     log.touch()
     assert stranger.ask(plant_inside, victim.folder, victim.files) == [f"kernels/{log.name}"]
     kernels.chmod(0o700)
-    still_open = victim.files / "the same file"
-    still_open.hardlink_to(kernels / log.name)
 
-    victim.server.start()
-    victim.check()
-
-    assert still_open.read_text() == ""
+    with (kernels / log.name).open() as still_open:
+        victim.server.start()
+        victim.check()
+        assert still_open.read() == ""
     assert victim.server.stop() == 0
 
 
@@ -192,26 +190,54 @@ def test_a_stranger_who_interferes_while_servers_start_gains_nothing(
 # The store
 
 
-@pytest.mark.parametrize("suffix", ["", "-journal", ".mended", ".lock"])
-def test_a_store_of_a_stranger_is_not_used(
-    victim: Victim, stranger: OtherProcess, suffix: str
+def configure_store(server: Server, folder: Path) -> None:
+    config = {"AsyncSessionManager": {"database_filepath": str(folder / "sessions.db")}}
+    server.configure(config, {})
+    server.allow_errors("kept in memory")
+
+
+@pytest.mark.parametrize("suffix", ["", "-journal", ".lock", None])
+def test_a_store_where_everybody_can_create_files_is_not_used(
+    victim: Victim, stranger: OtherProcess, suffix: str | None
 ) -> None:
     server = victim.server
-    server.allow_errors("kept in memory")
-    folder = server.runtime_dir
+    configure_store(server, server.runtime_dir)
+    if suffix is not None:
+        planted = victim.files / "store" / f"sessions.db{suffix}"
+        planted.parent.mkdir()
+        planted.touch()
+        assert stranger.ask(plant_inside, server.runtime_dir, planted.parent) == [planted.name]
+
+    server.start()
+    victim.check()
+
+    (line,) = server.log_lines("E", "kept in memory")
+    assert f"everybody can create files in {server.runtime_dir}" in line
+    assert "database_filepath" in line
+    assert server.stop() == 0
+
+
+@pytest.mark.parametrize("suffix", ["", "-journal", "-wal", ".mended", ".lock"])
+def test_files_that_a_stranger_has_put_beside_a_store_are_not_used(
+    victim: Victim, stranger: OtherProcess, suffix: str
+) -> None:
+    # The folder was open to all for a while, and is private now.
+    folder = victim.files.parent / "open"
+    folder.mkdir()
+    folder.chmod(0o1777)
     planted = victim.files / "store" / f"sessions.db{suffix}"
     planted.parent.mkdir()
     planted.touch()
     assert stranger.ask(plant_inside, folder, planted.parent) == [planted.name]
-    file = folder / "sessions.db"
-    server.configure({"AsyncSessionManager": {"database_filepath": str(file)}}, {})
+    folder.chmod(0o755)
+    server = victim.server
+    configure_store(server, folder)
 
     server.start()
     victim.check()
 
     (line,) = server.log_lines("E", "kept in memory")
     assert str(folder / planted.name) in line
-    assert "chown" in line
     assert server.stop() == 0
 
 
@@ -219,19 +245,19 @@ def test_a_link_of_a_stranger_to_a_store_is_not_followed(
     victim: Victim, stranger: OtherProcess
 ) -> None:
     server = victim.server
-    server.allow_errors("kept in memory")
     links = victim.files / "store"
     links.mkdir()
     (links / "sessions.db").symlink_to(victim.precious)
-    victim.precious.write_bytes(b"")
-    stranger.ask(plant_inside, server.runtime_dir, links)
-    file = server.runtime_dir / "sessions.db"
-    server.configure({"AsyncSessionManager": {"database_filepath": str(file)}}, {})
+    folder = victim.files.parent / "open"
+    folder.mkdir()
+    folder.chmod(0o1777)
+    stranger.ask(plant_inside, folder, links)
+    folder.chmod(0o755)
+    configure_store(server, folder)
 
     server.start()
-    assert server.list_sessions() == []
+    victim.check()
 
     (line,) = server.log_lines("E", "kept in memory")
-    assert "symbolic link of another user" in line
-    assert victim.precious.read_bytes() == b""
+    assert f"{folder / 'sessions.db'} is a symbolic link" in line
     assert server.stop() == 0

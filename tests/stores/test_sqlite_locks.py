@@ -103,6 +103,18 @@ async def test_a_lock_that_fails_for_now_is_tried_again(
     await stores.open()
 
 
+@pytest.mark.gen_test
+async def test_a_folder_that_cannot_be_listed_is_no_obstacle(
+    stores: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path, pattern: str) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(Path, "glob", refuse)
+    store = await stores.open()
+    assert await store.list_sessions() == []
+
+
 FORBIDDEN: dict[str, Callable[[Path], None]] = {
     "the file": lambda path: path.chmod(0),
     "the log": lambda path: path.with_name("sessions.db-wal").touch(0),

@@ -1,10 +1,11 @@
-/* Makes one system call fail for the files in some folders. For LD_PRELOAD.
+/* Makes one system call fail for the files in some folders, and says so on stderr. For LD_PRELOAD.
 
    FAULTY_CALL     open, mkdir, stat, rename or flock
    FAULTY_ERRNO    the number of the error
    FAULTY_FOLDERS  absolute paths of folders, separated by colons */
 
 #define _GNU_SOURCE
+#include <dirent.h>
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -38,6 +39,7 @@ static int fails(const char *call, int descriptor, const char *path) {
     while (*folders) {
         size_t size = strcspn(folders, ":");
         if (strncmp(full, folders, size) == 0 && (full[size] == '\0' || full[size] == '/')) {
+            dprintf(2, "faulty_files: %s %s\n", call, full);
             errno = atoi(getenv("FAULTY_ERRNO"));
             return 1;
         }
@@ -61,6 +63,10 @@ OPEN(open, (const char *path, int flags, ...), AT_FDCWD, path, path)
 OPEN(open64, (const char *path, int flags, ...), AT_FDCWD, path, path)
 OPEN(openat, (int folder, const char *path, int flags, ...), folder, path, folder, path)
 OPEN(openat64, (int folder, const char *path, int flags, ...), folder, path, folder, path)
+
+DIR *opendir(const char *path) {
+    return fails("open", AT_FDCWD, path) ? NULL : REAL(opendir)(path);
+}
 
 int mkdir(const char *path, mode_t mode) {
     return fails("mkdir", AT_FDCWD, path) ? -1 : REAL(mkdir)(path, mode);

@@ -77,6 +77,8 @@ class Server(RestClient):
         self.wrapper = wrapper
         self._process: subprocess.Popen[bytes] | None = None
         self._allowed_errors: list[str] = []
+        self.measured = True
+        """Whether coverage is measured, which slows a start down."""
         for each in (self.data_dir, self.root_dir, self.runtime_dir, self.config_dir):
             each.mkdir(parents=True, exist_ok=True)
         self._write_kernelspecs()
@@ -324,6 +326,7 @@ class Server(RestClient):
             (f"MEASURE_{name}" if name.startswith("COVERAGE_") else name): value
             for name, value in os.environ.items()
             if not name.startswith(("JUPYTER", "JPY_", "PYTEST", "PYTHON"))
+            if self.measured or not name.startswith("COVERAGE_")
         }
         return {**inherited, **own}
 

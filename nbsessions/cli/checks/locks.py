@@ -9,7 +9,7 @@ from pathlib import Path
 
 from nbsessions.cli.checks.finding import Finding, error, ok, warning
 from nbsessions.locks import SUPPORTED, FileLock
-from nbsessions.stores.sqlite.repair import beside
+from nbsessions.stores.sqlite.repair import beside, real_path
 
 _NAMELESS: int = getattr(os, "O_TMPFILE", 0)
 """The flag that opens an unnamed file, which leaves no trace. 0 if the platform has none."""
@@ -31,7 +31,7 @@ def check_locks(store: Path | None, runtime_dir: Path) -> Iterator[Finding]:
         )
     elif store is not None:
         yield ok("store-locks", "files next to it can be locked")
-    if (problem := _try_lock(runtime_dir, _lock_files(servers))) is not None:
+    if (problem := _try_lock(real_path(runtime_dir), _lock_files(servers))) is not None:
         yield warning(
             "runtime-locks",
             f"files in {runtime_dir} cannot be locked ({problem}): kernels end with their server",

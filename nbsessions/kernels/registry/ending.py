@@ -47,7 +47,7 @@ class KernelEnder:
         _start(end_all)
 
     def end_now(self, record: KernelRecord, identity: ProcessIdentity | None = None) -> bool:
-        """End the kernel, wait for it, and return whether it has ended. Blocks.
+        """End the kernel, wait for it, and return whether nothing is left of it. Blocks.
 
         ``identity`` is the kernel's process if it is not the one in the record.
         """
@@ -63,7 +63,15 @@ class KernelEnder:
         current = self._records.read(record.kernel_id)
         # Another server may have adopted the kernel in the meantime and started it again.
         if current is None or current.server_id == record.server_id:
-            forget_kernel(self._records, record)
+            try:
+                forget_kernel(self._records, record)
+            except OSError as error:
+                self._records.log.warning(
+                    "The record of kernel %s, which has ended, cannot be removed: %s",
+                    record.kernel_id,
+                    error,
+                )
+                return False
         return True
 
 

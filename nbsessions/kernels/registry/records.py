@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 import msgspec
 
 from nbsessions.kernels.registry.process import ProcessIdentity
-from nbsessions.private import PrivateFolder
+from nbsessions.private import PrivateFolder, Untrusted, is_owned
 
 
 class KernelRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -71,7 +71,7 @@ class KernelRecords:
     def __init__(self, folder: Path, *, log: logging.Logger) -> None:
         self.folder = folder
         self._files = PrivateFolder(folder.parent).folder(folder.name)
-        self._log = log
+        self.log = log
         self._named: set[str] = set()
         """The ids of kernels whose records were reported in the log as unusable."""
 
@@ -84,11 +84,13 @@ class KernelRecords:
 
         Returns a descriptor for appending. Raises OSError.
         """
-        flags = os.O_WRONLY | os.O_APPEND
+        name, flags = _log_name(kernel_id), os.O_WRONLY | os.O_APPEND | os.O_CREAT
         try:
-            return self._files.open(_log_name(kernel_id), flags | os.O_CREAT | os.O_EXCL)
-        except FileExistsError:
-            return self._files.open(_log_name(kernel_id), flags)
+            return self._files.open(name, flags)
+        except Untrusted:
+            # Others could write to the folder once. Now they cannot, so a new file is safe.
+            self._files.remove(name)
+            return self._files.open(name, flags | os.O_EXCL)
 
     def read_log(self, kernel_id: str) -> BinaryIO:
         """Open the file with the kernel process's output to read and to empty it.
@@ -126,7 +128,7 @@ class KernelRecords:
             if kernel_id not in self._named:
                 self._named.add(kernel_id)
                 path = str(self.folder / name)
-                self._log.warning("Ignoring the unusable kernel record %r: %r", path, error)
+                self.log.warning("Ignoring the unusable kernel record %r: %r", path, error)
             return None
         return record
 
@@ -139,7 +141,7 @@ class KernelRecords:
 
     def is_foreign(self, kernel_id: str) -> bool:
         """Return whether the record belongs to another user. Raises OSError."""
-        return self._files.status(_record_name(kernel_id)).st_uid != os.geteuid()
+        return not is_owned(self._files.status(_record_name(kernel_id)))
 
     def list_ids(self) -> list[str]:
         """Return the ids of all kernels with a record, even an unusable one. Raises OSError."""

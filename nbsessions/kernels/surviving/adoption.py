@@ -71,6 +71,7 @@ class Adoption:
         self._log.warning(
             "Kernels of earlier servers are not taken over: %s",
             explain(error, self._records.folder),
+            exc_info=None if isinstance(error, OSError) else error,
         )
 
     def _take_over(

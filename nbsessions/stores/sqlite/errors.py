@@ -14,6 +14,7 @@ from nbsessions.errors import (
     StoreUnusable,
 )
 from nbsessions.locks import LocksUnsupported
+from nbsessions.private import Untrusted
 from nbsessions.stores.sqlite.repair import beside
 
 _DAMAGE_MESSAGES = ("malformed", "not a database")
@@ -32,6 +33,11 @@ def store_error(error: sqlite3.Error | OSError, path: Path) -> StoreError:
         )
     if isinstance(error, _IN_THE_WAY):
         return StoreUnusable(text)
+    if isinstance(error, Untrusted):
+        return StoreUnusable(
+            f"{text}. Remove it if it is not yours, or set "
+            "c.AsyncSessionManager.database_filepath to a file in a folder of your own"
+        )
     if isinstance(error, PermissionError) or _is_forbidden(path):
         return StoreUnusable(
             f"{text}. If you created it, for example with sudo, make yourself the owner of "

@@ -1,4 +1,4 @@
-"""Prepares the folder of a store, and checks that its files belong to this user."""
+"""Prepares the folder of a store, and checks that only this user can have changed its files."""
 
 from __future__ import annotations
 
@@ -6,14 +6,26 @@ import contextlib
 import os
 from pathlib import Path
 
-from nbsessions.private import NO_LINK, SUPPORTED, Untrusted, check_file, is_ours
-from nbsessions.stores.sqlite.repair import COMPLETE, beside, real_path
+from nbsessions.private import (
+    NO_LINK,
+    SUPPORTED,
+    Untrusted,
+    check_file,
+    follow_own_link,
+    is_open_to_all,
+    is_ours,
+)
+from nbsessions.stores.sqlite.repair import COMPLETE, beside
 
 _READ_BY_SQLITE = ("", "-wal", "-shm", "-journal")
 
 
 class StoreFolder:
-    """The folder of one store file. Others may be able to create files in it."""
+    """The folder of one store file.
+
+    SQLite opens the files by their paths, so that they cannot be checked on descriptors. The
+    folder must therefore be one in which other users cannot create files.
+    """
 
     def __init__(self, path: Path, *, private: bool) -> None:
         """``path`` is the store file as it was configured, which may be a symbolic link.
@@ -21,29 +33,30 @@ class StoreFolder:
         ``private`` means that only nbsessions uses the folder. The folder is then created if
         needed, and its mode is set to 0700.
         """
-        self._path = real_path(path)
+        self.path = follow_own_link(follow_own_link(path.parent) / path.name)
+        """The file itself."""
         self._private = private
-        self._links = [path, path.parent] if private else [path]
 
     def prepare(self) -> None:
         """Create a private folder. Check it, and the files that exist. Blocks.
 
-        Raises Untrusted if another user may have created the folder or one of the files, and
-        OSError.
+        Raises Untrusted if another user may have made or changed one of them, and OSError.
         """
-        for link in self._links:
-            if link.is_symlink() and not is_ours(link.lstat(), link.parent):
-                raise Untrusted(f"{link} is a symbolic link of another user")
+        folder = self.path.parent
         if self._private:
-            self._prepare_private()
+            self._make_private()
+        if is_open_to_all(folder.stat(), folder):
+            raise Untrusted(f"everybody can create files in {folder}")
         for suffix in (*_READ_BY_SQLITE, COMPLETE):
-            file = beside(self._path, suffix)
+            file = beside(self.path, suffix)
             # Do not open these files. Closing them would release SQLite's locks on them.
             with contextlib.suppress(FileNotFoundError):
                 check_file(file, file.lstat())
 
-    def _prepare_private(self) -> None:
-        folder = self._path.parent
+    def _make_private(self) -> None:
+        folder = self.path.parent
+        if folder.is_symlink():
+            raise Untrusted(f"{folder} is a symbolic link of another user")
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         if not SUPPORTED:
             return

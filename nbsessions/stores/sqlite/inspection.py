@@ -14,6 +14,7 @@ from nbsessions.errors import StoreUnavailable
 from nbsessions.identity import new_owner
 from nbsessions.locks import FileLock
 from nbsessions.models import Owner, Session
+from nbsessions.private import check_file
 from nbsessions.stores.sqlite.errors import store_error
 from nbsessions.stores.sqlite.owners import is_dead
 from nbsessions.stores.sqlite.repair import beside, real_path
@@ -202,6 +203,7 @@ def _log_is_bare(path: Path) -> bool:
 
 
 def _has_log(path: Path) -> bool:
+    check_file(path, path.stat())
     with path.open("rb") as file:
         return file.read(_READ_VERSION + 1)[_READ_VERSION:] == b"\x02"
 

@@ -60,8 +60,8 @@ def _silent_for(row: sqlite3.Row, rows: RowReader) -> timedelta:
 def remove_abandoned_locks(database: Path) -> None:
     """Remove the lock files of owners that have been silent for a long time."""
     pattern = f"{glob.escape(lock_path(database, '').name)}*"
-    for path in database.parent.glob(pattern):
-        with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError):
+        for path in database.parent.glob(pattern):
             age = time.time() - path.stat().st_mtime
             if age > ABANDONED_AFTER.total_seconds() and _lock_is_free(path):
                 path.unlink()

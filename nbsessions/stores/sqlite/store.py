@@ -13,6 +13,7 @@ from nbsessions.models import Changes, Intent, Orphans, Owner, Release, Session
 from nbsessions.stores.base import SessionStore
 from nbsessions.stores.cache import SessionCache
 from nbsessions.stores.sqlite.database import Database
+from nbsessions.stores.sqlite.errors import store_error
 from nbsessions.stores.sqlite.folder import StoreFolder
 from nbsessions.stores.sqlite.owners import (
     is_abandoned,
@@ -21,7 +22,6 @@ from nbsessions.stores.sqlite.owners import (
     remove_locks,
 )
 from nbsessions.stores.sqlite.reads import Reads
-from nbsessions.stores.sqlite.repair import real_path
 from nbsessions.stores.sqlite.statements import (
     COUNT_BY_KERNEL,
     SELECT_BY_KERNEL_ELSEWHERE,
@@ -63,7 +63,7 @@ class SQLiteSessionStore(SessionStore):
         # The write-ahead log, the locks and the permissions belong to the file itself, not to a
         # symbolic link to it.
         folder = StoreFolder(path, private=private_folder)
-        self.path = path = real_path(path)
+        self.path = path = folder.path
         self._namespace = namespace
         self._log = log
         self._busy_timeout = busy_timeout
@@ -107,6 +107,9 @@ class SQLiteSessionStore(SessionStore):
             except StoreDamaged:
                 # Some damage shows only when the file is used. The next open repairs it.
                 connection = self._open_and_register(owner)
+        except OSError as error:
+            self._database.close()
+            raise store_error(error, self.path) from error
         except BaseException:
             self._database.close()
             raise

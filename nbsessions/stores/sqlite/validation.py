@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 from traitlets import TraitError, validate
+
+from nbsessions.private import follow_own_link, open_file
 
 _HEADER = b"SQLite format 3"
 
@@ -27,7 +30,7 @@ def _check(trait: str, path: str) -> None:
     if os.path.isdir(path):
         raise TraitError(f"`{trait}` expects a file, but {path} is a directory")
     try:
-        with open(path, "rb") as file:
+        with open(open_file(follow_own_link(Path(path)), os.O_RDONLY), "rb") as file:
             header = file.read(len(_HEADER))
     except OSError:
         return  # The file does not exist, or opening the store reports the error.

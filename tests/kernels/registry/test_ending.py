@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -178,6 +179,27 @@ def test_an_ended_kernel_leaves_nothing(
     assert not runs(identity)
     assert list((place.folder / "kernels").iterdir()) == []
     assert not os.path.exists(record.connection_file)
+
+
+def test_a_record_that_cannot_be_removed_is_left_for_the_next_server(
+    place: Place,
+    spawn: Processes,
+    ender: KernelEnder,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def refuse(path: object, **options: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    identity = spawn.stranger()
+    record = place.record("a-server", identity)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "unlink", refuse)
+        assert not ender.end_now(record)
+    assert not runs(identity)
+    assert record.kernel_id in caplog.text
+    assert ender.end_now(record)
+    assert not place.record_file(record.kernel_id).exists()
 
 
 def test_a_kernel_is_ended_behind_the_caller(
