@@ -18,6 +18,7 @@ from nbsessions.models import ABANDONED_AFTER, utcnow
 from nbsessions.stores.base import SessionStore
 from nbsessions.stores.sqlite.locks import StoreLocks
 from support.store_processes import (
+    NOBODY,
     OtherProcess,
     become_nobody,
     open_store,
@@ -115,12 +116,13 @@ async def test_a_folder_that_cannot_be_listed_is_no_obstacle(
     assert await store.list_sessions() == []
 
 
-FORBIDDEN: dict[str, Callable[[Path], None]] = {
-    "the file": lambda path: path.chmod(0),
-    "the log": lambda path: path.with_name("sessions.db-wal").touch(0),
-    "a lock": lambda path: path.with_name("sessions.db.write").chmod(0),
-    "the folder": lambda path: path.parent.chmod(0o500),
+FORBIDDEN: dict[str, tuple[Callable[[Path], Path], int]] = {
+    "the file": (lambda path: path, 0),
+    "the log": (lambda path: path.with_name("sessions.db-wal"), 0),
+    "a lock": (lambda path: path.with_name("sessions.db.write"), 0),
+    "the folder": (lambda path: path.parent, 0o555),
 }
+"""What belongs to another user, and its mode."""
 
 
 @pytest.mark.gen_test
@@ -129,9 +131,13 @@ async def test_files_of_another_user_are_unusable_and_the_error_says_what_helps(
     stores: Stores, other: OtherProcess, what: str
 ) -> None:
     (await stores.open()).close()
-    for path in (stores.path.parent, *stores.path.parent.iterdir()):
-        path.chmod(0o777)
-    FORBIDDEN[what](stores.path)
+    find, mode = FORBIDDEN[what]
+    forbidden = find(stores.path)
+    forbidden.touch()
+    if os.geteuid() == 0:
+        for path in {stores.path.parent, *stores.path.parent.iterdir()} - {forbidden}:
+            os.chown(path, NOBODY, -1)
+    forbidden.chmod(mode)
     for folder in stores.path.parent.parents:
         if folder.stat().st_uid == os.geteuid() and folder.name.startswith("pytest-"):
             folder.chmod(0o755)

@@ -23,7 +23,7 @@ from nbsessions.stores.sqlite.locks import StoreLocks
 from support.values import make_id, make_owner, make_session, make_start
 
 _ANSWER_TIMEOUT = 300.0
-_NOBODY = 65534
+NOBODY = 65534
 _spawn = multiprocessing.get_context("spawn")
 
 
@@ -156,8 +156,8 @@ def become_nobody() -> None:
     """Become a user that file permissions apply to, unlike root."""
     if os.geteuid() == 0:
         os.setgroups([])
-        os.setgid(_NOBODY)
-        os.setuid(_NOBODY)
+        os.setgid(NOBODY)
+        os.setuid(NOBODY)
 
 
 def fork_sleeper(path: Path) -> int:
