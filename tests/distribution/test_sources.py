@@ -20,7 +20,7 @@ from support.server import StartServer
 _TESTS = (
     "tests/test_sessionmanager.py",
     "tests/test_configuration.py",
-    "tests/handlers",
+    "tests/handlers/test_bodies.py",
     "tests/stores/test_contract.py",
     "tests/server/test_crash.py",
 )
