@@ -71,8 +71,8 @@ class LocalKernels:
         """Return the kernels whose server is dead.
 
         ``served`` holds the ids of the kernels that running servers list. It is None if some
-        server could not be asked: a kernel without a record might then belong to that server,
-        so it is not returned.
+        server could not be found or asked: a kernel without a record might then belong to that
+        server, so it is not returned.
         """
         return [each for each in self._kernels.values() if _is_orphan(each, served)]
 

@@ -49,6 +49,7 @@ class Overview:
     def __init__(self, runtime_dir: Path, store: Path | None, *, log: logging.Logger) -> None:
         self.notices: list[str] = []
         self.kernels = LocalKernels(runtime_dir, log=log)
+        self._all_servers_are_known = True
         self.answers = _ask(self._find_servers(runtime_dir))
         self.notices += [str(answer.trouble) for answer in self.answers if answer.trouble]
         self.contents = self._read(store)
@@ -74,6 +75,7 @@ class Overview:
             return list(list_running_servers(runtime_dir))
         except OSError as error:
             self.notices.append(f"running servers cannot be found: {error}")
+            self._all_servers_are_known = False
             return []
 
     def _read(self, store: Path | None) -> StoreContents:
@@ -200,7 +202,7 @@ class Overview:
                 yield from entries
 
     def _served_kernel_ids(self) -> frozenset[str] | None:
-        if any(answer.trouble for answer in self.answers):
+        if not self._all_servers_are_known or any(answer.trouble for answer in self.answers):
             return None
         return frozenset(
             str(model.get("id")) for answer in self.answers for model in answer.kernels

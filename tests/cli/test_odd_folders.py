@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from nbsessions.cli import overview
+from nbsessions.cli.local_kernels import LocalKernel
+from nbsessions.kernels.registry.records import KernelRecords
 from support.cli import CommandLine, info_file
 from support.server import AS_A_USER, Server, StartServer, forbidden
 
@@ -55,6 +60,26 @@ def test_a_folder_that_may_not_be_read_is_named(
         assert str(FOLDERS[folder](server)) in listed.err
     for ran in (listed, *others):
         assert "Traceback" not in ran.out + ran.err, ran.err
+
+
+def test_a_kernel_is_no_orphan_if_its_server_cannot_be_seen(
+    start_server: StartServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*arguments: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    server = start_server()
+    model = server.create("a.ipynb", "python3")
+    assert server.execute(model["kernel"]["id"], "x = 42; x") == "42"
+    monkeypatch.setattr(KernelRecords, "read_all", refuse)
+    # A server that has stalled may have no connection to its kernels.
+    monkeypatch.setattr(LocalKernel, "has_clients", lambda kernel: False)
+    monkeypatch.setattr(overview, "list_running_servers", refuse)
+
+    seen = overview.Overview(server.runtime_dir, None, log=logging.getLogger("test"))
+
+    assert seen.orphans == ()
+    assert "running servers cannot be found" in " ".join(seen.notices)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
-"""Two users and one runtime directory in which both may create files.
+"""Two users share a runtime directory in which both may create files.
 
-One of them runs a server. The other one wants code of his own to run in its name, or its files to
-be read or changed.
+One of them, the victim, runs a server. The other one, the stranger, tries to have commands run as
+the victim, or to read or change the victim's files.
 """
 
 from __future__ import annotations
@@ -177,7 +177,7 @@ def test_a_stranger_who_interferes_while_servers_start_gains_nothing(
     notes.chmod(0o777)
     begun, stop = notes / "begun", notes / "stop"
     stranger.tell(plant_again_and_again, victim.folder, victim.files, begun, stop)
-    wait_until(begun.exists, "he has begun")
+    wait_until(begun.exists, "the stranger has begun")
     for _ in range(3):
         victim.server.start()
         victim.check()

@@ -32,6 +32,13 @@ from support.waiting import wait_until
 pytestmark = pytest.mark.parametrize("stores", ["sqlite-wal"], indirect=True)
 
 
+def fail_to_lock(monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    def refuse(descriptor: int, operation: int) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+
+
 def lock_files(stores: Stores) -> set[str]:
     return {path.name for path in stores.path.parent.glob(f"{stores.path.name}.*")}
 
@@ -80,10 +87,7 @@ async def test_an_owner_whose_locks_were_removed_is_still_live(
 async def test_a_place_without_file_locks_is_not_supported_and_says_what_helps(
     stores: Stores, code: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(descriptor: int, operation: int) -> None:
-        raise OSError(code, os.strerror(code))
-
-    monkeypatch.setattr(fcntl, "flock", refuse)
+    fail_to_lock(monkeypatch, code)
     with pytest.raises(StoreUnsupported, match=r"database_filepath.*local"):
         await stores.open()
     with pytest.raises(StoreUnsupported):
@@ -94,11 +98,8 @@ async def test_a_place_without_file_locks_is_not_supported_and_says_what_helps(
 async def test_a_lock_that_fails_for_now_is_tried_again(
     stores: Stores, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(descriptor: int, operation: int) -> None:
-        raise OSError(errno.EIO, os.strerror(errno.EIO))
-
     with monkeypatch.context() as patch:
-        patch.setattr(fcntl, "flock", refuse)
+        fail_to_lock(patch, errno.EIO)
         with pytest.raises(StoreUnavailable, match="cannot be used"):
             await stores.open()
     await stores.open()

@@ -1,4 +1,4 @@
-"""What another user does in a folder that everybody may create files in.
+"""Attacks of another user, in a folder in which everybody may create files.
 
 The functions are called in a process of that user, see ``become_nobody``.
 """
@@ -11,11 +11,11 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-PLAIN, WIDE, LINK = "a folder of his", "a folder that he opened to all", "a link"
+PLAIN, WIDE, LINK = "a folder", "a folder open to all", "a link"
 
 
 def plant(folder: Path, kind: str, files: Path) -> None:
-    """Put a copy of the files where a server keeps its own, or a link to them."""
+    """Create ``folder`` as a copy of the files, or as a link to them."""
     if kind == LINK:
         folder.symlink_to(files)
     else:
@@ -27,7 +27,7 @@ def plant(folder: Path, kind: str, files: Path) -> None:
 
 
 def plant_inside(folder: Path, files: Path) -> list[str]:
-    """Copy the files into a folder of somebody else. Return what was copied."""
+    """Copy the files into an existing folder, as far as possible. Return which were copied."""
     planted = []
     for each in sorted(files.rglob("*")):
         target = folder / each.relative_to(files)
@@ -43,7 +43,10 @@ def plant_inside(folder: Path, files: Path) -> list[str]:
 
 
 def plant_again_and_again(folder: Path, files: Path, begun: Path, stop: Path) -> int:
-    """Be there first as often as possible, until ``stop`` exists. Return how often that was."""
+    """Create and remove ``folder`` without a pause until ``stop`` exists.
+
+    Return how often it did not exist before.
+    """
     ways: list[Callable[[], object]] = [
         lambda: folder.symlink_to(files),
         lambda: shutil.copytree(files, folder, symlinks=True),
