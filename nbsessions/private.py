@@ -8,17 +8,22 @@ through which it is then used, so that it cannot be exchanged after the check.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeAlias
 
 SUPPORTED = hasattr(os, "geteuid") and os.open in os.supports_dir_fd
 """Whether the platform has file owners, and functions that take a folder's descriptor."""
 
 NO_LINK = getattr(os, "O_NOFOLLOW", 0)
 """The flag that makes ``os.open`` fail for a symbolic link. 0 if the platform has none."""
+
+Trusts: TypeAlias = Callable[[os.stat_result], bool]
+"""Returns whether the owner of a file is trusted."""
 
 _NO_WAIT = getattr(os, "O_NONBLOCK", 0)
 _FOLDER = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | NO_LINK
@@ -86,10 +91,13 @@ class PrivateFolder:
 
     # Files in the folder
 
-    def open(self, name: str, flags: int) -> int:
-        """Open a regular file and return its descriptor. A new file has mode 0600."""
+    def open(self, name: str, flags: int, *, alone: bool = False) -> int:
+        """Open a regular file and return its descriptor. A new file has mode 0600.
+
+        For ``alone``, see ``check_file``.
+        """
         with self.opened() as folder:
-            return open_file(self.path / name, flags, folder=folder)
+            return open_file(self.path / name, flags, folder=folder, trusts=is_owned, alone=alone)
 
     def list_names(self) -> list[str]:
         """Return the names of all files. A folder that does not exist has none."""
@@ -120,23 +128,29 @@ class PrivateFolder:
             os.unlink(name, dir_fd=folder)
 
 
-def open_file(path: Path, flags: int, *, folder: int | None = None, strictly: bool = False) -> int:
+def open_file(
+    path: Path,
+    flags: int,
+    *,
+    folder: int | None = None,
+    trusts: Trusts | None = None,
+    alone: bool = False,
+) -> int:
     """Open a regular file of this user, which is not a symbolic link. Return its descriptor.
 
-    A new file has mode 0600. ``folder`` is a descriptor of the folder that the file is in, if it
-    is a PrivateFolder. For ``strictly``, see ``check_file``. Raises Untrusted and OSError.
+    A new file has mode 0600. ``folder`` is a descriptor of the folder that the file is in, if
+    there is one. For the other arguments, see ``check_file``. Raises Untrusted and OSError.
     """
     name = path if folder is None else path.name
     try:
         # Opening a named pipe must not wait for its other end.
         descriptor = os.open(name, flags | NO_LINK | _NO_WAIT, 0o600, dir_fd=folder)
     except OSError:
-        if path.is_symlink():
+        if os.path.islink(path):
             raise Untrusted(f"{path} is a symbolic link") from None
         raise
     try:
-        status = _status(descriptor, path)
-        check_file(path, status, strictly=strictly or folder is not None)
+        check_file(path, _status(descriptor, path), trusts=trusts, alone=alone)
         if _NO_WAIT:
             os.set_blocking(descriptor, True)
     except BaseException:
@@ -145,24 +159,26 @@ def open_file(path: Path, flags: int, *, folder: int | None = None, strictly: bo
     return descriptor
 
 
-def check_file(path: Path, status: os.stat_result, *, strictly: bool = False) -> None:
+def check_file(
+    path: Path, status: os.stat_result, *, trusts: Trusts | None = None, alone: bool = False
+) -> None:
     """Raise Untrusted unless the status is that of a regular file of this user.
 
-    ``strictly``: even if the file system shows other owners than those who create files.
+    ``trusts`` decides about the owner. The default is ``is_ours``. With ``alone``, the file may
+    have only one name: where others can create names, they may have linked a file of this user.
     """
     if stat.S_ISLNK(status.st_mode):
         raise Untrusted(f"{path} is a symbolic link")
     if not stat.S_ISREG(status.st_mode):
         raise Untrusted(f"{path} is not a regular file")
-    if status.st_nlink > 1:
-        # Another user may have given one of our files this name.
-        raise Untrusted(f"{path} is a hard link")
-    if not (is_owned(status) if strictly else is_ours(status, path.parent)):
+    if alone and status.st_nlink > 1:
+        raise Untrusted(f"{path} has several names (hard links)")
+    if not (trusts(status) if trusts else is_ours(status, path.parent)):
         raise Untrusted(f"{path} belongs to another user")
 
 
 def follow_own_link(path: Path) -> Path:
-    """Return the path without symbolic links, but do not follow a last one of another user.
+    """Return the real path. If its last component is another user's link, leave it in place.
 
     A link of root counts as the user's own.
     """
@@ -171,8 +187,13 @@ def follow_own_link(path: Path) -> Path:
         status = path.lstat()
     except OSError:
         return path
-    trusted = is_owned(status) or status.st_uid == 0
-    return Path(os.path.realpath(path)) if stat.S_ISLNK(status.st_mode) and trusted else path
+    if not stat.S_ISLNK(status.st_mode):
+        return path
+    try:
+        trusted = status.st_uid == 0 or is_ours(status, path.parent)
+    except OSError:
+        trusted = False
+    return Path(os.path.realpath(path)) if trusted else path
 
 
 def is_owned(status: os.stat_result) -> bool:
@@ -183,7 +204,8 @@ def is_owned(status: os.stat_result) -> bool:
 def is_ours(status: os.stat_result, folder: Path) -> bool:
     """Return whether a file in the folder, or the folder itself, belongs to this user.
 
-    Some network file systems show the same owner for all files, whoever created them.
+    Some network file systems show the same owner for all files, whoever created them. Raises
+    OSError if that has to be tried and cannot be.
     """
     if is_owned(status):
         return True
@@ -194,7 +216,8 @@ def is_ours(status: os.stat_result, folder: Path) -> bool:
 def is_open_to_all(status: os.stat_result, folder: Path) -> bool:
     """Return whether every user can create files in the folder.
 
-    Some network file systems show the same mode for all files. It then says nothing.
+    Some network file systems show the same mode for all files. It then says nothing. Raises
+    OSError if that has to be tried and cannot be.
     """
     if not SUPPORTED or not status.st_mode & stat.S_IWOTH:
         return False
@@ -206,7 +229,7 @@ def _open_folder(path: Path, parent: int | None = None) -> int:
     try:
         descriptor = os.open(path if parent is None else path.name, _FOLDER, dir_fd=parent)
     except OSError as error:
-        if path.is_symlink():
+        if os.path.islink(path):
             raise Untrusted(f"{path} is a symbolic link") from None
         if isinstance(error, NotADirectoryError):
             raise Untrusted(f"{path} is not a folder") from None
@@ -233,12 +256,17 @@ def _status(descriptor: int, path: Path) -> os.stat_result:
 
 
 def _status_of_new_file(folder: Path) -> os.stat_result | None:
-    """Return the status that the file system shows for a file that this user creates there."""
+    """Return the status that the file system shows for a file that this user creates there.
+
+    Returns None if this user cannot create files there. Raises OSError.
+    """
     file = folder / f".{uuid.uuid4()}"
     try:
         descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | NO_LINK, 0o600)
-    except OSError:
-        return None
+    except OSError as error:
+        if isinstance(error, PermissionError) or error.errno == errno.EROFS:
+            return None
+        raise
     try:
         return os.fstat(descriptor)
     finally:

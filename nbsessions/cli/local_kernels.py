@@ -33,6 +33,8 @@ class LocalKernel:
     connection_file: str
     survives: bool
     """Whether it was launched to outlive its server."""
+    may_have_record: bool = False
+    """Whether it has a record that cannot be read, or records cannot be listed."""
 
     def has_clients(self) -> bool:
         """Return whether any client is connected to it. True also if that cannot be determined."""
@@ -108,7 +110,14 @@ class LocalKernels:
                 server=State.SILENT,
                 connection_file=process.connection_file,
                 survives=process.survives,
+                may_have_record=self._may_have_record(process.kernel_id),
             )
+
+    def _may_have_record(self, kernel_id: str) -> bool:
+        try:
+            return self.records.exists(kernel_id)
+        except OSError:
+            return True
 
 
 def _is_orphan(kernel: LocalKernel, served: Collection[str] | None) -> bool:
@@ -117,6 +126,7 @@ def _is_orphan(kernel: LocalKernel, served: Collection[str] | None) -> bool:
     # Its record was lost. A server may still own it, even one whose own files were lost, too.
     return (
         kernel.survives
+        and not kernel.may_have_record
         and served is not None
         and kernel.kernel_id not in served
         and not kernel.has_clients()

@@ -15,7 +15,7 @@ from nbsessions.cli.errors import ServerUnreachable
 from nbsessions.cli.local_kernels import LocalKernel, LocalKernels
 from nbsessions.cli.memory import ProcessTree
 from nbsessions.cli.rest import ServerClient
-from nbsessions.cli.running_servers import RunningServer, list_running_servers
+from nbsessions.cli.running_servers import RunningServer, find_running_servers
 from nbsessions.cli.values import Entry, ServerState
 from nbsessions.errors import StoreError
 from nbsessions.kernels.registry.servers import State
@@ -49,7 +49,6 @@ class Overview:
     def __init__(self, runtime_dir: Path, store: Path | None, *, log: logging.Logger) -> None:
         self.notices: list[str] = []
         self.kernels = LocalKernels(runtime_dir, log=log)
-        self._all_servers_are_known = True
         self.answers = _ask(self._find_servers(runtime_dir))
         self.notices += [str(answer.trouble) for answer in self.answers if answer.trouble]
         self.contents = self._read(store)
@@ -71,12 +70,10 @@ class Overview:
         return [entry for entry in self.sessions if entry.kernel_id == kernel_id]
 
     def _find_servers(self, runtime_dir: Path) -> list[RunningServer]:
-        try:
-            return list(list_running_servers(runtime_dir))
-        except OSError as error:
-            self.notices.append(f"running servers cannot be found: {error}")
-            self._all_servers_are_known = False
-            return []
+        servers, problems = find_running_servers(runtime_dir)
+        self.notices += [f"running servers cannot be found: {error}" for error in problems]
+        self._all_servers_are_known = not problems
+        return servers
 
     def _read(self, store: Path | None) -> StoreContents:
         try:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+import stat
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,10 @@ from urllib.parse import urlsplit
 
 import psutil
 
-from nbsessions.private import open_file
+from nbsessions.private import Untrusted, open_file
 
 _INFO_FILE = re.compile(r"(jpserver|nbserver)-.*\.json")
-_NOT_READABLE = (
-    OSError,
+_NO_INFO = (
     ValueError,
     KeyError,
     TypeError,
@@ -45,28 +45,44 @@ class RunningServer:
     token: str = field(repr=False)
 
 
-def list_running_servers(runtime_dir: Path) -> Iterator[RunningServer]:
-    """Yield the running servers of our user. Stale info files are skipped, not deleted.
+def find_running_servers(runtime_dir: Path) -> tuple[list[RunningServer], list[OSError]]:
+    """Return the running servers of our user, and why some of them may be missing.
 
-    Raises OSError if the runtime directory exists and cannot be read.
+    Stale info files are skipped, not deleted, and so are those of other users.
     """
     try:
         names = sorted(os.listdir(runtime_dir))
+        owners = _trusted_owners(runtime_dir.stat())
     except FileNotFoundError:
-        return
+        return [], []
+    except OSError as error:
+        return [], [error]
+    servers, problems = [], []
     for name in filter(_INFO_FILE.fullmatch, names):
+        path = runtime_dir / name
         try:
-            server = _read(runtime_dir / name)
-        except _NOT_READABLE:
+            server = _read(path, owners)
+        except (FileNotFoundError, Untrusted, *_NO_INFO):
             continue  # It is being written or removed, or is not a server info file of ours.
-        if server is not None:
-            yield server
+        except OSError as error:
+            problems.append(error)
+        else:
+            servers += [] if server is None else [server]
+    return servers, problems
 
 
-def _read(path: Path) -> RunningServer | None:
+def _trusted_owners(folder: os.stat_result) -> set[int]:
+    """Return the owners whose files we trust in the folder."""
+    # Some network file systems show the same owner for all files, whoever created them.
+    owners = set() if folder.st_mode & stat.S_IWOTH else {folder.st_uid}
+    return owners | ({os.geteuid()} if hasattr(os, "geteuid") else set())
+
+
+def _read(path: Path, owners: Collection[int]) -> RunningServer | None:
     """Return the server, or None if it does not run any more."""
     # In a runtime directory that others can write to, they can create such files, too.
-    with open(open_file(path, os.O_RDONLY, strictly=True), "rb") as file:
+    descriptor = open_file(path, os.O_RDONLY, trusts=lambda status: status.st_uid in owners)
+    with open(descriptor, "rb") as file:
         server = _from_info(json.load(file))
     return server if _is_ours(server.pid) else None
 
@@ -98,5 +114,7 @@ def _is_ours(pid: int) -> bool:
         if process.status() == psutil.STATUS_ZOMBIE:
             return False
         return not hasattr(os, "geteuid") or process.uids().effective == os.geteuid()
-    except psutil.Error:
+    except psutil.NoSuchProcess:
         return False
+    except psutil.Error as error:
+        raise PermissionError(f"process {pid} cannot be examined: {error}") from error

@@ -113,16 +113,25 @@ class Stopper:
         ):
             raise CommandError("a server has just taken over its kernel: try again")
         if record is None:
+            if self._overview.kernels.records.exists(listed.kernel_id):
+                raise CommandError("the record of its kernel cannot be read")
             return
         identity = record.process or kernel.identity
         if not self._ender.end_now(record, identity):
-            raise CommandError(f"process {kernel.identity.pid} did not end")
+            raise CommandError(
+                f"process {kernel.identity.pid} did not end, or its record cannot be removed"
+            )
 
     def _forget_servers(self, claims: dict[str, bool]) -> None:
+        records = self._overview.kernels.records
         try:
-            remaining = {record.server_id for record in self._overview.kernels.records.read_all()}
+            found = [records.read(kernel_id) for kernel_id in records.list_ids()]
         except OSError:
             return  # The next server that starts forgets them.
+        # A record that cannot be read may be that of any server.
+        if None in found:
+            return
+        remaining = {record.server_id for record in found if record is not None}
         for server_id, claimed in claims.items():
             if claimed and server_id not in remaining:
                 self._overview.kernels.servers.forget(server_id)

@@ -6,12 +6,13 @@ import errno
 import json
 import logging
 import os
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from nbsessions.cli import overview
+from nbsessions.cli import overview, running_servers
 from nbsessions.cli.local_kernels import LocalKernel
 from nbsessions.kernels.registry.records import KernelRecords
 from support.cli import CommandLine, info_file
@@ -62,24 +63,66 @@ def test_a_folder_that_may_not_be_read_is_named(
         assert "Traceback" not in ran.out + ran.err, ran.err
 
 
-def test_a_kernel_is_no_orphan_if_its_server_cannot_be_seen(
-    start_server: StartServer, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("unseen", ["the info file of the server", "the record"])
+def test_a_kernel_is_no_orphan_if_its_server_or_record_cannot_be_seen(
+    start_server: StartServer, monkeypatch: pytest.MonkeyPatch, unseen: str
 ) -> None:
-    def refuse(*arguments: object) -> None:
-        raise PermissionError(errno.EACCES, "Permission denied")
+    def refuse(*arguments: object, **options: object) -> int:
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
 
     server = start_server()
     model = server.create("a.ipynb", "python3")
     assert server.execute(model["kernel"]["id"], "x = 42; x") == "42"
-    monkeypatch.setattr(KernelRecords, "read_all", refuse)
     # A server that has stalled may have no connection to its kernels.
     monkeypatch.setattr(LocalKernel, "has_clients", lambda kernel: False)
-    monkeypatch.setattr(overview, "list_running_servers", refuse)
+    if unseen == "the record":
+        # The server is not seen either, as if its info file had been removed.
+        monkeypatch.setattr(overview, "find_running_servers", lambda folder: ([], []))
+        monkeypatch.setattr(KernelRecords, "read", lambda records, kernel_id: None)
+    else:
+        monkeypatch.setattr(running_servers, "open_file", refuse)
+        monkeypatch.setattr(KernelRecords, "list_ids", lambda records: [])
+        monkeypatch.setattr(KernelRecords, "exists", lambda records, kernel_id: False)
 
     seen = overview.Overview(server.runtime_dir, None, log=logging.getLogger("test"))
 
     assert seen.orphans == ()
-    assert "running servers cannot be found" in " ".join(seen.notices)
+    if unseen != "the record":
+        assert "running servers cannot be found" in " ".join(seen.notices)
+
+
+def test_a_dead_server_is_remembered_while_a_record_cannot_be_read(
+    start_server: StartServer,
+) -> None:
+    server = start_server()
+    models = {path: server.create(path, "python3") for path in ("a.ipynb", "b.ipynb")}
+    for model in models.values():
+        assert server.execute(model["kernel"]["id"], "x = 42; x") == "42"
+    server.kill()
+    kernel_id = models["b.ipynb"]["kernel"]["id"]
+    record = server.runtime_dir / "nbsessions" / "kernels" / f"{kernel_id}.json"
+    text = record.read_text()
+    record.write_text("damaged")
+
+    assert CommandLine(server)("stop", "-y", "a.ipynb").status == 0
+
+    record.write_text(text)
+    server.start()
+    assert [each["path"] for each in server.list_sessions()] == ["b.ipynb"]
+    assert server.execute(kernel_id, "x") == "42"
+
+
+def test_doctor_names_a_store_that_servers_refuse(start_server: StartServer) -> None:
+    server = start_server(start=False)
+    server.allow_errors("kept in memory")
+    folder = server.folder / "open"
+    folder.mkdir()
+    sqlite3.connect(folder / "sessions.db").execute("CREATE TABLE x (y)").connection.close()
+    folder.chmod(0o1777)
+    store = f"--AsyncSessionManager.database_filepath={folder / 'sessions.db'}"
+    ran = CommandLine(server)("doctor", store)
+    assert ran.status == 1
+    assert f"everybody can create files in {folder}" in " ".join(ran.out.split())
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from nbsessions.cli.checks.permissions import exposed
 from nbsessions.cli.local_kernels import LocalKernel, LocalKernels
 from nbsessions.cli.memory import ProcessTree
 from nbsessions.cli.overview import Overview
-from nbsessions.cli.running_servers import list_running_servers
+from nbsessions.cli.running_servers import find_running_servers
 from nbsessions.cli.stopping import Outcome, Stopper
 from nbsessions.kernels.registry.ending import KernelEnder
 from nbsessions.kernels.registry.servers import State
@@ -159,10 +159,10 @@ def test_a_server_whose_process_is_a_zombie_does_not_run(tmp_path: Path) -> None
         zombie = started.unreaped()
         info = {"url": "http://localhost:1/", "pid": zombie.pid, "port": 1, "base_url": "/"}
         (tmp_path / "jpserver-1.json").write_text(json.dumps(info))
-        assert [each.pid for each in list_running_servers(tmp_path)] == [zombie.pid]
+        assert [each.pid for each in find_running_servers(tmp_path)[0]] == [zombie.pid]
         os.kill(zombie.pid, 9)
         wait_until(lambda: not runs(zombie), "it is a zombie")
-        assert list(list_running_servers(tmp_path)) == []
+        assert find_running_servers(tmp_path) == ([], [])
 
 
 def test_a_kernel_that_listens_on_no_port_may_have_clients() -> None:

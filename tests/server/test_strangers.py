@@ -241,6 +241,29 @@ def test_files_that_a_stranger_has_put_beside_a_store_are_not_used(
     assert server.stop() == 0
 
 
+def test_a_link_of_a_stranger_in_place_of_the_folder_is_not_followed(
+    victim: Victim, stranger: OtherProcess
+) -> None:
+    server = victim.server
+    server.allow_errors("kept in memory")
+    server.data_dir = victim.files.parent / "data"
+    server.data_dir.mkdir()
+    server.data_dir.chmod(0o1777)
+    server._write_kernelspecs()
+    mine = victim.files.parent / "mine"
+    mine.mkdir(mode=0o755)
+    stranger.ask(plant, server.data_dir / "nbsessions", LINK, mine)
+
+    server.start()
+    victim.check()
+
+    (line,) = server.log_lines("E", "kept in memory")
+    assert "is a symbolic link of another user" in line
+    assert mine.stat().st_mode & 0o777 == 0o755
+    assert list(mine.iterdir()) == []
+    assert server.stop() == 0
+
+
 def test_a_link_of_a_stranger_to_a_store_is_not_followed(
     victim: Victim, stranger: OtherProcess
 ) -> None:

@@ -12,7 +12,9 @@ from nbsessions.cli.checks.permissions import exposed, is_writable, replaceable
 from nbsessions.cli.configuration import StoreLocation, store_location
 from nbsessions.cli.errors import CommandError
 from nbsessions.errors import StoreDamaged, StoreError, StoreTooNew
+from nbsessions.stores.sqlite.errors import store_error
 from nbsessions.stores.sqlite.filesystem import is_local
+from nbsessions.stores.sqlite.folder import StoreFolder
 from nbsessions.stores.sqlite.inspection import StoreCondition, examine, is_there
 
 _SUFFIXES = ("", "-wal", "-shm", "-journal")
@@ -65,6 +67,10 @@ def _permissions(location: StoreLocation, path: Path) -> Iterator[Finding]:
         for suffix in _SUFFIXES
         for finding in exposed("store-permissions", path.with_name(path.name + suffix))
     ]
+    try:
+        StoreFolder(path, private=location.private_folder).check()
+    except OSError as problem:
+        found.append(error("store-permissions", str(store_error(problem, path))))
     check_folder = exposed if location.private_folder else replaceable
     found.extend(check_folder("store-permissions", path.parent))
     yield from found

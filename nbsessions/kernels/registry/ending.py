@@ -60,18 +60,23 @@ class KernelEnder:
             else:
                 if not end_process(process):
                     return False
+        try:
+            return self._forget(record)
+        except OSError as error:
+            self._records.log.warning(
+                "The record of kernel %s, which has ended, cannot be removed: %s",
+                record.kernel_id,
+                error,
+            )
+            return False
+
+    def _forget(self, record: KernelRecord) -> bool:
         current = self._records.read(record.kernel_id)
+        if current is None and self._records.exists(record.kernel_id):
+            return False  # It cannot be read.
         # Another server may have adopted the kernel in the meantime and started it again.
         if current is None or current.server_id == record.server_id:
-            try:
-                forget_kernel(self._records, record)
-            except OSError as error:
-                self._records.log.warning(
-                    "The record of kernel %s, which has ended, cannot be removed: %s",
-                    record.kernel_id,
-                    error,
-                )
-                return False
+            forget_kernel(self._records, record)
         return True
 
 

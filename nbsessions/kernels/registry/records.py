@@ -86,9 +86,9 @@ class KernelRecords:
         """
         name, flags = _log_name(kernel_id), os.O_WRONLY | os.O_APPEND | os.O_CREAT
         try:
-            return self._files.open(name, flags)
+            return self._files.open(name, flags, alone=True)
         except Untrusted:
-            # Others could write to the folder once. Now they cannot, so a new file is safe.
+            # The file is not ours alone. Only we can write to the folder, so a new file is safe.
             self._files.remove(name)
             return self._files.open(name, flags | os.O_EXCL)
 
@@ -138,6 +138,14 @@ class KernelRecords:
             record = self.read(kernel_id)
             if record is not None:
                 yield record
+
+    def exists(self, kernel_id: str) -> bool:
+        """Return whether there is a record, even an unusable one. Raises OSError."""
+        try:
+            self._files.status(_record_name(kernel_id))
+        except FileNotFoundError:
+            return False
+        return True
 
     def is_foreign(self, kernel_id: str) -> bool:
         """Return whether the record belongs to another user. Raises OSError."""

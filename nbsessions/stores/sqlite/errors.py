@@ -35,8 +35,9 @@ def store_error(error: sqlite3.Error | OSError, path: Path) -> StoreError:
         return StoreUnusable(text)
     if isinstance(error, Untrusted):
         return StoreUnusable(
-            f"{text}. Set c.AsyncSessionManager.database_filepath to a file in a folder of your "
-            "own or, if you created the file with sudo, make yourself its owner (chown)"
+            f"{text}. Set c.AsyncSessionManager.database_filepath to a file in a folder that only "
+            "you can write to (chmod go-w). If you created the file with sudo, make yourself its "
+            "owner (chown)"
         )
     if isinstance(error, PermissionError) or _is_forbidden(path):
         return StoreUnusable(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 from pathlib import Path
 
 from nbsessions.private import (
@@ -33,29 +34,39 @@ class StoreFolder:
         ``private`` means that only nbsessions uses the folder. The folder is then created if
         needed, and its mode is set to 0700.
         """
-        self.path = follow_own_link(follow_own_link(path.parent) / path.name)
+        folder = follow_own_link(path.parent)
+        is_foreign = private and os.path.islink(folder)
+        self.path = folder / path.name if is_foreign else follow_own_link(folder / path.name)
         """The file itself."""
         self._private = private
 
     def prepare(self) -> None:
-        """Create a private folder. Check it, and the files that exist. Blocks.
+        """Create a private folder, and check it and the files that exist. Blocks.
 
-        Raises Untrusted if another user may have made or changed one of them, and OSError.
+        Raises what ``check`` raises.
         """
-        folder = self.path.parent
         if self._private:
             self._make_private()
-        if is_open_to_all(folder.stat(), folder):
+        self.check()
+
+    def check(self) -> None:
+        """Raise Untrusted if another user may have made or changed the folder or a file in it.
+
+        Blocks. Raises OSError.
+        """
+        folder = self.path.parent
+        status = folder.stat()
+        if is_open_to_all(status, folder):
             raise Untrusted(f"everybody can create files in {folder}")
         for suffix in (*_READ_BY_SQLITE, COMPLETE):
             file = beside(self.path, suffix)
             # Do not open these files. Closing them would release SQLite's locks on them.
             with contextlib.suppress(FileNotFoundError):
-                check_file(file, file.lstat())
+                check_file(file, file.lstat(), alone=bool(status.st_mode & stat.S_IWGRP))
 
     def _make_private(self) -> None:
         folder = self.path.parent
-        if folder.is_symlink():
+        if os.path.islink(folder):
             raise Untrusted(f"{folder} is a symbolic link of another user")
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         if not SUPPORTED:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import sqlite3
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from nbsessions.errors import StoreUnavailable
 from nbsessions.identity import new_owner
 from nbsessions.locks import FileLock
 from nbsessions.models import Owner, Session
-from nbsessions.private import check_file
+from nbsessions.private import open_file
 from nbsessions.stores.sqlite.errors import store_error
 from nbsessions.stores.sqlite.owners import is_dead
 from nbsessions.stores.sqlite.repair import beside, real_path
@@ -203,8 +204,7 @@ def _log_is_bare(path: Path) -> bool:
 
 
 def _has_log(path: Path) -> bool:
-    check_file(path, path.stat())
-    with path.open("rb") as file:
+    with open(open_file(path, os.O_RDONLY, trusts=lambda status: True), "rb") as file:
         return file.read(_READ_VERSION + 1)[_READ_VERSION:] == b"\x02"
 
 

@@ -60,8 +60,11 @@ def _silent_for(row: sqlite3.Row, rows: RowReader) -> timedelta:
 def remove_abandoned_locks(database: Path) -> None:
     """Remove the lock files of owners that have been silent for a long time."""
     pattern = f"{glob.escape(lock_path(database, '').name)}*"
+    paths: list[Path] = []
     with contextlib.suppress(OSError):
-        for path in database.parent.glob(pattern):
+        paths = list(database.parent.glob(pattern))
+    for path in paths:
+        with contextlib.suppress(OSError):
             age = time.time() - path.stat().st_mtime
             if age > ABANDONED_AFTER.total_seconds() and _lock_is_free(path):
                 path.unlink()
