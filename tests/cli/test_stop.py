@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import socket
 
 import psutil
@@ -10,7 +9,7 @@ import pytest
 
 from support.cli import CommandLine, change_info, info_file
 from support.failpoints import EXTENSION, Failpoints
-from support.server import Server, StartServer
+from support.server import Server, StartServer, remove_at_once
 from support.waiting import wait_until
 
 
@@ -229,7 +228,7 @@ def lost(server: Server) -> int:
     """The process of a kernel whose server is dead and whose record is lost."""
     server.create("a.ipynb")
     kill(server, kernels=1)
-    shutil.rmtree(server.runtime_dir / "nbsessions")
+    remove_at_once(server.runtime_dir / "nbsessions")
     (process,) = server.kernel_processes()
     pid: int = process.pid
     wait_until(lambda: listening_port(pid), "the kernel listens")

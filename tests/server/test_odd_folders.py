@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
-
 import pytest
 
-from support.server import AS_A_USER, Server, StartServer, forbidden
+from support.server import AS_A_USER, Server, StartServer, forbidden, remove_at_once
 from support.waiting import wait_until
 
 HAS_NO_LOCKS = {"WITHOUT_LOCKS": "1"}
@@ -163,7 +161,7 @@ def test_kernels_at_rest_survive_that_the_runtime_directory_was_wiped(
         assert server.execute(kernel_id, f"x = {number}; x") == str(number)
     wait_until(lambda: not _changes(server), "all is written down")
 
-    shutil.rmtree(server.runtime_dir if all_of_it else server.runtime_dir / "nbsessions")
+    remove_at_once(server.runtime_dir if all_of_it else server.runtime_dir / "nbsessions")
     wait_until(lambda: server.kernel_records() == kernel_ids, "it is written down again")
     server.kill()
     server.start()

@@ -358,6 +358,13 @@ def servers_in(folder: Path) -> Iterator[StartServer]:
             server.clean_up()
 
 
+def remove_at_once(folder: Path) -> None:
+    """Remove a folder in one step, so that no server writes into it while it is being emptied."""
+    aside = folder.with_name(f"{folder.name} removed")
+    folder.rename(aside)
+    shutil.rmtree(aside)
+
+
 @contextmanager
 def forbidden(*paths: Path) -> Iterator[None]:
     """Take the permissions from files and folders, as if they were another user's."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -22,6 +21,7 @@ from nbsessions.kernels.registry.process import KERNEL_ID_VARIABLE, identify
 from nbsessions.kernels.registry.records import KernelRecord, KernelRecords
 from nbsessions.kernels.registry.servers import State
 from nbsessions.kernels.surviving import recorder as recorder_module
+from support.server import remove_at_once
 from support.surviving import Place
 from support.surviving_managers import runtime_place, surviving_kernel_manager
 
@@ -257,7 +257,7 @@ async def test_what_somebody_has_removed_is_written_again_by_a_server_at_rest(
         kernel.execution_state = "idle"
         await until(lambda: read(managed).execution_state == "idle", "it is at rest")
         record = read(managed)
-        shutil.rmtree(managed.folder / removed)
+        remove_at_once(managed.folder / removed)
         await until(managed.record_file(KERNEL_ID).exists, "it is written down again")
         await until(
             lambda: managed.servers.state(record.server_id) is State.LIVE, "the server is live"
