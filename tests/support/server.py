@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import re
 import shutil
 import signal
@@ -19,6 +18,7 @@ import psutil
 import pytest
 
 from support.environments import REPOSITORY, Host, host
+from support.ports import reserve_server_port
 from support.rest import RestClient
 from support.waiting import wait_until
 
@@ -32,8 +32,6 @@ AS_A_USER = (
     if os.geteuid() == 0
     else []
 )
-_WORKERS = 16
-_WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % _WORKERS
 # The host logs each reply with status 500 or above, after the headers of its request.
 _ACCESS_LOG = re.compile(r"App\] (\{$|5\d\d [A-Z]+ /)")
 # Matches tracebacks of our code. Kernels write to the same log, and often die with their own
@@ -76,6 +74,7 @@ class Server(RestClient):
         self._arguments = arguments
         self.wrapper = wrapper
         self._process: subprocess.Popen[bytes] | None = None
+        self._port_holder: socket.socket | None = None
         self._allowed_errors: list[str] = []
         self.measured = True
         """Whether coverage is measured, which slows a start down."""
@@ -89,11 +88,17 @@ class Server(RestClient):
 
     # Life
 
-    def start(self, port: int | None = None) -> Server:
-        """Start the server and wait until it answers. It gets a free port unless one is given."""
+    def start(self, *, again: bool = False) -> Server:
+        """Start the server and wait until it answers.
+
+        It gets a free port, or with ``again`` the port of its last start.
+        """
         assert not self.is_running, "runs already"
         self._log_start = len(self._log_file.read_bytes()) if self._log_file.exists() else 0
-        self.port = port or _free_port()
+        if not again:
+            self._give_up_port()
+            self._port_holder = reserve_server_port()
+            self.port = self._port_holder.getsockname()[1]
         with self._log_file.open("ab") as log:
             self._process = subprocess.Popen(
                 [
@@ -259,8 +264,14 @@ class Server(RestClient):
                 process.kill()
         wait_until(lambda: not self.kernel_processes(), "no kernel process is left")
 
+    def _give_up_port(self) -> None:
+        if self._port_holder is not None:
+            self._port_holder.close()
+            self._port_holder = None
+
     def clean_up(self) -> None:
         """Kill everything that is still running."""
+        self._give_up_port()
         if self._process is not None:
             if self.is_running:
                 self._process.kill()
@@ -385,16 +396,3 @@ def strace_or_fail() -> str:
     if path is None:
         pytest.fail("This test needs strace: apt-get install strace", pytrace=False)
     return path
-
-
-def _free_port() -> int:
-    """Return an unused port below the range that the system assigns from.
-
-    A port of that range could meanwhile be given to a kernel that is being started. Parallel test
-    processes choose from disjoint sets of ports.
-    """
-    while True:
-        port = random.randrange(10000 + _WORKER, 32000, _WORKERS)
-        with socket.socket() as listener, suppress(OSError):
-            listener.bind(("127.0.0.1", port))
-            return port
