@@ -25,6 +25,8 @@ from support.strangers import LINK, PLAIN, WIDE, plant, plant_again_and_again, p
 from support.surviving import make_record
 from support.waiting import wait_until
 
+# These tests need a second user. Only root can become one, and nothing can be installed to change
+# that, so other users leave them out. The command that runs all tests as root, as in CI, has them.
 pytestmark = pytest.mark.skipif(
     os.geteuid() != 0, reason="Only root can run processes of two users: run the tests as root."
 )
