@@ -168,6 +168,21 @@ class Verb(str, enum.Enum):
     ENDED = "ended"
 
 
+class EndReason(str, enum.Enum):
+    """Why a session is gone, unless a client has deleted it."""
+
+    STOPPED = "stopped"
+    """Its server was stopped, and the kernel with it."""
+    DIED = "died"
+    """The kernel ended while no server was there to see it."""
+    REBOOTED = "rebooted"
+    """The machine was rebooted, which ended the kernel."""
+    ENDED = "ended"
+    """The kernel ended while its server ran: it crashed, or was culled or shut down."""
+    ELSEWHERE = "elsewhere"
+    """The session exists, but belongs to another server. This reason is never stored."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Intent:
     """A record committed before a kernel is started or stopped, so that a crash leaves a trace."""
@@ -257,6 +272,16 @@ class Release:
 
     session: Session
     kernel_id: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ending:
+    """Why a session is gone, as far as the store knows."""
+
+    session_id: str
+    reason: EndReason
+    ended: datetime | None = None
+    """When that was noticed. None if it is not known."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
-from nbsessions.models import Kernel, KernelModels, KernelTrace
+from nbsessions.models import EndReason, Kernel, KernelModels, KernelTrace
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,8 +121,8 @@ class KernelProvider(ABC):
         """
 
     @abstractmethod
-    async def find_ended(self, traces: Collection[KernelTrace]) -> Collection[KernelTrace]:
-        """Return the kernels of dead servers that have certainly ended.
+    async def find_ended(self, traces: Collection[KernelTrace]) -> Mapping[KernelTrace, EndReason]:
+        """Return the kernels of dead servers that have certainly ended, and why: DIED or REBOOTED.
 
         A kernel that this server cannot see does not count as ended. It may run on another host
         or in another container, or it may wait for another server to adopt it. Never raises.

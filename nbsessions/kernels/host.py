@@ -6,7 +6,7 @@ import asyncio
 import functools
 import os
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from importlib.metadata import version
 from inspect import isawaitable
 from typing import Any
@@ -27,7 +27,7 @@ from nbsessions.kernels import internals
 from nbsessions.kernels.base import KernelHost, KernelProvider, StartRequest, current_start
 from nbsessions.kernels.registry.place import IMPORTED, RecordedKernel, this_place
 from nbsessions.kernels.registry.process import list_kernels
-from nbsessions.models import Kernel, KernelModel, KernelModels, KernelTrace
+from nbsessions.models import EndReason, Kernel, KernelModel, KernelModels, KernelTrace
 
 _ADDRESSABLE = re.compile(r"\w+-\w+-\w+-\w+-\w+")
 _LONGEST_ID = 64
@@ -233,12 +233,21 @@ class HostKernelProvider(KernelProvider):
         find: Callable[[str], str | None] = getattr(self._kernel_manager, "find_started", _none)
         return find(token)
 
-    async def find_ended(self, traces: Collection[KernelTrace]) -> Collection[KernelTrace]:
+    async def find_ended(self, traces: Collection[KernelTrace]) -> Mapping[KernelTrace, EndReason]:
         running = set(self.list_running())
         others = [trace for trace in traces if trace.kernel_id not in running]
         return await asyncio.get_running_loop().run_in_executor(None, self._find_ended, others)
 
-    def _find_ended(self, traces: Collection[KernelTrace]) -> Collection[KernelTrace]:
+    def _find_ended(self, traces: Collection[KernelTrace]) -> dict[KernelTrace, EndReason]:
+        ended = {each: EndReason.DIED for each in traces if each.provider == IMPORTED}
+        for trace in traces:
+            if self._place.has_rebooted(trace.provider):
+                ended[trace] = EndReason.REBOOTED
+        others = [each for each in traces if each not in ended]
+        return {**ended, **dict.fromkeys(self._find_died(others), EndReason.DIED)}
+
+    def _find_died(self, traces: Collection[KernelTrace]) -> list[KernelTrace]:
+        """Return the kernels that ran in this boot of this host, and whose process has ended."""
         try:
             # If the kernel manager writes no records, its kernels ended with their server.
             recorded: Collection[RecordedKernel] = getattr(
@@ -246,20 +255,15 @@ class HostKernelProvider(KernelProvider):
             )()
         except OSError as error:
             self._log.debug("The kernel records cannot be read: %s", error)
-            return [each for each in traces if self._has_ended_with_its_host(each)]
-        ended, absent = [], []
+            return []
+        died, absent = [], []
         for trace in traces:
             of_kernel = [each for each in recorded if each.matches(trace)]
-            if self._has_ended_with_its_host(trace):
-                ended.append(trace)
-            elif of_kernel:
-                ended += [] if any(each.may_run for each in of_kernel) else [trace]
+            if of_kernel:
+                died += [] if any(each.may_run for each in of_kernel) else [trace]
             elif self._place.sees(trace.provider):
                 absent.append(trace)
-        return [*ended, *self._without_process(absent)]
-
-    def _has_ended_with_its_host(self, trace: KernelTrace) -> bool:
-        return trace.provider == IMPORTED or self._place.has_rebooted(trace.provider)
+        return [*died, *self._without_process(absent)]
 
     def _without_process(self, traces: Collection[KernelTrace]) -> list[KernelTrace]:
         """Return the kernels that no process of this place runs. None of them has a record."""

@@ -1,11 +1,11 @@
-"""Lists and finds sessions, together with the models of their kernels."""
+"""Lists and finds sessions with the models of their kernels, and tells why others are gone."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from nbsessions.errors import SessionNotFound
-from nbsessions.models import LiveSession, Session, document_of
+from nbsessions.models import Ending, EndReason, LiveSession, Session, document_of
 from nbsessions.service.ending import SessionEndings
 from nbsessions.service.kernels import SessionKernels
 from nbsessions.stores.base import SessionStore
@@ -43,6 +43,27 @@ class Lookups:
         for live in await self._living(await self._find_all(columns) if sessions else []):
             return live
         raise SessionNotFound(**columns)
+
+    async def find_missing(
+        self, session_ids: Collection[str]
+    ) -> Sequence[tuple[str, Ending | None]]:
+        """Return those of the sessions that this server does not serve now, and why.
+
+        The ending is None if the reason is not known: the session was never here, was deleted by
+        a client, or ended long ago. Raises StoreError.
+        """
+        asked = dict.fromkeys(session_ids)
+        sessions = await self._store.list_sessions()
+        concerned = [session for session in sessions if session.session_id in asked]
+        served = {session.session_id for session, _ in await self._living(concerned)}
+        missing = [session_id for session_id in asked if session_id not in served]
+        dead = {
+            session.session_id: Ending(session_id=session.session_id, reason=EndReason.ENDED)
+            for session in concerned
+        }
+        others = [session_id for session_id in missing if session_id not in dead]
+        endings = {**dead, **(await self._store.find_endings(others) if others else {})}
+        return [(session_id, endings.get(session_id)) for session_id in missing]
 
     async def _find_first(self, columns: dict[str, str | None]) -> Sequence[Session]:
         session_id, path = columns.get("session_id"), columns.get("path")

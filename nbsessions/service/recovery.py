@@ -54,15 +54,16 @@ class Recovery:
             if session.kernel_id in here
         ]
         undone = await self._undo(orphans, {session.kernel_id for session in adopted})
-        sessions = {_trace(each): each for each in orphans.sessions if each.kernel_id not in here}
+        # Several sessions may have one kernel.
+        gone = [(each, _trace(each)) for each in orphans.sessions if each.kernel_id not in here]
         intents = {
             _intent_trace(each, orphans): each for each in orphans.intents if each not in undone
         }
-        ended = await self._provider.find_ended([*sessions, *intents])
+        ended = await self._provider.find_ended({*(trace for _, trace in gone), *intents})
         removed = await self._store.recover(
             orphans,
             adopted=adopted,
-            ended=[sessions[trace] for trace in ended if trace in sessions],
+            ended=[(session, ended[trace]) for session, trace in gone if trace in ended],
             undone=[*undone, *(intents[trace] for trace in ended if trace in intents)],
         )
         for session in removed:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 
 from nbsessions.kernels.base import KernelProvider
-from nbsessions.models import Kernel, LiveSession, NewSession, Owner, SessionPatch
+from nbsessions.models import Ending, Kernel, LiveSession, NewSession, Owner, SessionPatch
 from nbsessions.service.changing import Changing
 from nbsessions.service.cleanup import Cleanup
 from nbsessions.service.creating import Creating
@@ -120,6 +120,12 @@ class SessionService:
     async def get(self, **columns: str | None) -> LiveSession:
         """See Lookups.get."""
         return await self._lookups.get(**columns)
+
+    async def find_missing(
+        self, session_ids: Collection[str]
+    ) -> Sequence[tuple[str, Ending | None]]:
+        """See Lookups.find_missing."""
+        return await self._lookups.find_missing(session_ids)
 
     async def create(self, request: NewSession) -> LiveSession:
         """See Creating.create."""

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import timedelta
 
-from nbsessions.models import Changes, Intent, Orphans, Owner, Release, Session
+from nbsessions.models import Changes, Ending, EndReason, Intent, Orphans, Owner, Release, Session
 
 START_LEASE = timedelta(seconds=60)
 """How long a kernel start may take before another request may take it over."""
@@ -20,6 +20,9 @@ SILENT_KEPT_FOR = timedelta(hours=24)
 Its kernels may still be running.
 """
 
+ENDINGS_KEPT_FOR = timedelta(hours=24)
+"""How long to remember why a session ended."""
+
 
 class SessionStore(ABC):
     """The sessions, intents and owners of one namespace, as one owner sees them.
@@ -29,7 +32,8 @@ class SessionStore(ABC):
     concurrently and are applied one after the other, in any order.
 
     All methods except ``open`` and ``close`` see only the sessions of the *scope*, which are
-    those that this owner can serve. They raise StoreUnavailable if nothing was written, and
+    those that this owner can serve. ``find_endings`` and the methods for orphans also see the
+    others in the namespace. They raise StoreUnavailable if nothing was written, and
     StoreUncertain if it is not known whether a commit succeeded. Cancelling the caller does not
     cancel the write.
     """
@@ -47,8 +51,8 @@ class SessionStore(ABC):
         """Finish queued writes, mark the owner as stopped, and close the store.
 
         The sessions and intents of all kernels are removed, except for the ``running`` kernels
-        (by id). This method is synchronous and idempotent, and never raises. Later mutations
-        raise StoreUnavailable.
+        (by id). The removed sessions are recorded as STOPPED. This method is synchronous and
+        idempotent, and never raises. Later mutations raise StoreUnavailable.
         """
 
     @abstractmethod
@@ -89,6 +93,16 @@ class SessionStore(ABC):
     @abstractmethod
     async def count_by_kernel(self, kernel_id: str) -> int:
         """Return how many sessions use the kernel. Reads the store, not a cache."""
+
+    @abstractmethod
+    async def find_endings(self, session_ids: Collection[str]) -> Mapping[str, Ending]:
+        """Return why sessions of the namespace are not in this scope, by session id.
+
+        A session that is in another scope is ELSEWHERE. Otherwise, this is the reason that was
+        recorded in the last ENDINGS_KEPT_FOR, by any owner. Left out are the sessions of this
+        scope, those that clients have deleted, and those that nothing is known of. Reads the
+        store, not a cache.
+        """
 
     # Starts
 
@@ -131,6 +145,8 @@ class SessionStore(ABC):
     @abstractmethod
     async def insert(self, session: Session) -> Session:
         """Insert the session, even if its document has other sessions.
+
+        An ending that was recorded for an earlier session with this id is forgotten.
 
         Raises KernelConflict under the same conditions as ``attach``, and InvalidRequest when
         the session id is taken.
@@ -180,7 +196,8 @@ class SessionStore(ABC):
     async def end_sessions(self, sessions: Collection[Session]) -> Sequence[Session]:
         """Remove sessions whose kernels are dead, and return the removed sessions.
 
-        Sessions that no longer exist, or that have another kernel by now, are skipped.
+        They are recorded as ENDED. Sessions that no longer exist, or that have another kernel by
+        now, are skipped.
         """
 
     # Orphans
@@ -203,15 +220,15 @@ class SessionStore(ABC):
         orphans: Orphans,
         *,
         adopted: Collection[Session] = (),
-        ended: Collection[Session] = (),
+        ended: Collection[tuple[Session, EndReason]] = (),
         undone: Collection[Intent] = (),
     ) -> Sequence[Session]:
         """Take over or remove what ``find_orphans`` returned.
 
         The ``adopted`` sessions get the scope of this owner and the provider given in the
-        argument. The ``ended`` sessions and the ``undone`` intents are removed, and so are the
-        records of dead owners that have no other sessions or intents. Everything else stays as
-        it is.
+        argument. The ``ended`` sessions are removed and recorded with the reasons given. The
+        ``undone`` intents are removed, and so are the records of dead owners that have no other
+        sessions or intents. Everything else stays as it is.
 
         Sessions and intents that another server has recovered in the meantime are left alone.
         Returns the sessions that this call removed.

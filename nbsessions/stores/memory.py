@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 
 from nbsessions.errors import InvalidRequest, StoreUnavailable
-from nbsessions.models import Changes, Intent, Orphans, Owner, Release, Session, Verb, is_within
-from nbsessions.stores.base import SessionStore
+from nbsessions.models import (
+    Changes,
+    Ending,
+    EndReason,
+    Intent,
+    Orphans,
+    Owner,
+    Release,
+    Session,
+    Verb,
+    is_within,
+    utcnow,
+)
+from nbsessions.stores.base import ENDINGS_KEPT_FOR, SessionStore
 from nbsessions.stores.cache import SessionCache
 from nbsessions.stores.transaction import Tables, Transaction, raise_if_lost
 
@@ -57,6 +69,15 @@ class MemorySessionStore(SessionStore):
 
     async def count_by_kernel(self, kernel_id: str) -> int:
         return len(self._tables.list_by_kernel(kernel_id))
+
+    async def find_endings(self, session_ids: Collection[str]) -> Mapping[str, Ending]:
+        since = utcnow() - ENDINGS_KEPT_FOR
+        recorded = {each: self._tables.endings.get(each) for each in session_ids}
+        return {
+            session_id: Ending(session_id=session_id, reason=found[0], ended=found[1])
+            for session_id, found in recorded.items()
+            if found is not None and found[1] >= since
+        }
 
     # Writes
 
@@ -112,7 +133,7 @@ class MemorySessionStore(SessionStore):
         orphans: Orphans,
         *,
         adopted: Collection[Session] = (),
-        ended: Collection[Session] = (),
+        ended: Collection[tuple[Session, EndReason]] = (),
         undone: Collection[Intent] = (),
     ) -> Sequence[Session]:
         return []
@@ -124,7 +145,7 @@ class MemorySessionStore(SessionStore):
 
 
 class _MemoryTables(Tables):
-    """Sessions and intents in dictionaries.
+    """Sessions, intents and endings in dictionaries.
 
     There is no rollback, because an operation that raises has written nothing.
     """
@@ -132,6 +153,8 @@ class _MemoryTables(Tables):
     def __init__(self) -> None:
         self.sessions = SessionCache()
         self.intents: dict[str, Intent] = {}
+        self.endings: dict[str, tuple[EndReason, datetime]] = {}
+        """The reason and the time of each ending, the oldest first."""
         self._seq = 0
 
     # Sessions
@@ -213,6 +236,24 @@ class _MemoryTables(Tables):
         for intent in list(self.intents.values()):
             if intent.verb is Verb.ENDED and intent.lease_until < moment:
                 del self.intents[intent.token]
+
+    # Endings
+
+    def add_ending(self, session_id: str, reason: EndReason, ended: datetime) -> None:
+        self.remove_ending(session_id)
+        self.endings[session_id] = (reason, ended)
+
+    def remove_ending(self, session_id: str) -> None:
+        self.endings.pop(session_id, None)
+
+    def forget_endings_before(self, moment: datetime) -> None:
+        while self.endings:
+            session_id, (_, ended) = next(iter(self.endings.items()))
+            if ended >= moment:
+                break
+            del self.endings[session_id]
+
+    # Steps
 
     def _starts_of(self, document: str | None) -> list[Intent]:
         return [

@@ -9,8 +9,8 @@ from datetime import datetime
 from typing import TypeVar
 
 from nbsessions.errors import KernelConflict, SessionNotFound, StartInProgress, StartLost
-from nbsessions.models import UNSET, Changes, Intent, Release, Session, Verb, utcnow
-from nbsessions.stores.base import ENDED_KEPT_FOR, START_LEASE
+from nbsessions.models import UNSET, Changes, EndReason, Intent, Release, Session, Verb, utcnow
+from nbsessions.stores.base import ENDED_KEPT_FOR, ENDINGS_KEPT_FOR, START_LEASE
 
 T = TypeVar("T")
 
@@ -92,6 +92,20 @@ class Tables(ABC):
     def forget_ended_before(self, moment: datetime) -> None:
         """Remove the 'ended' intents whose lease ended before ``moment``."""
 
+    # Endings
+
+    @abstractmethod
+    def add_ending(self, session_id: str, reason: EndReason, ended: datetime) -> None:
+        """Record why a session of the namespace ended, instead of an earlier reason."""
+
+    @abstractmethod
+    def remove_ending(self, session_id: str) -> None:
+        """Remove what is recorded about the end of a session of the namespace, if anything."""
+
+    @abstractmethod
+    def forget_endings_before(self, moment: datetime) -> None:
+        """Remove endings in the store that are older than ``moment``, perhaps not all at once."""
+
 
 class Transaction:
     """The write operations of SessionStore, within one transaction of the database.
@@ -129,7 +143,7 @@ class Transaction:
         if winner is not None or not started:
             self._add_stop(token, session.kernel_id)
             return StartLost(winner)
-        return self._tables.add_session(session)
+        return self._add(session)
 
     def drop_start(self, token: str) -> None:
         """See SessionStore.drop_start."""
@@ -145,7 +159,7 @@ class Transaction:
     def insert(self, session: Session) -> Session:
         """See SessionStore.insert."""
         self._refuse_changing(session.kernel_id)
-        return self._tables.add_session(session)
+        return self._add(session)
 
     def update(
         self,
@@ -195,9 +209,23 @@ class Transaction:
         ended = [now for session, now in found if now and now.kernel_id == session.kernel_id]
         for session in ended:
             self._tables.remove_session(session)
+        self._record_endings(ended, EndReason.ENDED)
         return ended
 
     # Steps
+
+    def _add(self, session: Session) -> Session:
+        added = self._tables.add_session(session)
+        self._tables.remove_ending(session.session_id)
+        return added
+
+    def _record_endings(self, sessions: Collection[Session], reason: EndReason) -> None:
+        """Record why the sessions ended, and forget old endings at this opportunity."""
+        now = utcnow()
+        for session in sessions:
+            self._tables.add_ending(session.session_id, reason, now)
+        if sessions:
+            self._tables.forget_endings_before(now - ENDINGS_KEPT_FOR)
 
     def _get(self, session_id: str) -> Session:
         session = self._tables.find_session(session_id)

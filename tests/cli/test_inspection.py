@@ -16,9 +16,11 @@ from nbsessions.identity import new_owner
 from nbsessions.locks import FileLock
 from nbsessions.stores.sqlite import inspection
 from nbsessions.stores.sqlite.inspection import examine, read_contents
+from nbsessions.stores.sqlite.schema import MIGRATIONS
 from nbsessions.stores.sqlite.store import SQLiteSessionStore
 from support.values import make_session
 
+NEWEST = len(MIGRATIONS)
 LOG = logging.getLogger("nbsessions.tests.cli")
 
 pytestmark = pytest.mark.gen_test
@@ -85,7 +87,7 @@ async def test_a_file_at_rest_is_read_without_a_trace(file: Path) -> None:
     assert read_contents(file).sessions == ()
     condition = examine(file)
 
-    assert (condition.wal, condition.schema, condition.damage) == (True, 2, None)
+    assert (condition.wal, condition.schema, condition.damage) == (True, NEWEST, None)
     assert {path: path.stat().st_mtime_ns for path in file.parent.iterdir()} == before
 
 
@@ -106,7 +108,7 @@ async def test_a_copy_that_no_server_has_used_is_read(file: Path, tmp_path: Path
     async with opened(file, "/one"):
         pass
     shutil.copyfile(file, tmp_path / "copy.db")
-    assert examine(tmp_path / "copy.db").schema == 2
+    assert examine(tmp_path / "copy.db").schema == NEWEST
     assert [name for name in os.listdir(tmp_path) if name.startswith("copy.db")] == ["copy.db"]
 
 

@@ -26,6 +26,7 @@ from nbsessions.errors import (
 )
 from nbsessions.httperrors import error_body, http_error
 from nbsessions.kernels.base import StartRequest
+from nbsessions.models import EndReason, KernelTrace
 from support.hosts import make_contents_manager, make_provider, running_kernel_manager
 from support.waiting import wait_until
 
@@ -369,3 +370,34 @@ async def test_a_kernel_that_somebody_else_shuts_down_meanwhile_is_no_error(
         kernel_manager.gone = True
         await provider.shutdown(kernel.kernel_id)
         assert list(provider.list_running()) == []
+
+
+# Kernels of dead servers
+
+
+@pytest.mark.gen_test
+async def test_it_is_told_why_the_kernels_of_dead_servers_have_ended(tmp_path: Path) -> None:
+    async with running_kernel_manager(tmp_path) as kernel_manager:
+        provider = make_provider(kernel_manager, tmp_path)
+        running = (await provider.start(request())).kernel_id
+        here = provider.name
+        expected = {
+            (here, running): None,
+            (here, "gone"): EndReason.DIED,
+            (here.replace("this%20boot", "an%20earlier%20boot"), "gone"): EndReason.REBOOTED,
+            ("local:", "of a file of jupyter_server"): EndReason.DIED,
+            (here.replace(".", ".another-host", 1), "gone"): EndReason.DIED,
+            ("local:elsewhere:another%20boot::/folder", "gone"): None,
+            (f"{here}/other", "gone"): None,
+            ("gateway:http://localhost", "gone"): None,
+            ("", "gone"): None,
+        }
+        traces = {
+            KernelTrace(provider=name, kernel_id=kernel_id, token=None): reason
+            for (name, kernel_id), reason in expected.items()
+        }
+        assert len(traces) == len(expected)
+
+        found = await provider.find_ended(traces)
+
+        assert found == {trace: reason for trace, reason in traces.items() if reason}

@@ -464,6 +464,9 @@ class ServiceMachine(RuleBasedStateMachine):
         shown = self.run(self._shown())
         assert shown == self.known
         assert not shown.keys() & self.ended
+        with contextlib.suppress(StoreError):  # The file may be gone at this moment.
+            missing = self.run(self.bench.service.find_missing([*self.known, *self.ended]))
+            assert {session_id for session_id, _ in missing} == self.ended
         assert self.run(self._shown()) == shown, "a second list differs"
 
     @invariant()

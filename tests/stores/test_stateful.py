@@ -21,7 +21,7 @@ from nbsessions.errors import (
     StartInProgress,
     StartLost,
 )
-from nbsessions.models import Changes, Session, Verb
+from nbsessions.models import Changes, EndReason, Session, Verb
 from nbsessions.stores.base import START_LEASE, SessionStore
 from nbsessions.stores.sqlite import database
 from support.stores import NAMESPACE, OTHER_NAMESPACE, Stores, recover, revision_of, rows
@@ -36,12 +36,16 @@ KEYS = ("session_id", "path", "name", "type", "kernel_id", "kernel_name")
 
 
 class Model:
-    """The expected contents: sessions by age, and (verb, document, kernel) by token."""
+    """The expected contents: sessions by age, and (verb, document, kernel) by token.
+
+    ``endings`` has the reason of each session that ended with its kernel.
+    """
 
     def __init__(self) -> None:
         self.sessions: dict[str, Session] = {}
         self.intents: dict[str, tuple[Verb, str | None, str | None]] = {}
         self.lapsed: set[str] = set()
+        self.endings: dict[str, EndReason] = {}
 
     def oldest(self, document: str | None) -> Session | None:
         found = [s for s in self.sessions.values() if s.document == document is not None]
@@ -90,6 +94,8 @@ class StoreMachine(RuleBasedStateMachine):
         self.others = self.of_bystander()
         self.revision = 0
         self.wrote = False
+        self.forgotten: set[str] = set()
+        """Sessions that were inserted. Some of them were deleted, for no reason that is known."""
 
     def teardown(self) -> None:
         if hasattr(self, "loop"):
@@ -178,9 +184,10 @@ class StoreMachine(RuleBasedStateMachine):
         if self.model.intents.get(token, (None,))[0] in (Verb.START, Verb.LOST):
             del self.model.intents[token]
 
-    @rule(path=PATHS, kernel_id=KERNELS, attach=st.booleans())
-    def insert(self, path: str | None, kernel_id: str, attach: bool) -> None:
-        session = make_session(path, kernel_id=kernel_id, scope=self.scope)
+    @rule(path=PATHS, kernel_id=KERNELS, attach=st.booleans(), again=st.booleans())
+    def insert(self, path: str | None, kernel_id: str, attach: bool, again: bool) -> None:
+        session_id = next(iter(self.model.endings), None) if again else None
+        session = make_session(path, kernel_id=kernel_id, scope=self.scope, session_id=session_id)
         existing = self.model.oldest(session.document)
         verb = self.store.attach if attach else self.store.insert
         if attach and existing is not None:
@@ -191,6 +198,8 @@ class StoreMachine(RuleBasedStateMachine):
         else:
             self.write(verb(session))
             self.model.sessions[session.session_id] = session
+            self.model.endings.pop(session.session_id, None)
+            self.forgotten.add(session.session_id)
 
     @rule(number=PICK, path=st.sampled_from(["a", "/b", "c/d"]))
     def move(self, number: int, path: str) -> None:
@@ -267,6 +276,7 @@ class StoreMachine(RuleBasedStateMachine):
         assert {session.session_id for session in ended} == set(gone)
         for session_id in gone:
             del self.model.sessions[session_id]
+            self.model.endings[session_id] = EndReason.ENDED
 
     # Invariants
 
@@ -303,6 +313,15 @@ class StoreMachine(RuleBasedStateMachine):
         assert {i.token: (i.verb, i.document, i.kernel_id) for i in intents} == self.model.intents
 
     @invariant()
+    def it_is_known_why_sessions_are_gone(self) -> None:
+        if not hasattr(self, "store"):
+            return
+        asked = {*self.model.endings, *self.model.sessions, *self.forgotten}
+        found = self.do(self.store.find_endings(asked))
+        assert {key: ending.reason for key, ending in found.items()} == self.model.endings
+        assert self.do(self.bystander.find_endings(asked)) == {}
+
+    @invariant()
     def the_bystander_is_untouched(self) -> None:
         if hasattr(self, "store"):
             assert self.of_bystander() == self.others
@@ -320,9 +339,12 @@ class SQLiteMachine(StoreMachine):
 
     kind = "sqlite-wal"
 
-    @rule(number=PICK)
-    def another_owner_takes_over(self, number: int) -> None:
-        """Stop with some kernels running, start again, and adopt the remaining sessions."""
+    @rule(number=PICK, lost=PICK)
+    def another_owner_takes_over(self, number: int, lost: int) -> None:
+        """Stop with some kernels running, start again, and adopt the remaining sessions.
+
+        Some of the kernels are lost in between.
+        """
         kernel_ids = {each.kernel_id for each in self.model.sessions.values()}
         kernel_ids |= {each for _, _, each in self.model.intents.values() if each is not None}
         held = sorted(kernel_ids)[:number]
@@ -340,9 +362,16 @@ class SQLiteMachine(StoreMachine):
             token for token, (_, _, kernel_id) in self.model.intents.items() if kernel_id in held
         }
         assert {intent.token for intent in orphans.intents} == open_intents
-        assert self.write(recover(self.store, orphans, list(kept))) == []
+        endings = self.model.endings
+        stopped = self.model.sessions.keys() - kept.keys()
+        endings |= dict.fromkeys(stopped, EndReason.STOPPED)
+        for session_id in list(kept)[:lost]:
+            del kept[session_id]
+            endings[session_id] = EndReason.DIED
+        removed = self.write(recover(self.store, orphans, list(kept)))
+        assert len(orphans.sessions) - len(removed) == len(kept)
         self.model = Model()
-        self.model.sessions = kept
+        self.model.sessions, self.model.endings = kept, endings
 
     @invariant()
     def the_cached_list_equals_a_fresh_one(self) -> None:

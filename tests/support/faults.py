@@ -20,6 +20,7 @@ READS = (
     "find_intent",
     "list_intents",
     "count_by_kernel",
+    "find_endings",
     "find_orphans",
 )
 WRITES = (

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import re
 import uuid
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 
 from nbsessions.errors import KernelConflict, KernelspecNotFound, KernelStartFailed, SessionError
 from nbsessions.kernels.base import KernelProvider, StartRequest
-from nbsessions.models import Kernel, KernelModel, KernelModels, KernelTrace
+from nbsessions.models import EndReason, Kernel, KernelModel, KernelModels, KernelTrace
 from support.interruptions import Interruption
 
 KERNELSPECS = ("light", "other")
@@ -64,6 +64,8 @@ class FakeKernelProvider(KernelProvider):
         """Kernels that clients were connected to."""
         self.elsewhere: set[str] = set()
         """Kernels that this server does not see: they belong to other servers or wait for them."""
+        self.rebooted = False
+        """Whether kernels of dead servers ended because the machine was rebooted."""
         self.adopted: set[str] = set()
         """Kernels that were taken over from dead servers."""
         self._names: dict[str, str] = {}
@@ -167,9 +169,10 @@ class FakeKernelProvider(KernelProvider):
         kernel_id = self._tokens.get(token)
         return kernel_id if kernel_id in self._names else None
 
-    async def find_ended(self, traces: Collection[KernelTrace]) -> Collection[KernelTrace]:
+    async def find_ended(self, traces: Collection[KernelTrace]) -> Mapping[KernelTrace, EndReason]:
         await self.interruption.moment()
-        return [each for each in traces if self._has_ended(each)]
+        reason = EndReason.REBOOTED if self.rebooted else EndReason.DIED
+        return {each: reason for each in traces if self._has_ended(each)}
 
     def _has_ended(self, trace: KernelTrace) -> bool:
         if trace.provider != self.name or trace.kernel_id in self.elsewhere:

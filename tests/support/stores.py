@@ -10,7 +10,7 @@ from collections.abc import Coroutine, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from nbsessions.models import Orphans, Owner, Session
+from nbsessions.models import EndReason, Orphans, Owner, Session
 from nbsessions.stores.base import SessionStore
 from nbsessions.stores.memory import MemorySessionStore
 from nbsessions.stores.sqlite import SQLiteSessionStore
@@ -108,14 +108,17 @@ async def insert_many(store: SessionStore, count: int, scope: str = SCOPE) -> li
 
 
 async def recover(
-    store: SessionStore, orphans: Orphans, adopted: Sequence[str] = ()
+    store: SessionStore,
+    orphans: Orphans,
+    adopted: Sequence[str] = (),
+    reason: EndReason = EndReason.DIED,
 ) -> list[Session]:
     """Adopt the sessions with these ids and end all others. Return the removed sessions."""
     return list(
         await store.recover(
             orphans,
             adopted=[each for each in orphans.sessions if each.session_id in adopted],
-            ended=[each for each in orphans.sessions if each.session_id not in adopted],
+            ended=[(each, reason) for each in orphans.sessions if each.session_id not in adopted],
             undone=orphans.intents,
         )
     )

@@ -22,13 +22,14 @@ from nbsessions.stores.sqlite.repair import beside, real_path
 from nbsessions.stores.sqlite.rows import (
     RowReader,
     UnreadableRow,
+    ending_from_row,
     heartbeat_from_row,
     intent_from_row,
     session_from_row,
     text_of,
 )
 from nbsessions.stores.sqlite.schema import read_version
-from nbsessions.stores.sqlite.statements import INTENT_COLUMNS, SESSION_COLUMNS
+from nbsessions.stores.sqlite.statements import ENDING_COLUMNS, INTENT_COLUMNS, SESSION_COLUMNS
 from nbsessions.stores.sqlite.stock import is_stock_file
 
 _BUSY_TIMEOUT = 5.0
@@ -50,10 +51,12 @@ _SELECT_SESSIONS = f"SELECT {SESSION_COLUMNS}, namespace FROM nbsessions_session
 _SELECT_OWNERS = """SELECT owner, namespace, host, boot, pid, heartbeat, stopped
     FROM nbsessions_owner ORDER BY rowid"""
 _SELECT_INTENTS = f"SELECT {INTENT_COLUMNS} FROM nbsessions_intent ORDER BY rowid"
-_CONVERSIONS: tuple[tuple[str, Callable[[sqlite3.Row], object]], ...] = (
-    (_SELECT_SESSIONS, session_from_row),
-    (_SELECT_INTENTS, intent_from_row),
-    (_SELECT_OWNERS, heartbeat_from_row),
+_SELECT_ENDINGS = f"SELECT {ENDING_COLUMNS} FROM nbsessions_ending ORDER BY rowid"
+_CONVERSIONS: tuple[tuple[str, str, Callable[[sqlite3.Row], object]], ...] = (
+    ("nbsessions_session", _SELECT_SESSIONS, session_from_row),
+    ("nbsessions_intent", _SELECT_INTENTS, intent_from_row),
+    ("nbsessions_owner", _SELECT_OWNERS, heartbeat_from_row),
+    ("nbsessions_ending", _SELECT_ENDINGS, ending_from_row),
 )
 _LOG = logging.getLogger(__name__)
 
@@ -247,7 +250,9 @@ def _owner(row: sqlite3.Row, observer: Owner, path: Path, rows: RowReader) -> St
 
 def _unreadable_rows(connection: sqlite3.Connection) -> Iterator[str]:
     """Yield a message for each row that servers leave out because it cannot be read."""
-    for query, convert in _CONVERSIONS:
+    for table, query, convert in _CONVERSIONS:
+        if connection.execute(_SELECT_TABLE, (table,)).fetchone() is None:
+            continue  # The file is of an older release.
         for row in connection.execute(query):
             try:
                 convert(row)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 import sqlite3
 from collections.abc import Iterable, Iterator
-from datetime import datetime
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from nbsessions.models import Intent, Session, Verb
+from nbsessions.models import Ending, EndReason, Intent, Session, Verb
 
 
 class UnreadableRow(Exception):
@@ -34,6 +34,10 @@ class RowReader:
     def intents(self, rows: Iterable[sqlite3.Row]) -> list[Intent]:
         """Return the intents whose rows can be read."""
         return list(self._read(rows, intent_from_row))
+
+    def endings(self, rows: Iterable[sqlite3.Row]) -> list[Ending]:
+        """Return the endings whose rows can be read."""
+        return list(self._read(rows, ending_from_row))
 
     def heartbeat(self, row: sqlite3.Row) -> datetime | None:
         """Return the time of the owner's last heartbeat, or None if it cannot be read."""
@@ -117,6 +121,20 @@ def intent_from_row(row: sqlite3.Row) -> Intent:
         )
     except (TypeError, ValueError) as error:
         raise UnreadableRow("intent", row["token"], error) from error
+
+
+def ending_from_row(row: sqlite3.Row) -> Ending:
+    """Convert a row of the ending table. Raises UnreadableRow."""
+    try:
+        if type(row["session_id"]) is not str:
+            raise TypeError(f"{row['session_id']!r} is not text")
+        return Ending(
+            session_id=row["session_id"],
+            reason=EndReason(row["reason"]),
+            ended=_moment(row["ended"]).astimezone(timezone.utc),
+        )
+    except (TypeError, ValueError, OverflowError) as error:
+        raise UnreadableRow("ending", row["session_id"], error) from error
 
 
 def heartbeat_from_row(row: sqlite3.Row) -> datetime:

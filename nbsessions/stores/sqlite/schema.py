@@ -61,6 +61,16 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         # to an earlier state.
         "ALTER TABLE nbsessions_owner ADD COLUMN written INTEGER NOT NULL DEFAULT 0",
     ),
+    (
+        """CREATE TABLE nbsessions_ending (
+            namespace TEXT NOT NULL,
+            session_id TEXT NOT NULL,
+            reason TEXT NOT NULL,
+            ended TEXT NOT NULL,
+            PRIMARY KEY (namespace, session_id)
+        )""",
+        "CREATE INDEX nbsessions_ending_ended ON nbsessions_ending (ended)",
+    ),
 )
 """One entry per schema version. An entry that has been released is never edited."""
 
@@ -104,6 +114,14 @@ SALVAGE: tuple[tuple[str, str, str], ...] = (
         """INSERT OR IGNORE INTO nbsessions_intent
             (token, namespace, scope, document, verb, kernel_id, owner, lease_until)
             VALUES (?, ?, ?, ?, ?, ?, ?, ?)""",
+    ),
+    (
+        """SELECT namespace, session_id, reason, ended
+            FROM nbsessions_ending ORDER BY rowid""",
+        """SELECT namespace, session_id, reason, ended
+            FROM nbsessions_ending ORDER BY rowid DESC""",
+        """INSERT OR IGNORE INTO nbsessions_ending
+            (namespace, session_id, reason, ended) VALUES (?, ?, ?, ?)""",
     ),
 )
 """Statements for each table: read it forwards, read it backwards, and insert a row.

@@ -66,6 +66,21 @@ DELETE_ENDED_BEFORE = """DELETE FROM nbsessions_intent
 DELETE_UNOWNED_INTENTS = """DELETE FROM nbsessions_intent WHERE lease_until < ?
     AND owner NOT IN (SELECT owner FROM nbsessions_owner)"""
 
+# Endings
+
+ENDING_COLUMNS = "session_id, reason, ended"
+# One statement, because a session may end between two of them.
+SELECT_WHEREABOUTS = """SELECT session_id, scope, NULL AS reason, NULL AS ended
+    FROM nbsessions_session WHERE namespace = ? AND session_id = ?
+    UNION ALL SELECT session_id, NULL, reason, ended
+    FROM nbsessions_ending WHERE namespace = ? AND session_id = ? AND ended >= ?"""
+INSERT_ENDING = """INSERT OR REPLACE INTO nbsessions_ending
+    (namespace, session_id, reason, ended) VALUES (?, ?, ?, ?)"""
+DELETE_ENDING = "DELETE FROM nbsessions_ending WHERE namespace = ? AND session_id = ?"
+# Limited, so that no write takes long. The next ones remove the rest.
+DELETE_ENDINGS_BEFORE = """DELETE FROM nbsessions_ending WHERE rowid IN
+    (SELECT rowid FROM nbsessions_ending WHERE ended < ? ORDER BY ended LIMIT 1000)"""
+
 # Owners
 
 _HAS_LEFT_NOTHING = """NOT EXISTS (SELECT 1 FROM nbsessions_session AS session

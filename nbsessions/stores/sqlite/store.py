@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import logging
 import sqlite3
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 from nbsessions.errors import StoreDamaged, StoreUnavailable
-from nbsessions.models import Changes, Intent, Orphans, Owner, Release, Session
+from nbsessions.models import Changes, Ending, EndReason, Intent, Orphans, Owner, Release, Session
 from nbsessions.stores.base import SessionStore
 from nbsessions.stores.cache import SessionCache
 from nbsessions.stores.sqlite.database import Database
+from nbsessions.stores.sqlite.endings import find_endings
 from nbsessions.stores.sqlite.errors import store_error
 from nbsessions.stores.sqlite.folder import StoreFolder
 from nbsessions.stores.sqlite.owners import (
@@ -197,6 +198,11 @@ class SQLiteSessionStore(SessionStore):
         count: int = rows[0][0]
         return count
 
+    async def find_endings(self, session_ids: Collection[str]) -> Mapping[str, Ending]:
+        reads, rows = self._opened(self._reads), self._database.rows
+        key = (self._namespace, self._scope)
+        return await reads.run(find_endings, reads.query_in_thread, rows, *key, session_ids)
+
     # Writes
 
     async def acquire(self, intent: Intent) -> Session | None:
@@ -278,7 +284,7 @@ class SQLiteSessionStore(SessionStore):
         orphans: Orphans,
         *,
         adopted: Collection[Session] = (),
-        ended: Collection[Session] = (),
+        ended: Collection[tuple[Session, EndReason]] = (),
         undone: Collection[Intent] = (),
     ) -> Sequence[Session]:
         removed, forgotten = await self._write(

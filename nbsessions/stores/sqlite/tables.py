@@ -1,4 +1,4 @@
-"""The tables of sessions and intents, as a transaction reads and writes them."""
+"""The tables of sessions, intents and endings, as a transaction reads and writes them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import replace
 from datetime import datetime
 
 from nbsessions.errors import InvalidRequest
-from nbsessions.models import Intent, Session, Verb
+from nbsessions.models import EndReason, Intent, Session, Verb
 from nbsessions.stores.sqlite import statements
 from nbsessions.stores.sqlite.rows import RowReader, timestamp
 from nbsessions.stores.transaction import Tables
@@ -158,6 +158,20 @@ class SQLiteTables(Tables):
         self._connection.execute(
             statements.DELETE_ENDED_BEFORE, (self._namespace, self._scope, timestamp(moment))
         )
+
+    # Endings
+
+    def add_ending(self, session_id: str, reason: EndReason, ended: datetime) -> None:
+        self._connection.execute(
+            statements.INSERT_ENDING,
+            (self._namespace, session_id, reason.value, timestamp(ended)),
+        )
+
+    def remove_ending(self, session_id: str) -> None:
+        self._connection.execute(statements.DELETE_ENDING, (self._namespace, session_id))
+
+    def forget_endings_before(self, moment: datetime) -> None:
+        self._connection.execute(statements.DELETE_ENDINGS_BEFORE, (timestamp(moment),))
 
     # Steps
 

@@ -6,7 +6,16 @@ import sqlite3
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 
-from nbsessions.models import ABANDONED_AFTER, Intent, Orphans, Owner, Session, utcnow
+from nbsessions.models import (
+    ABANDONED_AFTER,
+    EndReason,
+    Intent,
+    Orphans,
+    Owner,
+    Session,
+    utcnow,
+)
+from nbsessions.stores.base import ENDINGS_KEPT_FOR
 from nbsessions.stores.sqlite import statements
 from nbsessions.stores.sqlite.rows import RowReader, timestamp
 from nbsessions.stores.sqlite.stock import STOCK_SCOPE, is_stock_file, read_stock_sessions
@@ -48,7 +57,12 @@ class SQLiteTransaction(Transaction):
     # This owner
 
     def register(self, owner: Owner) -> None:
-        """Insert the owner's row as alive, or renew its heartbeat."""
+        """Insert the owner's row as alive, or renew its heartbeat. Forget old endings.
+
+        Each server does this again and again, so old endings are forgotten even if no session
+        ends any more.
+        """
+        now = utcnow()
         self._execute(
             statements.REGISTER_OWNER,
             owner.owner_id,
@@ -56,15 +70,18 @@ class SQLiteTransaction(Transaction):
             owner.host,
             owner.boot_id,
             owner.pid,
-            timestamp(utcnow()),
+            timestamp(now),
             owner.provider,
         )
+        self.tables.forget_endings_before(now - ENDINGS_KEPT_FOR)
 
     def mark_stopped(self, running: Collection[str]) -> None:
         """Record a clean stop, and remove sessions and intents of kernels not in ``running``."""
-        for session in self.tables.list_sessions():
-            if session.kernel_id not in running:
-                self.tables.remove_session(session)
+        sessions = self.tables.list_sessions()
+        stopped = [session for session in sessions if session.kernel_id not in running]
+        for session in stopped:
+            self.tables.remove_session(session)
+        self._record_endings(stopped, EndReason.STOPPED)
         for intent in self.tables.list_intents():
             if intent.kernel_id not in running:
                 self._execute(statements.DELETE_INTENT, intent.token)
@@ -90,7 +107,7 @@ class SQLiteTransaction(Transaction):
         for session in sessions:
             # An older copy of the file may have the session with an earlier owner.
             self._execute(statements.DELETE_BY_ID, self._namespace, session.session_id)
-            self.tables.add_session(session)
+            self._add(session)
         for intent in intents:
             self.tables.add_intent(intent)
 
@@ -103,7 +120,7 @@ class SQLiteTransaction(Transaction):
         now = timestamp(utcnow())
         self._execute(statements.INSERT_STOPPED_OWNER, STOCK_SCOPE, self._namespace, now, now)
         for session in read_stock_sessions(self._connection):
-            self.tables.add_session(session)
+            self._add(session)
 
     # Other owners
 
@@ -111,13 +128,17 @@ class SQLiteTransaction(Transaction):
         self,
         orphans: Orphans,
         adopted: Iterable[Session],
-        ended: Iterable[Session],
+        ended: Iterable[tuple[Session, EndReason]],
         undone: Iterable[Intent],
     ) -> tuple[list[Session], list[str]]:
         """See SessionStore.recover. Returns the removed sessions and the ids of removed owners."""
         for session in adopted:
             self._adopt(session)
-        removed = [session for session in ended if self._remove_orphan(session)]
+        removed = []
+        for session, reason in ended:
+            if self._remove_orphan(session):
+                self._record_endings([session], reason)
+                removed.append(session)
         for intent in undone:
             self._execute(statements.DELETE_INTENT, intent.token)
         forgotten = [
