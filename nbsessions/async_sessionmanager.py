@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import uuid
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from datetime import datetime
 from itertools import starmap
 from pathlib import Path
 from types import TracebackType
@@ -17,11 +19,11 @@ from traitlets import Any as AnyTrait
 from traitlets import Unicode, default, validate
 from traitlets.config.configurable import LoggingConfigurable
 
-from nbsessions.errors import SessionError
+from nbsessions.errors import ServiceClosed, SessionError, StoreError
 from nbsessions.httperrors import http_error
 from nbsessions.identity import boot_id
 from nbsessions.kernels.base import KernelHost, KernelProvider
-from nbsessions.models import UNSET, KernelModel, NewSession, Session, SessionPatch
+from nbsessions.models import UNSET, Ending, KernelModel, NewSession, Session, SessionPatch
 from nbsessions.plugins import (
     KERNEL_PROVIDERS,
     STORES,
@@ -279,6 +281,38 @@ class AsyncSessionManager(LoggingConfigurable):
         with _http_errors:
             await (await self._opened()).delete(session_id, force=force_kernel_shutdown)
 
+    @property
+    def namespace_id(self) -> str:
+        """A text that identifies the namespace, but does not tell its name, which may be a path.
+
+        Clients may compare it: servers have the same one if they have the same namespace.
+        """
+        return hashlib.sha256(self.namespace.encode(errors="backslashreplace")).hexdigest()[:16]
+
+    async def get_status(self, session_ids: Collection[str]) -> dict[str, Any]:
+        """Return which of these sessions this server does not serve, and why.
+
+        The result is ``{"namespace": namespace_id, "missing": [{"id", "reason", "ended"}]}``.
+        *reason* is the value of an EndReason, *ended* a time, and each is None if it is not
+        known. *missing* is None if that cannot be determined, because the store cannot be read.
+        Raises HTTPError 503 after ``close``.
+        """
+        with _http_errors:
+            missing = await self._find_missing(session_ids)
+        return {"namespace": self.namespace_id, "missing": missing}
+
+    async def _find_missing(self, session_ids: Collection[str]) -> list[dict[str, Any]] | None:
+        if self._opening.closed:
+            raise ServiceClosed
+        if not session_ids:
+            return []
+        try:
+            missing = await (await self._opened()).find_missing(session_ids)
+        except StoreError as error:
+            self.log.debug("It is not known which sessions are missing: %s", error)
+            return None
+        return list(starmap(_missing_model, missing))
+
     async def rename_document(self, old_path: str, new_path: str) -> None:
         """Give the sessions of a renamed file or folder their new path.
 
@@ -350,6 +384,15 @@ def _model(session: Session, kernel: KernelModel) -> dict[str, Any]:
         # Deprecated since IPython 4; the classic tree page still reads it.
         model["notebook"] = {"path": path, "name": name}
     return model
+
+
+def _missing_model(session_id: str, ending: Ending | None) -> dict[str, Any]:
+    reason, ended = (None, None) if ending is None else (ending.reason.value, ending.ended)
+    return {"id": session_id, "reason": reason, "ended": None if ended is None else _text(ended)}
+
+
+def _text(moment: datetime) -> str:
+    return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 def _weak(method: Callable[P, T]) -> Callable[P, T]:

@@ -12,6 +12,7 @@
     ├── StartInProgress         another request is starting a kernel for the path
     ├── StartLost               another start for the path was faster
     ├── ServiceClosed           the server is stopping
+    ├── NotSupported            the configured session manager does not offer this
     └── StoreError
         ├── StoreUnavailable    nothing was written, or nothing could be read
         │   └── StoreUnusable   … until a user changes permissions or removes an obstacle
@@ -122,6 +123,14 @@ class ServiceClosed(SessionError):
 
     def __init__(self) -> None:
         super().__init__("The server is shutting down")
+
+
+class NotSupported(SessionError):
+    """The configured session manager, which is not ours, does not offer what a route needs."""
+
+    def __init__(self, offer: str) -> None:
+        super().__init__(f"The configured session manager does not offer {offer}")
+        self.offer = offer
 
 
 class StoreError(SessionError):

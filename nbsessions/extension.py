@@ -31,6 +31,7 @@ class SessionsExtension(ExtensionApp):
         if self._session_manager is None:
             return
         self.handlers.extend(jupyter_server.handlers())
+        jupyter_server.publish_namespace(self.serverapp, self._session_manager)
         assert self.serverapp is not None
         io_loop = self.serverapp.io_loop
         io_loop.add_callback(self._session_manager.begin)

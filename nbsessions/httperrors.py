@@ -21,6 +21,7 @@ _STATUS: dict[type[BaseException], int] = {
     errors.StartInProgress: 503,
     errors.StartLost: 503,
     errors.ServiceClosed: 503,
+    errors.NotSupported: 404,
     errors.StoreError: 503,
 }
 

@@ -16,6 +16,7 @@ from jupyter_server.services.sessions.sessionmanager import SessionManager as St
 from tornado.web import HTTPError
 
 from nbsessions import AsyncSessionManager
+from nbsessions.errors import StoreUnavailable
 from nbsessions.service import SessionService
 from support.hosts import make_contents_manager, running_kernel_manager
 
@@ -304,6 +305,30 @@ async def test_a_subclass_can_change_the_environment(tmp_path: Path) -> None:
         manager.close()
 
 
+# Status
+
+
+async def test_managers_of_one_namespace_have_one_namespace_id(tmp_path: Path) -> None:
+    async with (
+        running_manager(tmp_path) as manager,
+        running_manager(tmp_path) as same,
+        running_manager(tmp_path, namespace="other \ud800") as other,
+    ):
+        assert manager.namespace_id == same.namespace_id
+        assert manager.namespace_id != other.namespace_id
+
+
+async def test_the_status_is_not_known_while_the_store_cannot_be_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running_manager(tmp_path) as manager:
+        fail = AsyncMock(side_effect=StoreUnavailable("locked"))
+        monkeypatch.setattr(SessionService, "open", fail)
+        monkeypatch.setattr("nbsessions.service.opening._OPEN_TIMEOUT", 0.05)
+        status = await manager.get_status([UNKNOWN_ID])
+        assert status == {"namespace": manager.namespace_id, "missing": None}
+
+
 # Closing
 
 
@@ -320,6 +345,8 @@ async def test_closing_is_synchronous_and_idempotent_and_ends_all_calls(tmp_path
             manager.delete_session(model["id"]),
             manager.kernel_culled(UNKNOWN_ID),
             manager.session_exists("a.ipynb"),
+            manager.get_status([]),
+            manager.get_status([model["id"]]),
         ):
             assert await status_of(call) == 503
 

@@ -13,13 +13,16 @@ import msgspec
 from jupyter_core.utils import ensure_async
 from tornado.web import RequestHandler, authenticated
 
-from nbsessions.errors import InvalidRequest
+from nbsessions.errors import InvalidRequest, NotSupported
 from nbsessions.handlers.bodies import create_arguments, update_arguments
 from nbsessions.handlers.models import reply_model
 from nbsessions.httperrors import RETRY_AFTER, error_body, http_error
 from nbsessions.models import document_of
 
 SESSION_ID = r"(?P<session_id>\w+-\w+-\w+-\w+-\w+)"
+
+MOST_IDS = 100
+"""The maximum number of sessions that one request for the status may name."""
 
 Method = Callable[..., Awaitable[None]]
 
@@ -174,6 +177,28 @@ class SessionHandlerMixin(SessionsHandlerMixin):
         self.reply(200, reply_model(model))
 
 
+class StatusHandlerMixin(SessionsHandlerMixin):
+    """The handler of ``/api/sessions/status``, which tells why sessions are gone."""
+
+    allowed_methods = ("GET", "OPTIONS")
+
+    def set_default_headers(self) -> None:
+        super().set_default_headers()
+        self.set_header("Cache-Control", "no-store")
+
+    @operation("read")
+    async def get(self) -> None:
+        """Tell which of the sessions named by ``id`` this server does not serve, and why."""
+        sent = self.request.query_arguments.get("id", [])
+        if len(sent) > MOST_IDS:
+            raise InvalidRequest("id", f"is given more than {MOST_IDS} times")
+        session_ids = [self.decode_argument(each, "id") for each in sent]
+        get_status = getattr(self.session_manager, "get_status", None)
+        if get_status is None:
+            raise NotSupported("the status of sessions")
+        self.reply(200, await ensure_async(get_status(session_ids)))
+
+
 class DescriptionHandlerMixin(SessionsHandlerMixin):
     """The handler of ``/api/sessions/openapi.json``, which describes these routes."""
 
@@ -209,6 +234,7 @@ def session_handlers(
                 {"description": description},
             ),
         ),
+        (f"{root}/status", type("StatusHandler", (StatusHandlerMixin, base_handler), {})),
         (
             f"{root}/{SESSION_ID}",
             type("SessionHandler", (SessionHandlerMixin, base_handler), {}),

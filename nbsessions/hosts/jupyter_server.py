@@ -72,6 +72,15 @@ def accepted_session_manager(serverapp: Any) -> AsyncSessionManager | None:
     return None
 
 
+def publish_namespace(serverapp: Any, manager: AsyncSessionManager) -> None:
+    """Let the pages of JupyterLab and Notebook 7 know the namespace that they are loaded from.
+
+    Called when the extension is loaded. Both copy this setting to the configuration of each page.
+    """
+    page_config = serverapp.web_app.settings.setdefault("page_config_data", {})
+    page_config["nbsessionsNamespace"] = manager.namespace_id
+
+
 def surviving_kernels(serverapp: Any) -> SurvivingKernels | None:
     """Return the server's kernel manager if its kernels survive. Otherwise log why not."""
     manager = serverapp.kernel_manager

@@ -41,7 +41,24 @@ def load(notebook_app: Any) -> None:
     # The server does not notify extensions when it stops.
     atexit.register(manager.close)
     io_loop = IOLoop.current()
+    _stop_before_kernels(notebook_app, manager, io_loop)
     io_loop.add_callback(manager.begin)
     # Wait until all extensions are loaded, because some of them replace the contents manager.
     io_loop.add_callback(lambda: follow_renames(notebook_app.contents_manager, manager))
     notebook_app.log.info("nbsessions keeps the sessions of this server")
+
+
+def _stop_before_kernels(notebook_app: Any, manager: AsyncSessionManager, io_loop: IOLoop) -> None:
+    """Stop the manager before the server ends its kernels, as jupyter_server does.
+
+    Otherwise, it would take them for kernels that end while the server runs.
+    """
+    cleanup_kernels = notebook_app.cleanup_kernels
+
+    def stop() -> None:
+        try:
+            io_loop.run_sync(manager.stop)
+        finally:
+            cleanup_kernels()
+
+    notebook_app.cleanup_kernels = stop

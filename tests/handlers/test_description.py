@@ -38,6 +38,7 @@ OPERATIONS: dict[tuple[str, str], tuple[int, set[type[errors.SessionError]]]] = 
     ("get", "/sessions"): (200, READ),
     ("post", "/sessions"): (201, START),
     ("get", "/sessions/openapi.json"): (200, {errors.InvalidRequest}),
+    ("get", "/sessions/status"): (200, READ | {errors.NotSupported}),
     ("get", "/sessions/{session_id}"): (200, ONE),
     ("patch", "/sessions/{session_id}"): (200, START),
     ("delete", "/sessions/{session_id}"): (204, ONE),
@@ -54,6 +55,7 @@ class FailingSessionManager:
         raise self.error
 
     list_sessions = create_session = get_session = update_session = delete_session = _fail
+    get_status = _fail
 
 
 @pytest.fixture
