@@ -23,6 +23,8 @@ from typing import Any
 import psutil
 import pytest
 
+from nbsessions import __version__
+from preparation.wheel import PACKAGED
 from support.cli import CommandLine
 from support.environments import REPOSITORY
 from support.rest import RestClient
@@ -54,6 +56,8 @@ NEED_A_SERVICE_MANAGER = {
     "loginctl enable-linger && systemd-run --user --same-dir -p KillMode=process jupyter lab"
 }
 """systemd does not run in the containers that these tests run in."""
+OFF_IN_PAGE = "jupyter labextension disable nbsessions"
+ON_IN_PAGE = OFF_IN_PAGE.replace("disable", "enable")
 IN_CLASSIC = {"jupyter serverextension disable nbsessions"}
 NAMES = {"jupyter nbsessions"}
 """These are not meant to be typed as they are."""
@@ -79,9 +83,8 @@ class Home:
         self.clone = folder / "clone"
         self._home = folder / "home"
         self._home.mkdir()
-        kept = ("nbsessions", "etc", "setup.cfg", "pyproject.toml", "README.md", "LICENSE")
         self.clone.mkdir()
-        for name in kept:
+        for name in PACKAGED:
             path = REPOSITORY / name
             if path.is_dir():
                 ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
@@ -227,10 +230,18 @@ def test_turning_it_off_and_on_does_that(home: Home, lab: str) -> None:
     assert "nbsessions enabled" in plain(home.run("jupyter server extension list", "lab"))
 
 
+def test_turning_off_the_part_in_the_page_does_that(home: Home, lab: str) -> None:
+    for command, state in ((OFF_IN_PAGE, "disabled"), (ON_IN_PAGE, "enabled")):
+        home.run(command, "lab")
+        shown = plain(home.run("jupyter labextension list", "lab"))
+        assert re.search(rf"nbsessions v{__version__} {state} OK .*\(python, nbsessions\)", shown)
+
+
 @pytest.mark.parametrize("command", sorted(COMMANDS - NEED_A_SERVICE_MANAGER - IN_CLASSIC - NAMES))
 def test_each_command_in_the_text_works(home: Home, lab: str, command: str) -> None:
     if command.startswith("pip uninstall"):
         home.run(f"{command} --yes", "lab")  # It would ask.
+        assert "nbsessions v" not in home.run("jupyter labextension list", "lab")
         home.run("pip install --no-deps .", "lab")
     elif command == "jupyter server stop":
         with home.serving(as_root(again(LAB))):

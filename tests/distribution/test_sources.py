@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import configparser
 import operator
-import os
 import re
 import subprocess
 import sys
 import sysconfig
-import tarfile
 from pathlib import Path
 
-import pytest
-
+from support.distribution import PIP, run
 from support.environments import REPOSITORY
 from support.server import StartServer
 
@@ -27,32 +24,6 @@ _TESTS = (
 """Some of each kind. All of them run on a wheel that is built from the same files."""
 
 
-def run(*command: str | Path, cwd: Path) -> None:
-    environment = {name: value for name, value in os.environ.items() if "PYTEST" not in name}
-    ran = subprocess.run(
-        command,
-        cwd=cwd,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    assert ran.returncode == 0, ran.stdout
-
-
-@pytest.fixture(scope="module")
-def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The unpacked source distribution."""
-    folder = tmp_path_factory.mktemp("sdist")
-    run(sys.executable, "-m", "build", "--sdist", "--outdir", folder, REPOSITORY, cwd=folder)
-    (archive,) = folder.glob("*.tar.gz")
-    with tarfile.open(archive) as opened:
-        options = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
-        opened.extractall(folder, **options)
-    (unpacked,) = (each for each in folder.iterdir() if each.is_dir())
-    return unpacked
-
-
 def test_it_has_all_files(sources: Path) -> None:
     if (REPOSITORY / ".git").exists():
         command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
@@ -63,18 +34,16 @@ def test_it_has_all_files(sources: Path) -> None:
     assert set(listed.splitlines()) - set(map(str, packed)) <= {".gitignore"}
 
 
-def test_a_wheel_that_is_built_from_it_passes_its_tests(sources: Path, tmp_path: Path) -> None:
-    wheels = tmp_path / "wheels"
-    pip = (sys.executable, "-m", "pip", "--disable-pip-version-check")
-    run(*pip, "wheel", "--no-deps", "--wheel-dir", wheels, sources, cwd=tmp_path)
-    (wheel,) = wheels.iterdir()
+def test_a_wheel_that_is_built_from_it_passes_its_tests(
+    sources: Path, wheel: Path, tmp_path: Path
+) -> None:
     # A new environment with this package, which finds all others in the environment of the tests.
     run(sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv", cwd=tmp_path)
     scheme = {"base": str(tmp_path / "venv"), "platbase": str(tmp_path / "venv")}
     packages = Path(sysconfig.get_path("purelib", "posix_prefix", scheme))
     (packages / "others.pth").write_text(sysconfig.get_path("purelib"))
     python = tmp_path / "venv" / "bin" / "python"
-    run(*pip, "--python", python, "install", "--no-deps", wheel, cwd=tmp_path)
+    run(*PIP, "--python", python, "install", "--no-deps", wheel, cwd=tmp_path)
 
     run(python, "-m", "pytest", "-q", *_TESTS, cwd=sources)
 

@@ -8,7 +8,16 @@ from pathlib import Path
 
 from preparation.commands import HOME, ROOT, digest, pip, program, run_quietly, say
 
-PACKAGED = ("nbsessions", "etc", "setup.cfg", "pyproject.toml", "README.md", "LICENSE")
+PACKAGED = (
+    "nbsessions",
+    "etc",
+    "setup.cfg",
+    "setup.py",
+    "pyproject.toml",
+    "MANIFEST.in",
+    "README.md",
+    "LICENSE",
+)
 """The files and folders that the package is built from."""
 
 
@@ -16,7 +25,7 @@ def build_wheel(environment: str) -> Path:
     """Build the package from the tree unless it is up to date, and return its wheel.
 
     The wheel is built from the source distribution, as for users. Installing a wheel also installs
-    the configuration files that enable the extension.
+    the files that enable the extension, and the page's part of it.
     """
     folder = HOME / "wheel" / digest(sorted(_packaged_files()))
     wheels = list(folder.glob("*.whl"))
