@@ -67,3 +67,10 @@ def test_the_oldest_packages_that_it_declares_are_tested(start_server: StartServ
             code = f"from importlib.metadata import version; print(version({name!r}))"
             version = oldest.run("-c", code).strip()
             assert f"{version}.0.0".startswith(f"{minimum}."), name
+
+
+def test_the_oldest_pages_are_tested(start_server: StartServer) -> None:
+    oldest = start_server("oldest", start=False)
+    code = "import jupyterlab, notebook; print(jupyterlab.__version__, notebook.__version__)"
+    lab, notebook = oldest.run("-c", code).split()
+    assert (lab.startswith("4.0."), notebook.startswith("7.0.")) == (True, True), (lab, notebook)

@@ -28,7 +28,8 @@ TEST = "test"
 UPSTREAM = "upstream"
 ENVIRONMENTS = {
     TEST: ["{wheel}[dev,lab]"],
-    "oldest": ["{wheel}", "{minimums}", "coverage>=7.10"],
+    "oldest": ["{wheel}", "{minimums}", "jupyterlab==4.0.*", "notebook==7.0.*", "coverage>=7.10"],
+    "collaboration": ["{wheel}[lab]", "jupyter-collaboration", "coverage>=7.10"],
     "notebook6": ["{wheel}[notebook6]", "coverage>=7.10"],
     UPSTREAM: ["{wheel}[server]", "jupyter_server[test]"],
 }

@@ -31,8 +31,17 @@ class Host:
     """Whether a kernel can be started under an id that a client chose."""
 
 
+_LABS = ("lab", "oldest lab", "collaboration")
+"""Hosts that run JupyterLab itself. The others only have it installed."""
+
+
 def host(name: str) -> Host:
-    """Return the host ``newest``, ``oldest`` (jupyter_server), ``lab`` or ``notebook6``.
+    """Return the host of a name.
+
+    - ``newest`` and ``oldest`` are jupyter_server; both environments also have Notebook 7.
+    - ``lab`` and ``oldest lab`` are JupyterLab in the same environments.
+    - ``collaboration`` is JupyterLab with jupyter-collaboration.
+    - ``notebook6`` is classic Notebook.
 
     Fails the test with a hint if its environment is missing.
     """
@@ -46,14 +55,16 @@ def host(name: str) -> Host:
             root_dir="notebook_dir",
             keeps_kernel_ids=False,
         )
+    environment = name.removesuffix(" lab")
+    is_newest = environment in ("newest", "lab")
     return Host(
-        python=_other_python("oldest") if name == "oldest" else sys.executable,
-        module="jupyterlab" if name == "lab" else "jupyter_server",
+        python=sys.executable if is_newest else _other_python(environment),
+        module="jupyterlab" if name in _LABS else "jupyter_server",
         application="ServerApp",
         config_file="jupyter_server_config.json",
         extensions="jpserver_extensions",
         root_dir="root_dir",
-        keeps_kernel_ids=name != "oldest",
+        keeps_kernel_ids=environment != "oldest",
     )
 
 
