@@ -19,6 +19,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import psutil
 import pytest
@@ -27,6 +28,7 @@ from nbsessions import __version__
 from preparation.wheel import PACKAGED
 from support.cli import CommandLine
 from support.environments import REPOSITORY
+from support.nginx import FIRST_LINE, running_nginx
 from support.rest import RestClient
 from support.server import StartServer
 from support.waiting import wait_until
@@ -46,6 +48,7 @@ ALONE = "from nbsessions import SessionManager"
 SETTINGS = "from pathlib import Path"
 MODULE = "from jupyter_server.services.kernels.kernelmanager import ("
 NAMED = 'c.ServerApp.kernel_manager_class = "my_kernels.MyMappingKernelManager"'
+PROXY = FIRST_LINE
 OFF = "jupyter server extension disable nbsessions"
 APPLICATION = "import asyncio"
 
@@ -68,7 +71,8 @@ _TIMEOUT = 600.0
 
 
 def test_each_block_is_tested_here() -> None:
-    tested = {LAB, CLASSIC, TESTS, LIST, ALONE, SETTINGS, MODULE, NAMED, OFF, APPLICATION}
+    python = {ALONE, SETTINGS, MODULE, NAMED, APPLICATION}
+    tested = {LAB, CLASSIC, TESTS, LIST, PROXY, OFF} | python
     assert set(BLOCKS) == tested
 
 
@@ -298,6 +302,43 @@ def test_a_server_takes_all_settings_at_once(start_server: StartServer) -> None:
     assert (server.folder / "sessions.db").exists()
     assert not server.store.exists()
     assert server.log_lines("W") == []
+
+
+@pytest.mark.parametrize(("advised", "status"), [(True, 503), (False, 502)])
+def test_nginx_answers_503_while_the_server_is_away_if_told_so(
+    start_server: StartServer, tmp_path: Path, advised: bool, status: int
+) -> None:
+    server = start_server(base_url="/user/x/")
+    upstream = f"http://127.0.0.1:{server.port}"
+    with running_nginx(tmp_path / "nginx", upstream, advised=advised) as url:
+        client = behind(url, server)
+        kernel_id = client.create("a.ipynb", "python3")["kernel"]["id"]
+        assert client.execute(kernel_id, "x = 42; x") == "42"
+        server.kill()
+        assert client.request("GET", f"/api/kernels/{kernel_id}").status == status
+        server.start(again=True)
+        assert client.execute(kernel_id, "x") == "42"
+
+
+@pytest.mark.parametrize(("advised", "status"), [(True, 503), (False, 504)])
+def test_nginx_answers_503_if_the_server_hangs_and_it_is_told_so(
+    start_server: StartServer, tmp_path: Path, advised: bool, status: int
+) -> None:
+    server = start_server()
+    upstream = f"http://127.0.0.1:{server.port}"
+    with running_nginx(tmp_path / "nginx", upstream, read_timeout="1s", advised=advised) as url:
+        server.send_signal(signal.SIGSTOP)
+        assert behind(url, server).request("GET", "/api/kernels").status == status
+        server.send_signal(signal.SIGCONT)
+
+
+def behind(url: str, server: RestClient) -> RestClient:
+    """Return a client for the server that sends its requests to a proxy."""
+    client = RestClient(base_url=server.base_url, token=server.token)
+    port = urlsplit(url).port
+    assert port is not None
+    client.port = port
+    return client
 
 
 def test_kernels_of_a_manager_with_our_mixins_survive(start_server: StartServer) -> None:

@@ -6,11 +6,17 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 from preparation.commands import StepFailed, clean_environment, say
 
-PROGRAMS = ("strace", "chromium", "openssl", "gcc")
+PROGRAMS = ("strace", "chromium", "openssl", "gcc", "nginx")
 """Their Debian packages have the same names."""
+
+POLICY = Path("/usr/sbin/policy-rc.d")
+"""What Debian's packages ask whether they may start their services."""
 
 
 def ensure_programs() -> None:
@@ -25,8 +31,9 @@ def ensure_programs() -> None:
         raise StepFailed(f"{names} missing; on Debian and Ubuntu: apt-get install {names}")
     say(f"- installing {names}")
     environment = {**clean_environment(), "DEBIAN_FRONTEND": "noninteractive"}
-    for command in (["apt-get", "update"], ["apt-get", "install", "--yes", *missing]):
-        subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, check=False)
+    with services_kept_off():
+        for command in (["apt-get", "update"], ["apt-get", "install", "--yes", *missing]):
+            subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, check=False)
     missing = missing_programs()
     if missing:
         raise StepFailed(f"apt-get could not install {' '.join(missing)}")
@@ -34,4 +41,22 @@ def ensure_programs() -> None:
 
 def missing_programs() -> list[str]:
     """Return the programs that are not installed."""
-    return [name for name in PROGRAMS if shutil.which(name) is None]
+    # Not everybody's PATH has the folder of nginx.
+    path = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin"])
+    return [name for name in PROGRAMS if shutil.which(name, path=path) is None]
+
+
+@contextmanager
+def services_kept_off(policy: Path = POLICY) -> Iterator[None]:
+    """Keep Debian's packages from starting services, unless the machine has its own policy."""
+    try:
+        descriptor = os.open(policy, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o755)
+    except FileExistsError:
+        yield
+        return
+    try:
+        with open(descriptor, "w", encoding="utf-8") as file:
+            file.write("#!/bin/sh\nexit 101\n")  # "Not allowed."
+        yield
+    finally:
+        policy.unlink()
