@@ -26,6 +26,7 @@ from preparation.commands import (
     say,
 )
 from preparation.environments import TEST, UPSTREAM, make_environments
+from preparation.npm_packages import COMPILER, EXTENSION
 from preparation.programs import ensure_programs
 
 STORES = "tests/stores"
@@ -123,6 +124,7 @@ def main(arguments: list[str]) -> int:
             ("ruff check", lambda: check("ruff", "check", ".")),
             ("ruff format", lambda: check("ruff", "format", "--check", ".")),
             ("mypy", lambda: check("mypy")),
+            ("tsc", lambda: check("node", str(COMPILER), "--project", str(EXTENSION))),
             ("lint-imports", lambda: check("lint-imports")),
             ("pytest", lambda: run_tests(arguments)),
             ("coverage", lambda: report_coverage(arguments)),

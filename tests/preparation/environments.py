@@ -20,6 +20,7 @@ from preparation.commands import (
     run_quietly,
     say,
 )
+from preparation.npm_packages import install_npm_packages
 from preparation.wheel import build_wheel
 
 OLDEST_PYTHON = (3, 10)
@@ -49,6 +50,7 @@ def make_environments() -> None:
         jobs = [pool.submit(_make_environment, name, wheel) for name in ENVIRONMENTS]
     for job in jobs:
         job.result()
+    install_npm_packages(TEST)
 
 
 def _check_python() -> None:
