@@ -1,6 +1,79 @@
-/** What the page and the extension know of each other, for the type check only. */
+// Types that the sources share.
 
-interface Window {
-  /** The module federation containers of the installed extensions, by name. */
-  _JUPYTERLAB?: Record<string, unknown>;
+import type { JupyterFrontEnd } from '@jupyterlab/application';
+import type { Dialog, ISessionContext } from '@jupyterlab/apputils';
+import type { CodeCell } from '@jupyterlab/cells';
+import type { DocumentRegistry } from '@jupyterlab/docregistry';
+import type { Kernel, ServerConnection } from '@jupyterlab/services';
+import type { Widget } from '@lumino/widgets';
+
+declare global {
+  interface Window {
+    /** The containers of the installed extensions, by name. */
+    _JUPYTERLAB?: Record<string, unknown>;
+  }
+
+  /** The modules that the application shares with its extensions, by name and version. */
+  type Scope = Record<string, Record<string, { get(): Promise<() => any> }>>;
+
+  type App = JupyterFrontEnd;
+  type Context = ISessionContext;
+  type DocumentContext = DocumentRegistry.Context;
+  type Settings = ServerConnection.ISettings;
+  type KernelConnection = Kernel.IKernelConnection;
+  type Future = Kernel.IFuture<any, any>;
+
+  /** A widget of the application, as far as this extension looks into it. */
+  type OpenWidget = Widget & {
+    sessionContext?: Context;
+    context?: DocumentContext;
+    /** The content of a notebook. */
+    content?: { widgets?: Iterable<CodeCell> };
+    /** The content of a console. */
+    console?: { cells: Iterable<CodeCell> };
+  };
+
+  /** A session that was open when the server was lost. */
+  interface Noted {
+    id: string;
+    name: string;
+    kernelName: string;
+  }
+
+  /** What the page had when the server was lost. */
+  interface Lost {
+    /** When that was, in milliseconds. 0 if the server was not away. */
+    since: number;
+    /** The open sessions. */
+    sessions: Map<Context, Noted>;
+    /** The cells that wait for a reply, by its future. They leave when it is there. */
+    cells: Map<Future, { cell: CodeCell; context: Context }>;
+    /** The documents that could not be saved. */
+    unsaved: Set<DocumentContext>;
+    /** The dialogs that appeared because a request had failed. */
+    dialogs: Set<Dialog<unknown>>;
+  }
+
+  /** A session that has ended, with the reason that the server gave, or "unknown". */
+  interface Gone extends Noted {
+    reason: string;
+  }
+
+  /** The reply to `GET /api/sessions/status`. A server without nbsessions gives none. */
+  interface Status {
+    namespace?: string;
+    missing?: { id: string; reason: string | null; ended: string | null }[] | null;
+  }
+
+  /** What the report needs of the page. */
+  interface Page {
+    readonly app: App;
+    readonly apputils: typeof import('@jupyterlab/apputils');
+    /** What the server's sessions belonged to when the page was loaded. */
+    readonly namespace: string;
+    /** Returns a module that the application shares. */
+    shared(name: string): Promise<any>;
+    /** Returns how many connections the server's kernels had. */
+    connections(): number;
+  }
 }

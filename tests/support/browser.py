@@ -16,7 +16,7 @@ from uuid import uuid4
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, Route, sync_playwright
 
-from support.server import Server
+from support.server import Server, StartServer
 
 LAB_CONFIG = {
     "LabApp": {
@@ -44,14 +44,21 @@ path => {
         widget => widget.context?.path === path && widget.content.widgets
     );
     const cell = index => find().content.widgets[index];
+    const prompt = index => cell(index).node.querySelector(".jp-InputPrompt");
     const kernel = () => find()?.sessionContext.session?.kernel;
     return {
         find,
         kernel,
         isUp: () => kernel()?.connectionStatus === "connected" && kernel().status === "idle",
+        bringToFront: async () => {
+            // Opening a document again activates it. Commands act on the one that has the focus.
+            while (jupyterapp.shell.currentWidget !== find()) {
+                await jupyterapp.commands.execute("docmanager:open", {path});
+                await new Promise(resolve => setTimeout(resolve, 50));
+            }
+        },
         run: index => {
-            const {content, id} = find();
-            jupyterapp.shell.activateById(id);
+            const {content} = find();
             content.deselectAll();
             content.activeCellIndex = index;
             // Not awaited: it resolves only when the cell has ended.
@@ -66,8 +73,28 @@ path => {
             output => output.text ?? output.data?.["text/plain"] ?? output.traceback.join("\\n")
         ).join(""),
         count: index => cell(index).model.executionCount,
-        isRunning: index => cell(index).model.executionState === "running",
+        isRunning: index => prompt(index).textContent.includes("*"),
+        prompt,
     };
+}
+"""
+
+
+_RECORD_CONNECTIONS = """
+() => {
+    const widgets = [...jupyterapp.shell.widgets("main")];
+    const connections = widgets.map(widget =>
+        widget.sessionContext?.session?.kernel ?? widget.content?.session
+    ).filter(Boolean);
+    let last = 0;
+    for (const connection of connections)
+        connection.connectionStatusChanged.connect((_, status) => {
+            if (status === "connected") last = Date.now();
+        });
+    window.lastConnected = () => last;
+    window.areConnected = () =>
+        last > 0 && connections.every(each =>
+            each.isDisposed || each.connectionStatus === "connected");
 }
 """
 
@@ -134,9 +161,81 @@ class LabPage:
         notebook.wait_until_ready()
         return notebook
 
+    # What it is connected to
+
+    def record_connections(self) -> None:
+        """Begin to note when the kernels and terminals of the page connect."""
+        self.page.evaluate(_RECORD_CONNECTIONS)
+
+    def wait_for_connections(self) -> float:
+        """Wait until all that was recorded is connected, and return when the last one was."""
+        # The browser does not paint a tab in the background, so look at it by a timer.
+        self.page.wait_for_function("areConnected()", polling=100)
+        moment: float = self.page.evaluate("lastConnected()") / 1000
+        return moment
+
+    def open_console(self, path: str) -> None:
+        """Open a new console, and wait until it is connected."""
+        self._execute("console:create", {"path": path, "kernelPreference": {"name": "python3"}})
+        self.wait_for(
+            "path => [...jupyterapp.shell.widgets('main')].some(widget => widget.console"
+            " && widget.sessionContext.path.startsWith(path)"
+            " && widget.sessionContext.session?.kernel?.status === 'idle')",
+            path,
+        )
+
+    def open_terminal(self) -> None:
+        """Open a new terminal, and wait until it is connected."""
+        self._execute("terminal:create-new", {})
+        self.wait_for(
+            "() => [...jupyterapp.shell.widgets('main')].some(widget =>"
+            " widget.content?.session?.connectionStatus === 'connected')"
+        )
+
+    def _execute(self, command: str, arguments: Mapping[str, object]) -> None:
+        # Not awaited: some commands end only when the user does something.
+        self.page.evaluate(
+            "([command, args]) => { jupyterapp.commands.execute(command, args); }",
+            [command, arguments],
+        )
+
+    # What it tells
+
+    def notifications(self, text: str) -> list[str]:
+        """Return the notifications that are shown and contain the text."""
+        texts = self.page.locator(".jp-toastContainer .jp-toast-message").all_inner_texts()
+        return [each for each in texts if text in each]
+
+    def wait_for_notification(self, text: str) -> str:
+        """Wait for a notification that contains the text, and return its whole text."""
+        notification = self.page.locator(".jp-toastContainer .jp-toast-message", has_text=text)
+        notification.wait_for()
+        whole: str = notification.inner_text()
+        return whole
+
+    def choose(self, label: str) -> None:
+        """Click the button of a notification."""
+        self.page.locator(".jp-toastContainer .jp-toast-button", has_text=label).click()
+
+    def dialog_text(self) -> str:
+        """Wait for a dialog, and return the text of its body."""
+        text: str = self.page.locator(".jp-Dialog-body").inner_text()
+        return text
+
+    def running_kernels(self) -> list[str]:
+        """Return the ids of the kernels that the page lists as running."""
+        ids: list[str] = self.page.evaluate(
+            "[...jupyterapp.serviceManager.kernels.running()].map(model => model.id)"
+        )
+        return ids
+
     def wait_for(self, expression: str, argument: object = None) -> None:
         """Wait until a JavaScript function returns a true value. Raises TimeoutError."""
         self.page.wait_for_function(expression, arg=argument)
+
+    def look_at(self) -> None:
+        """Bring the tab to the front."""
+        self.page.bring_to_front()
 
     def close_dialog(self, title: str) -> None:
         """Wait for a dialog and close it by its last button, as a user would."""
@@ -175,11 +274,12 @@ class NotebookPage:
 
     def run(self, index: int) -> None:
         """Start running a cell, without waiting for it."""
+        self._call("notebook.bringToFront()")
         self._call("notebook.run(argument)", index)
 
     def execute(self, code: str) -> str:
         """Append a cell, run it, wait until it has ended, and return its output."""
-        index: int = self._call("notebook.append(argument)", code)
+        index = self.append(code)
         self.run(index)
         self.wait_for_end(index)
         return self.text(index)
@@ -193,6 +293,21 @@ class NotebookPage:
         """Return the number next to the cell. None if it shows no number or a star."""
         count: int | None = self._call("notebook.count(argument)", index)
         return count
+
+    def prompt(self, index: int) -> str:
+        """Return what is shown next to the cell."""
+        text: str = self._call("notebook.prompt(argument).textContent", index)
+        return text
+
+    def prompt_title(self, index: int) -> str:
+        """Return the explanation of what is shown next to the cell."""
+        title: str = self._call("notebook.prompt(argument).title", index)
+        return title
+
+    def append(self, source: str) -> int:
+        """Append a cell, and return its number."""
+        index: int = self._call("notebook.append(argument)", source)
+        return index
 
     def wait_for_text(self, index: int, text: str) -> None:
         """Wait until the cell's output contains the text."""
@@ -232,6 +347,10 @@ class NotebookPage:
         self._call("notebook.find().context.rename(argument)", path.rpartition("/")[2])
         self.path = path
 
+    def begin_to_save(self) -> None:
+        """Save the notebook, without waiting for it."""
+        self._call("void notebook.find().context.save().catch(() => {})")
+
     # The kernel
 
     def connection(self) -> Connection:
@@ -270,6 +389,7 @@ class NotebookPage:
 
     def open_console(self) -> None:
         """Open "New Console for Notebook", which has its own connection to the kernel."""
+        self._call("notebook.bringToFront()")
         # Not awaited: it resolves only when the kernel is idle.
         self._call("void jupyterapp.commands.execute('notebook:create-console')")
         self.lab.wait_for(
@@ -324,6 +444,42 @@ def running_browser() -> Iterator[Browser]:
 def open_lab(context: BrowserContext, server: Server) -> LabPage:
     """Open JupyterLab in a new tab."""
     return LabPage(context.new_page(), server).open()
+
+
+class PageKind(NamedTuple):
+    """An application and a release of it."""
+
+    host: str
+    extension: str
+    config: Mapping[str, Mapping[str, Any]]
+
+
+PAGES = {
+    "lab": PageKind("newest", "jupyterlab", LAB_CONFIG),
+    "lab-4.0": PageKind("oldest", "jupyterlab", LAB_CONFIG),
+    "notebook7": PageKind("newest", "notebook", NOTEBOOK7_CONFIG),
+    "notebook7.0": PageKind("oldest", "notebook", NOTEBOOK7_CONFIG),
+}
+
+
+def start_page_server(
+    start_server: StartServer, kind: str, *, start: bool = True, **extensions: bool
+) -> Server:
+    """Start a server with this kind of pages, and with more or fewer extensions."""
+    host, extension, config = PAGES[kind]
+    enabled = {extension: True, **extensions}
+    server = start_server(host, config=config, extensions=enabled, start=start)
+    server.allow_errors(_PAGE_IS_GONE)
+    return server
+
+
+def open_page(context: BrowserContext, server: Server, kind: str, path: str) -> NotebookPage:
+    """Open a notebook in a new tab, and wait until its kernel is idle."""
+    if PAGES[kind].extension == "jupyterlab":
+        return open_lab(context, server).open_notebook(path)
+    notebook = begin_to_open_notebook7(context, server, path)
+    notebook.wait_for_kernel()
+    return notebook
 
 
 def begin_to_open_notebook7(context: BrowserContext, server: Server, path: str) -> NotebookPage:

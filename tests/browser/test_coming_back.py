@@ -1,0 +1,345 @@
+"""Pages whose server goes away and comes back."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+from playwright.sync_api import BrowserContext, Request
+
+from support.browser import (
+    CONNECTION_LOST,
+    LAB_CONFIG,
+    PAGES,
+    LabPage,
+    NotebookPage,
+    open_lab,
+    open_page,
+    start_page_server,
+    write_notebook,
+)
+from support.server import Server, StartServer
+from support.waiting import wait_until
+
+PATH = "a.ipynb"
+NEWEST = ["lab", "notebook7"]
+log = logging.getLogger(__name__)
+
+# For figures: AWAY=2,20,60,180 AWAY_ROUNDS=10 pytest --log-cli-level=INFO … -k at_once
+AWAY = [float(each) for each in os.environ.get("AWAY", "2").split(",")]
+ROUNDS = int(os.environ.get("AWAY_ROUNDS", "1"))
+BACK_WITHIN = 5.0
+"""Seconds that a test allows on a busy machine. Without the extension, it takes up to 30."""
+
+
+@pytest.fixture
+def server(start_server: StartServer) -> Server:
+    return start_page_server(start_server, "lab")
+
+
+def lose_and_start_again(server: Server, seconds: float = 3.0) -> None:
+    server.kill()
+    time.sleep(seconds)
+    server.start(again=True)
+
+
+@contextmanager
+def counted_requests(lab: LabPage, part: str) -> Iterator[list[str]]:
+    """Collect the URLs with this part that the page requests."""
+    urls: list[str] = []
+
+    def note(request: Request) -> None:
+        if part in request.url:
+            urls.append(request.url)
+
+    lab.page.on("request", note)
+    yield urls
+    lab.page.remove_listener("request", note)
+
+
+# The return
+
+
+@pytest.mark.parametrize("kind", PAGES)
+def test_a_page_is_connected_again_at_once(
+    context: BrowserContext, start_server: StartServer, kind: str
+) -> None:
+    server = start_page_server(start_server, kind)
+    write_notebook(server, PATH, ["count = 0", "count += 1; count"])
+    notebook = open_page(context, server, kind, PATH)
+    notebook.run(0)
+    notebook.wait_for_end(0)
+    connection = notebook.connection()
+
+    expected = 0
+    for away in AWAY * ROUNDS:
+        notebook.lab.record_connections()
+        lose_and_start_again(server, away)
+        answered = time.time()
+        delay = notebook.lab.wait_for_connections() - answered
+        log.info("%s: away for %.0f s, connected after %.2f s", kind, away, delay)
+        assert delay < BACK_WITHIN
+        expected += 1
+        notebook.run(1)
+        notebook.wait_for_text(1, str(expected))
+        notebook.wait_for_end(1)
+        assert notebook.text(1) == str(expected)
+        assert notebook.connection() == connection
+        assert notebook.lab.dialogs() == []
+    assert [model["id"] for model in server.list_sessions()] == [connection.session_id]
+
+
+def test_a_page_with_many_documents_two_tabs_and_a_tab_in_the_background(
+    context: BrowserContext, start_server: StartServer
+) -> None:
+    server = start_page_server(start_server, "lab", jupyter_server_terminals=True)
+    names = [f"{number}.ipynb" for number in range(5)]
+    for name in names:
+        write_notebook(server, name, [])
+    first, background, second = (open_lab(context, server) for _ in range(3))
+    notebooks = [first.open_notebook(name) for name in names]
+    notebooks[0].open_console()
+    first.open_console("work")
+    first.open_terminal()
+    others = [tab.open_notebook(names[0]) for tab in (background, second)]
+    first.look_at()
+    for number, notebook in enumerate(notebooks):
+        notebook.execute(f"x = {number}")
+    tabs = (first, background, second)
+    for tab in tabs:
+        tab.record_connections()
+
+    lose_and_start_again(server)
+    answered = time.time()
+    for tab in tabs:
+        delay = tab.wait_for_connections() - answered
+        log.info("connected after %.2f s", delay)
+        assert delay < BACK_WITHIN
+    text = first.wait_for_notification("Back after")
+
+    assert "The kernels kept running." in text
+    assert len(first.notifications("Back after")) == 1
+    for number, notebook in enumerate(notebooks):
+        assert notebook.execute("x") == str(number)
+    for other in others:
+        other.lab.look_at()
+        assert other.execute("x") == "0"
+    assert [tab.dialogs() for tab in tabs] == [[], [], []]
+    assert len(server.kernel_ids()) == 6
+
+
+@pytest.mark.parametrize("kind", NEWEST)
+def test_the_state_of_the_kernel_is_shown_before_another_cell_runs(
+    context: BrowserContext, start_server: StartServer, kind: str
+) -> None:
+    server = start_page_server(start_server, kind)
+    write_notebook(server, PATH, [])
+    notebook = open_page(context, server, kind, PATH)
+    lose_and_start_again(server)
+    notebook.wait_for_kernel()
+    assert notebook.lab.running_kernels() == [notebook.connection().kernel_id]
+
+
+def test_the_dialog_goes_by_itself(context: BrowserContext, server: Server) -> None:
+    write_notebook(server, PATH, [])
+    notebook = open_lab(context, server).open_notebook(PATH)
+    server.kill()
+    notebook.refresh()
+    wait_until(lambda: notebook.lab.dialogs() == [CONNECTION_LOST], "the dialog is there")
+    server.start(again=True)
+    wait_until(lambda: notebook.lab.dialogs() == [], "the dialog is gone")
+
+
+def test_a_document_that_could_not_be_saved_is_saved_afterwards(
+    context: BrowserContext, server: Server
+) -> None:
+    write_notebook(server, PATH, [])
+    notebook = open_lab(context, server).open_notebook(PATH)
+    server.kill()
+    notebook.append("written while the server was away")
+    notebook.begin_to_save()
+    wait_until(notebook.lab.dialogs, "the page says that it could not save")
+    server.start(again=True)
+    file = server.root_dir / PATH
+    wait_until(lambda: "written while" in file.read_text(), "the notebook is saved")
+    wait_until(lambda: notebook.lab.dialogs() == [], "the dialog is gone")
+
+
+# What the page says
+
+
+@pytest.mark.parametrize("kind", PAGES)
+def test_a_cell_whose_reply_was_lost_does_not_stay_running(
+    context: BrowserContext, start_server: StartServer, kind: str
+) -> None:
+    server = start_page_server(start_server, kind)
+    # The cell ends while no server is there.
+    source = "import os, time\nwhile not os.path.exists('end'):\n    time.sleep(0.1)"
+    write_notebook(server, PATH, [source, "done = 1; done"])
+    notebook = open_page(context, server, kind, PATH)
+    notebook.run(0)
+    wait_until(lambda: notebook.prompt(0) == "[*]:", "the cell is running")
+    server.kill()
+    (server.root_dir / "end").touch()
+    wait_until(lambda: kernels_are_idle(server), "the kernel has ended its cell")
+    server.start(again=True)
+    wait_until(lambda: notebook.prompt(0) == "[?]:", "the cell is settled")
+    text = notebook.lab.wait_for_notification("Back after")
+    assert "1 cell got no reply." in text
+    assert "was lost" in notebook.prompt_title(0)
+    notebook.run(1)
+    notebook.wait_for_end(1)
+    assert notebook.text(1) == "1"
+    notebook.run(0)
+    notebook.wait_for_end(0)
+    assert notebook.prompt_title(0) == ""
+
+
+def kernels_are_idle(server: Server) -> bool:
+    """Whether no kernel used the processor for half a second."""
+    processes = server.kernel_processes()
+    before = [process.cpu_times() for process in processes]
+    time.sleep(0.5)
+    return [process.cpu_times() for process in processes] == before
+
+
+def kill_kernels_too(server: Server) -> None:
+    server.kill()
+    server.kill_kernels()
+
+
+def stop(server: Server) -> None:
+    server.stop()
+
+
+@pytest.mark.parametrize("kind", PAGES)
+@pytest.mark.parametrize(
+    ("end", "reason"),
+    [
+        (stop, "The kernel of a.ipynb was shut down with the server: variables are gone."),
+        (
+            kill_kernels_too,
+            "The kernel of a.ipynb ended while the server was away: variables are gone.",
+        ),
+    ],
+    ids=["stopped", "died"],
+)
+def test_the_page_says_why_a_kernel_is_gone_and_starts_another(
+    context: BrowserContext,
+    start_server: StartServer,
+    kind: str,
+    end: Callable[[Server], None],
+    reason: str,
+) -> None:
+    server = start_page_server(start_server, kind)
+    write_notebook(server, PATH, ["x = 1"])
+    notebook = open_page(context, server, kind, PATH)
+    notebook.run(0)
+    notebook.wait_for_end(0)
+
+    end(server)
+    time.sleep(3)
+    server.start(again=True)
+    text = notebook.lab.wait_for_notification("Back after")
+    assert text.endswith(reason)
+    assert notebook.lab.dialogs() == []
+    notebook.lab.choose("Start new kernel")
+    notebook.wait_for_kernel()
+    assert notebook.execute("'x' in globals()") == "False"
+    assert len(notebook.lab.notifications("Back after")) <= 1
+
+
+def test_the_page_says_that_the_server_has_another_root_directory(
+    context: BrowserContext, server: Server
+) -> None:
+    write_notebook(server, PATH, ["x = 1"])
+    notebook = open_lab(context, server).open_notebook(PATH)
+    notebook.run(0)
+    notebook.wait_for_end(0)
+    server.kill()
+    time.sleep(3)
+    old, server.root_dir = server.root_dir, server.folder / "another"
+    server.root_dir.mkdir()
+    server.configure(LAB_CONFIG, {"jupyterlab": True})
+    server.start(again=True)
+    text = notebook.lab.wait_for_notification("Back after")
+    assert "another root directory" in text
+    notebook.lab.choose("Start new kernel")
+    notebook.wait_for_kernel()
+    assert notebook.execute("'x' in globals()") == "False"
+    assert len(server.kernel_processes()) == 2, "the first one still runs"
+    assert old.exists()
+
+
+def test_the_details_name_each_notebook(context: BrowserContext, server: Server) -> None:
+    lab = open_lab(context, server)
+    for name in ("a.ipynb", "b.ipynb"):
+        write_notebook(server, name, [])
+    kernel_id = lab.open_notebook("a.ipynb").connection().kernel_id
+    lab.open_notebook("b.ipynb")
+    server.kill()
+    [process] = [each for each, line in server.kernel_commands().items() if kernel_id in line]
+    process.kill()
+    time.sleep(3)
+    server.start(again=True)
+    lab.wait_for_notification("The kernel of a.ipynb ended while the server was away")
+    lab.choose("Details")
+    assert lab.dialog_text().splitlines() == [
+        "a.ipynb: the kernel ended while the server was away.",
+        "b.ipynb: the kernel kept running.",
+    ]
+
+
+# When it has nothing to do
+
+
+@pytest.mark.parametrize("kind", PAGES)
+def test_it_costs_one_request_when_the_page_is_loaded(
+    context: BrowserContext, start_server: StartServer, kind: str
+) -> None:
+    server = start_page_server(start_server, kind)
+    write_notebook(server, PATH, [])
+    requests: list[str] = []
+    context.on("request", lambda request: requests.append(request.url))
+    notebook = open_page(context, server, kind, PATH)
+    notebook.execute("1")
+    ours = [url for url in requests if "nbsessions" in url or "/api/sessions/status" in url]
+    assert len(ours) == 1
+    assert "/static/nbsessions.js" in ours[0]
+
+
+def test_where_it_is_disabled_the_page_behaves_as_without_it(
+    context: BrowserContext, start_server: StartServer
+) -> None:
+    server = start_page_server(start_server, "lab", start=False)
+    labconfig = server.config_dir / "labconfig"
+    labconfig.mkdir()
+    (labconfig / "page_config.json").write_text('{"disabledExtensions": {"nbsessions": true}}')
+    server.start()
+    check_that_it_does_nothing(context, server)
+
+
+def test_on_a_server_without_our_session_manager_it_does_nothing(
+    context: BrowserContext, start_server: StartServer
+) -> None:
+    server = start_page_server(start_server, "lab", nbsessions=False)
+    check_that_it_does_nothing(context, server)
+
+
+def check_that_it_does_nothing(context: BrowserContext, server: Server) -> None:
+    write_notebook(server, PATH, [])
+    notebook = open_lab(context, server).open_notebook(PATH)
+    with counted_requests(notebook.lab, "/api/sessions/status") as requests:
+        server.kill()
+        # JupyterLab's own dialog is there, and stays until somebody closes it.
+        notebook.refresh()
+        wait_until(lambda: notebook.lab.dialogs() == [CONNECTION_LOST], "the dialog is there")
+        server.start(again=True)
+        notebook.lab.close_dialog(CONNECTION_LOST)
+    assert requests == []
+    native = "() => jupyterapp.serviceManager.serverSettings.WebSocket === WebSocket"
+    assert notebook.lab.page.evaluate(native)
