@@ -16,7 +16,6 @@ from support.browser import (
     LAB_CONFIG,
     PAGES,
     LabPage,
-    NotebookPage,
     open_lab,
     open_page,
     start_page_server,
@@ -75,19 +74,17 @@ def test_a_page_is_connected_again_at_once(
     notebook.wait_for_end(0)
     connection = notebook.connection()
 
-    expected = 0
-    for away in AWAY * ROUNDS:
+    for count, away in enumerate(AWAY * ROUNDS, start=1):
         notebook.lab.record_connections()
         lose_and_start_again(server, away)
         answered = time.time()
         delay = notebook.lab.wait_for_connections() - answered
         log.info("%s: away for %.0f s, connected after %.2f s", kind, away, delay)
         assert delay < BACK_WITHIN
-        expected += 1
         notebook.run(1)
-        notebook.wait_for_text(1, str(expected))
+        notebook.wait_for_text(1, str(count))
         notebook.wait_for_end(1)
-        assert notebook.text(1) == str(expected)
+        assert notebook.text(1) == str(count)
         assert notebook.connection() == connection
         assert notebook.lab.dialogs() == []
     assert [model["id"] for model in server.list_sessions()] == [connection.session_id]
