@@ -3,6 +3,7 @@
 import type { JupyterFrontEnd } from '@jupyterlab/application';
 import type { Dialog, ISessionContext } from '@jupyterlab/apputils';
 import type { CodeCell } from '@jupyterlab/cells';
+import type { IOutput } from '@jupyterlab/nbformat';
 import type { DocumentRegistry } from '@jupyterlab/docregistry';
 import type { Kernel, ServerConnection } from '@jupyterlab/services';
 import type { Widget } from '@lumino/widgets';
@@ -40,6 +41,14 @@ declare global {
     kernelName: string;
   }
 
+  /** A cell that waits for the reply of its kernel. */
+  interface WaitingCell {
+    cell: CodeCell;
+    context: Context;
+    /** What the cell showed, if its document is edited together with others. */
+    outputs: IOutput[];
+  }
+
   /** What the page had when the server was lost. */
   interface Lost {
     /** When that was, in milliseconds. 0 if the server was not away. */
@@ -47,9 +56,11 @@ declare global {
     /** The open sessions. */
     sessions: Map<Context, Noted>;
     /** The cells that wait for a reply, by its future. They leave when it is there. */
-    cells: Map<Future, { cell: CodeCell; context: Context }>;
+    cells: Map<Future, WaitingCell>;
     /** The documents that could not be saved. */
     unsaved: Set<DocumentContext>;
+    /** The documents that are edited together with others, and how many characters they had. */
+    shared: Map<DocumentContext, number>;
     /** The dialogs that appeared because a request had failed. */
     dialogs: Set<Dialog<unknown>>;
   }

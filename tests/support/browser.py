@@ -69,6 +69,7 @@ path => {
             model.insertCell(model.cells.length, {cell_type: "code", source});
             return model.cells.length - 1;
         },
+        sources: () => find().content.widgets.map(each => each.model.sharedModel.source).join("\\n"),
         text: index => cell(index).model.outputs.toJSON().map(
             output => output.text ?? output.data?.["text/plain"] ?? output.traceback.join("\\n")
         ).join(""),
@@ -308,6 +309,11 @@ class NotebookPage:
         """Append a cell, and return its number."""
         index: int = self._call("notebook.append(argument)", source)
         return index
+
+    def source(self) -> str:
+        """Return the source of all cells."""
+        source: str = self._call("notebook.sources()")
+        return source
 
     def wait_for_text(self, index: int, text: str) -> None:
         """Wait until the cell's output contains the text."""

@@ -6,6 +6,8 @@
   const REQUEST_TIMEOUT = 10; // seconds
   const MAX_IDS = 100; // sessions that one request may ask for
   const AWAY = [424, 502, 503, 504]; // what proxies and JupyterHub answer for a server
+  const ROOM = /\/api\/collaboration\/room\//; // of a document that is edited together
+  const ROOM_WITHIN = 5; // seconds
   const HELD = /\/(api\/kernels\/[^/]+\/channels|terminals\/websocket\/[^/]+)$/;
 
   /** @type {Scope} */
@@ -89,6 +91,7 @@
     /** @param {CloseEvent} event */
     async #failed(event) {
       const wasAway = await this.#watch.lost();
+      if (wasAway) await this.#watch.roomsReady();
       if (this.#closed) return;
       this.#failures = wasAway ? 1 : this.#failures + 1;
       if (this.#failures > 1) {
@@ -107,6 +110,7 @@
     sessions: new Map(),
     cells: new Map(),
     unsaved: new Set(),
+    shared: new Map(),
     dialogs: new Set()
   });
 
@@ -116,6 +120,11 @@
    */
   class Watch {
     #lost = nothing();
+    /**
+     * Whether the page has the documents that are edited together, by the paths of their rooms.
+     * @type {Map<string, boolean>}
+     */
+    #rooms = new Map();
     #failure = 0;
     #hidden = 0;
     /** @type {Promise<boolean> | null} */
@@ -167,6 +176,7 @@
             return /** @type {any} */ (socket);
           }
           super(url, ...protocols);
+          if (ROOM.test(url)) watch.#follow(this);
         }
       };
       settings.fetch = async (/** @type {[any, any?]} */ ...request) => {
@@ -179,6 +189,35 @@
           throw error;
         }
       };
+    }
+
+    /**
+     * Follows whether the page has the document of a room. The server of y-websocket sends it in
+     * the second step of a synchronisation.
+     * @param {WebSocket} socket
+     */
+    #follow(socket) {
+      const { pathname } = new URL(socket.url);
+      this.#rooms.set(pathname, false);
+      socket.addEventListener('message', ({ data }) => {
+        const [type, step] = new Uint8Array(data);
+        if (type === 0 && step === 1) this.#rooms.set(pathname, true);
+      });
+      socket.addEventListener('close', ({ wasClean }) => {
+        if (wasClean) this.#rooms.delete(pathname); // the page has closed the document
+        else this.#rooms.set(pathname, false);
+      });
+    }
+
+    /**
+     * Waits until documents that are edited together are loaded. Their content is replaced then, so
+     * kernels have to wait with what they say.
+     */
+    async roomsReady() {
+      const deadline = Date.now() + ROOM_WITHIN * 1000;
+      while ([...this.#rooms.values()].includes(false) && Date.now() < deadline) {
+        await new Promise(resolve => setTimeout(resolve, 50));
+      }
     }
 
     #failed() {
@@ -209,6 +248,9 @@
     /** @param {OpenWidget} widget */
     #note({ sessionContext: context, context: document, content, console }) {
       document?.saveState.connect(this.#noteSave); // has no effect if it is connected already
+      if (document?.model.collaborative && !this.#lost.shared.has(document)) {
+        this.#lost.shared.set(document, document.model.toString().length);
+      }
       const session = context?.session;
       if (!context || !session?.kernel || this.#lost.sessions.has(context)) return;
       const { id, name, path, kernel } = session;
@@ -217,7 +259,8 @@
       for (const cell of content?.widgets ?? console?.cells ?? []) {
         const future = cell.outputArea?.future;
         if (!future) continue;
-        cells.set(future, { cell, context });
+        const outputs = document?.model.collaborative ? cell.model.outputs.toJSON() : [];
+        cells.set(future, { cell, context, outputs });
         const forget = () => cells.delete(future);
         future.done.then(forget, forget);
       }

@@ -41,8 +41,10 @@ export async function report(page, lost, status) {
     await Promise.all([refresh(page), save(lost.unsaved)]);
   }
   await connect(contexts);
+  for (const waiting of lost.cells.values()) restore(waiting);
   showStates(page.app.serviceManager.kernels, contexts);
-  tell(page, status, away, lost.sessions, await settle(lost.cells));
+  const unanswered = await settle(lost.cells);
+  tell(page, status, away, lost.sessions, unanswered, findShorter(lost.shared));
 }
 
 /**
@@ -84,6 +86,38 @@ async function connect(contexts) {
     while (isConnecting(context.session?.kernel) && Date.now() < deadline) await pause(0.05);
   }
 }
+
+/**
+ * Puts back what a running cell had shown, if its document was loaded from disk in the meantime.
+ * jupyter-collaboration does that, although the disk has only what the cell showed earlier.
+ * @param {WaitingCell} waiting
+ */
+function restore({ cell, outputs }) {
+  if (cell.isDisposed) return;
+  const now = cell.model.outputs.toJSON();
+  if (!outputs.every((output, index) => continues(now[index], output))) {
+    cell.model.outputs.fromJSON([...outputs, ...now]);
+  }
+}
+
+/**
+ * Returns the names of the documents that have become shorter.
+ * @param {Lost['shared']} documents
+ */
+const findShorter = documents =>
+  [...documents]
+    .filter(([{ isDisposed, model }, size]) => !isDisposed && model.toString().length < size)
+    .map(([{ localPath }]) => localPath.split('/').pop() ?? localPath);
+
+/**
+ * Returns whether an output is the earlier one, perhaps with more text.
+ * @param {any} output
+ * @param {any} earlier
+ */
+const continues = (output, earlier) =>
+  output?.output_type === 'stream' && output.name === earlier.name
+    ? output.text.startsWith(earlier.text)
+    : JSON.stringify(output) === JSON.stringify(earlier);
 
 /** @param {KernelConnection | null | undefined} kernel */
 const isConnecting = kernel =>
@@ -158,18 +192,20 @@ function mark(cell) {
  * @param {number} away the seconds of absence
  * @param {Lost['sessions']} sessions
  * @param {Context[]} unanswered the context of each cell that got no reply
+ * @param {string[]} shorter the documents that were loaded again, and have lost something
  */
-function tell(page, status, away, sessions, unanswered) {
+function tell(page, status, away, sessions, unanswered, shorter) {
   const hasMoved = status.namespace && status.namespace !== page.namespace;
   const gone = findGone(status, away, sessions);
-  const isBad = hasMoved || gone.size > 0 || unanswered.length > 0;
+  const isBad = hasMoved || gone.size > 0 || unanswered.length > 0 || shorter.length > 0;
   if (!isBad && away < WORTH_A_WORD) return;
   const kept = [...sessions.keys()].filter(context => isConnected(context.session?.kernel)).length;
   const sentences = [
     away ? `Back after ${duration(away)}.` : '',
     hasMoved ? MOVED : describeGone([...gone.values()]),
     isBad || !kept ? '' : `The ${kept > 1 ? 'kernels' : 'kernel'} kept running.`,
-    unanswered.length ? `${several(unanswered.length, 'cell')} got no reply.` : ''
+    unanswered.length ? `${several(unanswered.length, 'cell')} got no reply.` : '',
+    shorter.length ? `The latest changes of ${shorten(shorter.join(', '))} may be missing.` : ''
   ];
   const actions = [];
   if (gone.size > 0) {

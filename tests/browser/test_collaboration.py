@@ -1,0 +1,69 @@
+"""Pages with jupyter-collaboration, which loads documents from disk again after a crash."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from playwright.sync_api import BrowserContext
+
+from support.browser import LAB_CONFIG, LabPage, open_lab, write_notebook
+from support.server import Server, StartServer
+
+PATH = "a.ipynb"
+COUNTING = "import time\nfor i in range(30):\n    print(i, flush=True)\n    time.sleep(0.3)"
+EXTENSIONS = (
+    "jupyterlab",
+    "jupyter_collaboration",
+    "jupyter_server_fileid",
+    "jupyter_server_ydoc",
+)
+
+
+@pytest.fixture
+def server(start_server: StartServer) -> Server:
+    extensions = dict.fromkeys(EXTENSIONS, True)
+    return start_server("collaboration", config=LAB_CONFIG, extensions=extensions)
+
+
+@pytest.fixture
+def lab(context: BrowserContext, server: Server) -> LabPage:
+    return open_lab(context, server)
+
+
+def test_a_running_cell_keeps_what_it_has_shown_and_goes_on(lab: LabPage, server: Server) -> None:
+    write_notebook(server, PATH, [COUNTING])
+    notebook = lab.open_notebook(PATH)
+    notebook.run(0)
+    notebook.wait_for_text(0, "\n3\n")
+    before = numbers(notebook.text(0))
+    server.kill()
+    time.sleep(3)
+    server.start(again=True)
+    notebook.wait_for_end(0)
+
+    shown = numbers(notebook.text(0))
+    assert shown[: len(before)] == before == list(range(len(before)))
+    first_after = shown[len(before)]
+    assert shown[len(before) :] == list(range(first_after, 30)), "nothing twice, nothing left out"
+    assert notebook.execution_count(0) == 1
+    assert notebook.execute("i") == "29"
+
+
+def numbers(text: str) -> list[int]:
+    return [int(line) for line in text.split()]
+
+
+def test_the_page_says_that_a_document_lost_its_latest_changes(
+    lab: LabPage, server: Server
+) -> None:
+    write_notebook(server, PATH, [])
+    notebook = lab.open_notebook(PATH)
+    # jupyter-collaboration saves a second after the last change.
+    notebook.append("# written just before the crash")
+    server.kill()
+    time.sleep(3)
+    server.start(again=True)
+    text = lab.wait_for_notification("Back after")
+    assert "The latest changes of a.ipynb may be missing." in text
+    assert "written just before" not in notebook.source()
