@@ -69,7 +69,8 @@ path => {
             model.insertCell(model.cells.length, {cell_type: "code", source});
             return model.cells.length - 1;
         },
-        sources: () => find().content.widgets.map(each => each.model.sharedModel.source).join("\\n"),
+        sources: () =>
+            find().content.widgets.map(each => each.model.sharedModel.source).join("\\n"),
         text: index => cell(index).model.outputs.toJSON().map(
             output => output.text ?? output.data?.["text/plain"] ?? output.traceback.join("\\n")
         ).join(""),
