@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import pytest
 from playwright.sync_api import BrowserContext, Request
@@ -15,7 +14,6 @@ from support.browser import (
     CONNECTION_LOST,
     LAB_CONFIG,
     PAGES,
-    LabPage,
     open_lab,
     open_page,
     start_page_server,
@@ -25,12 +23,14 @@ from support.server import Server, StartServer
 from support.waiting import wait_until
 
 PATH = "a.ipynb"
-NEWEST = ["lab", "notebook7"]
 log = logging.getLogger(__name__)
 
 # For figures: AWAY=2,20,60,180 AWAY_ROUNDS=10 pytest --log-cli-level=INFO … -k at_once
 AWAY = [float(each) for each in os.environ.get("AWAY", "2").split(",")]
 ROUNDS = int(os.environ.get("AWAY_ROUNDS", "1"))
+LONG_ENOUGH = 2.5
+"""Seconds of absence after which a page says that it is back."""
+
 BACK_WITHIN = 5.0
 """Seconds that a test allows on a busy machine. Without the extension, it takes up to 30."""
 
@@ -40,24 +40,22 @@ def server(start_server: StartServer) -> Server:
     return start_page_server(start_server, "lab")
 
 
-def lose_and_start_again(server: Server, seconds: float = 3.0) -> None:
+def lose_and_start_again(server: Server, seconds: float = LONG_ENOUGH) -> None:
     server.kill()
     time.sleep(seconds)
     server.start(again=True)
 
 
-@contextmanager
-def counted_requests(lab: LabPage, part: str) -> Iterator[list[str]]:
-    """Collect the URLs with this part that the page requests."""
+def collect_requests(context: BrowserContext, *parts: str) -> list[str]:
+    """Collect the URLs that contain one of these parts and that pages request from now on."""
     urls: list[str] = []
 
     def note(request: Request) -> None:
-        if part in request.url:
+        if any(part in request.url for part in parts):
             urls.append(request.url)
 
-    lab.page.on("request", note)
-    yield urls
-    lab.page.remove_listener("request", note)
+    context.on("request", note)
+    return urls
 
 
 # The return
@@ -69,10 +67,12 @@ def test_a_page_is_connected_again_at_once(
 ) -> None:
     server = start_page_server(start_server, kind)
     write_notebook(server, PATH, ["count = 0", "count += 1; count"])
+    requests = collect_requests(context, "nbsessions", "/api/sessions/status")
     notebook = open_page(context, server, kind, PATH)
     notebook.run(0)
     notebook.wait_for_end(0)
     connection = notebook.connection()
+    assert len(requests) == 1, "the extension itself, and nothing while all is well"
 
     for count, away in enumerate(AWAY * ROUNDS, start=1):
         notebook.lab.record_connections()
@@ -81,11 +81,13 @@ def test_a_page_is_connected_again_at_once(
         delay = notebook.lab.wait_for_connections() - answered
         log.info("%s: away for %.0f s, connected after %.2f s", kind, away, delay)
         assert delay < BACK_WITHIN
+        notebook.wait_for_kernel()  # shows that it is idle, before another cell runs
         notebook.run(1)
         notebook.wait_for_text(1, str(count))
         notebook.wait_for_end(1)
         assert notebook.text(1) == str(count)
         assert notebook.connection() == connection
+        assert notebook.lab.running_kernels() == [connection.kernel_id]
         assert notebook.lab.dialogs() == []
     assert [model["id"] for model in server.list_sessions()] == [connection.session_id]
 
@@ -127,18 +129,6 @@ def test_a_page_with_many_documents_two_tabs_and_a_tab_in_the_background(
         assert other.execute("x") == "0"
     assert [tab.dialogs() for tab in tabs] == [[], [], []]
     assert len(server.kernel_ids()) == 6
-
-
-@pytest.mark.parametrize("kind", NEWEST)
-def test_the_state_of_the_kernel_is_shown_before_another_cell_runs(
-    context: BrowserContext, start_server: StartServer, kind: str
-) -> None:
-    server = start_page_server(start_server, kind)
-    write_notebook(server, PATH, [])
-    notebook = open_page(context, server, kind, PATH)
-    lose_and_start_again(server)
-    notebook.wait_for_kernel()
-    assert notebook.lab.running_kernels() == [notebook.connection().kernel_id]
 
 
 def test_the_dialog_goes_by_itself(context: BrowserContext, server: Server) -> None:
@@ -213,17 +203,20 @@ def stop(server: Server) -> None:
     server.stop()
 
 
-@pytest.mark.parametrize("kind", PAGES)
+STOPPED = "The kernel of a.ipynb was shut down with the server: variables are gone."
+DIED = "The kernel of a.ipynb ended while the server was away: variables are gone."
+
+
 @pytest.mark.parametrize(
-    ("end", "reason"),
+    ("kind", "end", "reason"),
     [
-        (stop, "The kernel of a.ipynb was shut down with the server: variables are gone."),
-        (
-            kill_kernels_too,
-            "The kernel of a.ipynb ended while the server was away: variables are gone.",
-        ),
+        ("lab", stop, STOPPED),
+        ("lab", kill_kernels_too, DIED),
+        ("lab-4.0", kill_kernels_too, DIED),
+        ("notebook7", stop, STOPPED),
+        ("notebook7.0", kill_kernels_too, DIED),
     ],
-    ids=["stopped", "died"],
+    ids=["lab stopped", "lab died", "lab-4.0 died", "notebook7 stopped", "notebook7.0 died"],
 )
 def test_the_page_says_why_a_kernel_is_gone_and_starts_another(
     context: BrowserContext,
@@ -239,7 +232,7 @@ def test_the_page_says_why_a_kernel_is_gone_and_starts_another(
     notebook.wait_for_end(0)
 
     end(server)
-    time.sleep(3)
+    time.sleep(LONG_ENOUGH)
     server.start(again=True)
     text = notebook.lab.wait_for_notification("Back after")
     assert text.endswith(reason)
@@ -258,7 +251,7 @@ def test_the_page_says_that_the_server_has_another_root_directory(
     notebook.run(0)
     notebook.wait_for_end(0)
     server.kill()
-    time.sleep(3)
+    time.sleep(LONG_ENOUGH)
     old, server.root_dir = server.root_dir, server.folder / "another"
     server.root_dir.mkdir()
     server.configure(LAB_CONFIG, {"jupyterlab": True})
@@ -281,7 +274,7 @@ def test_the_details_name_each_notebook(context: BrowserContext, server: Server)
     server.kill()
     [process] = [each for each, line in server.kernel_commands().items() if kernel_id in line]
     process.kill()
-    time.sleep(3)
+    time.sleep(LONG_ENOUGH)
     server.start(again=True)
     lab.wait_for_notification("The kernel of a.ipynb ended while the server was away")
     lab.choose("Details")
@@ -292,21 +285,6 @@ def test_the_details_name_each_notebook(context: BrowserContext, server: Server)
 
 
 # When it has nothing to do
-
-
-@pytest.mark.parametrize("kind", PAGES)
-def test_it_costs_one_request_when_the_page_is_loaded(
-    context: BrowserContext, start_server: StartServer, kind: str
-) -> None:
-    server = start_page_server(start_server, kind)
-    write_notebook(server, PATH, [])
-    requests: list[str] = []
-    context.on("request", lambda request: requests.append(request.url))
-    notebook = open_page(context, server, kind, PATH)
-    notebook.execute("1")
-    ours = [url for url in requests if "nbsessions" in url or "/api/sessions/status" in url]
-    assert len(ours) == 1
-    assert "/static/nbsessions.js" in ours[0]
 
 
 def test_where_it_is_disabled_the_page_behaves_as_without_it(
@@ -330,13 +308,13 @@ def test_on_a_server_without_our_session_manager_it_does_nothing(
 def check_that_it_does_nothing(context: BrowserContext, server: Server) -> None:
     write_notebook(server, PATH, [])
     notebook = open_lab(context, server).open_notebook(PATH)
-    with counted_requests(notebook.lab, "/api/sessions/status") as requests:
-        server.kill()
-        # JupyterLab's own dialog is there, and stays until somebody closes it.
-        notebook.refresh()
-        wait_until(lambda: notebook.lab.dialogs() == [CONNECTION_LOST], "the dialog is there")
-        server.start(again=True)
-        notebook.lab.close_dialog(CONNECTION_LOST)
+    requests = collect_requests(context, "/api/sessions/status")
+    server.kill()
+    # JupyterLab's own dialog is there, and stays until somebody closes it.
+    notebook.refresh()
+    wait_until(lambda: notebook.lab.dialogs() == [CONNECTION_LOST], "the dialog is there")
+    server.start(again=True)
+    notebook.lab.close_dialog(CONNECTION_LOST)
     assert requests == []
     native = "() => jupyterapp.serviceManager.serverSettings.WebSocket === WebSocket"
     assert notebook.lab.page.evaluate(native)

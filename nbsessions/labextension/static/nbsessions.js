@@ -317,8 +317,10 @@
         this.#wake = () => resolve(null);
         if (this.#hidden && Date.now() - this.#hidden > HIDDEN_FOR_LONG * 1000) return;
         // The more pages a server has, and the longer it is away, the less often each one asks.
+        // They have all lost it at the same moment, so each one first waits for a part of that.
         const seconds = Math.min(60, Math.max(0.25, this.connections() / 70, (away / 420) ** 2));
-        setTimeout(resolve, seconds * (0.5 + Math.random()) * 1000);
+        const part = away < seconds ? Math.random() : 0.9 + Math.random() / 5;
+        setTimeout(resolve, seconds * part * 1000);
       });
     }
 

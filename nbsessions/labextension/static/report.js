@@ -36,28 +36,32 @@ const pause = seconds => new Promise(resolve => setTimeout(resolve, seconds * 10
 export async function report(page, lost, status) {
   const away = lost.since ? (Date.now() - lost.since) / 1000 : 0;
   const contexts = [...lost.sessions.keys()];
+  const refreshed = refresh(page, contexts, away);
   if (away) {
     for (const dialog of lost.dialogs) dialog.reject();
-    await Promise.all([refresh(page), save(lost.unsaved)]);
+    await save(lost.unsaved);
   }
   await connect(contexts);
   for (const waiting of lost.cells.values()) restore(waiting);
-  showStates(page.app.serviceManager.kernels, contexts);
   const unanswered = await settle(lost.cells);
   tell(page, status, away, lost.sessions, unanswered, findShorter(lost.shared));
+  await refreshed;
 }
 
 /**
  * Refreshes the lists of what is running. Lab itself would do that within minutes.
  * @param {Page} page
+ * @param {Context[]} contexts
+ * @param {number} away
  */
-async function refresh(page) {
+async function refresh(page, contexts, away) {
   const { kernels, sessions, terminals } = page.app.serviceManager;
   const managers = [kernels, sessions, ...(terminals.isAvailable() ? [terminals] : [])];
-  for (const manager of managers) {
-    // A server that has just started may have many pages.
-    await pause((Math.random() * page.connections()) / 100);
+  for (const manager of away ? managers : [kernels]) {
+    // A server that has just started may have many pages, which want to be connected first.
+    await pause((Math.random() * page.connections()) / 40);
     await manager.refreshRunning().catch(console.warn);
+    if (manager === kernels) showStates(kernels, contexts);
   }
 }
 
