@@ -37,13 +37,17 @@ declare global {
   /** A session that was open when the server was lost. */
   interface Noted {
     id: string;
-    name: string;
+    path: string;
+    /** What the user knows it by: the path of a document, or the name of a console. */
+    label: string;
+    kernelId: string;
     kernelName: string;
   }
 
   /** A cell that waits for the reply of its kernel. */
   interface WaitingCell {
     cell: CodeCell;
+    kernel: KernelConnection;
     context: Context;
     /** What the cell showed, if its document is edited together with others. */
     outputs: IOutput[];
@@ -55,12 +59,17 @@ declare global {
     since: number;
     /** The open sessions. */
     sessions: Map<Context, Noted>;
+    /** The clients, by id, whose connections to kernels were lost. */
+    clients: Set<string>;
     /** The cells that wait for a reply, by its future. They leave when it is there. */
     cells: Map<Future, WaitingCell>;
+    /**
+     * The documents that are edited together with others, and how many characters they had. Once
+     * they are loaded again, only those stay that have become shorter.
+     */
+    documents: Map<DocumentContext, number>;
     /** The documents that could not be saved. */
     unsaved: Set<DocumentContext>;
-    /** The documents that are edited together with others, and how many characters they had. */
-    shared: Map<DocumentContext, number>;
     /** The dialogs that appeared because a request had failed. */
     dialogs: Set<Dialog<unknown>>;
   }
@@ -79,9 +88,13 @@ declare global {
   /** What the report needs of the page. */
   interface Page {
     readonly app: App;
+    readonly services: typeof import('@jupyterlab/services');
     readonly apputils: typeof import('@jupyterlab/apputils');
-    /** What the server's sessions belonged to when the page was loaded. */
-    readonly namespace: string;
+    readonly settings: Settings;
+    /** What the server's sessions belonged to when the page saw it last. */
+    namespace: string;
+    /** Whether the server does not answer. */
+    readonly isLost: boolean;
     /** Returns a module that the application shares. */
     shared(name: string): Promise<any>;
     /** Returns how many connections the server's kernels had. */

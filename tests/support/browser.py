@@ -8,13 +8,14 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 from uuid import uuid4
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, Route, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, Request, Route, sync_playwright
 
 from support.server import Server, StartServer
 
@@ -116,6 +117,11 @@ class LabPage:
     def __init__(self, page: Page, server: Server) -> None:
         self.page = page
         self._server = server
+        self._under_way: set[Request] = set()
+        # Playwright takes no methods of built-in types.
+        page.on("request", lambda request: self._under_way.add(request))
+        page.on("requestfinished", lambda request: self._under_way.discard(request))
+        page.on("requestfailed", lambda request: self._under_way.discard(request))
 
     def open(self) -> LabPage:
         """Load JupyterLab and wait until it is ready."""
@@ -178,7 +184,7 @@ class LabPage:
 
     def open_console(self, path: str) -> None:
         """Open a new console, and wait until it is connected."""
-        self._execute("console:create", {"path": path, "kernelPreference": {"name": "python3"}})
+        self.begin("console:create", {"path": path, "kernelPreference": {"name": "python3"}})
         self.wait_for(
             "path => [...jupyterapp.shell.widgets('main')].some(widget => widget.console"
             " && widget.sessionContext.path.startsWith(path)"
@@ -188,17 +194,18 @@ class LabPage:
 
     def open_terminal(self) -> None:
         """Open a new terminal, and wait until it is connected."""
-        self._execute("terminal:create-new", {})
+        self.begin("terminal:create-new")
         self.wait_for(
             "() => [...jupyterapp.shell.widgets('main')].some(widget =>"
             " widget.content?.session?.connectionStatus === 'connected')"
         )
 
-    def _execute(self, command: str, arguments: Mapping[str, object]) -> None:
+    def begin(self, command: str, arguments: Mapping[str, object] | None = None) -> None:
+        """Execute a command of the application, without waiting for its end."""
         # Not awaited: some commands end only when the user does something.
         self.page.evaluate(
             "([command, args]) => { jupyterapp.commands.execute(command, args); }",
-            [command, arguments],
+            [command, arguments or {}],
         )
 
     # What it tells
@@ -219,6 +226,14 @@ class LabPage:
         """Click the button of a notification."""
         self.page.locator(".jp-toastContainer .jp-toast-button", has_text=label).click()
 
+    def fill_in(self, text: str) -> None:
+        """Type a text into the field of a dialog."""
+        self.page.locator(".jp-Dialog-body input").fill(text)
+
+    def press_enter(self) -> None:
+        """Press Enter, as in the field of a dialog."""
+        self.page.keyboard.press("Enter")
+
     def dialog_text(self) -> str:
         """Wait for a dialog, and return the text of its body."""
         text: str = self.page.locator(".jp-Dialog-body").inner_text()
@@ -234,6 +249,14 @@ class LabPage:
     def wait_for(self, expression: str, argument: object = None) -> None:
         """Wait until a JavaScript function returns a true value. Raises TimeoutError."""
         self.page.wait_for_function(expression, arg=argument)
+
+    def wait_until_quiet(self) -> None:
+        """Wait until no request of the page has been under way for half a second."""
+        quiet_since = time.monotonic()
+        while time.monotonic() - quiet_since < 0.5:
+            self.page.wait_for_timeout(50)
+            if self._under_way:
+                quiet_since = time.monotonic()
 
     def look_at(self) -> None:
         """Bring the tab to the front."""

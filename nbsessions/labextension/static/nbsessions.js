@@ -4,14 +4,21 @@
 (() => {
   const HIDDEN_FOR_LONG = 5 * 60; // seconds
   const REQUEST_TIMEOUT = 10; // seconds
+  const ROOMS_WITHIN = 5; // seconds
   const MAX_IDS = 100; // sessions that one request may ask for
   const AWAY = [424, 502, 503, 504]; // what proxies and JupyterHub answer for a server
+  const KERNEL = /\/api\/kernels\/[^/]+\/channels$/;
+  const TERMINAL = /\/terminals\/websocket\/[^/]+$/;
   const ROOM = /\/api\/collaboration\/room\//; // of a document that is edited together
-  const ROOM_WITHIN = 5; // seconds
-  const HELD = /\/(api\/kernels\/[^/]+\/channels|terminals\/websocket\/[^/]+)$/;
 
   /** @type {Scope} */
   let scope = {};
+
+  /** @param {number} seconds */
+  const pause = seconds => new Promise(resolve => setTimeout(resolve, seconds * 1000));
+
+  /** @param {unknown} one @param {unknown} other */
+  const isSame = (one, other) => JSON.stringify(one) === JSON.stringify(other);
 
   /**
    * A websocket of a kernel or terminal that stays in the state "connecting" while the server is
@@ -26,13 +33,13 @@
     /** @type {((event: any) => void) | null} */
     onmessage = null;
     /** @type {((event: any) => void) | null} */
-    onerror = null;
+    onerror = null; // never called: Lab takes an error and the close that follows for the same
     /** @type {((event: any) => void) | null} */
     onclose = null;
     /** @type {BinaryType} */
     #binaryType = 'blob';
     #closed = false;
-    #failures = 0;
+    #wasRefused = false;
     #watch;
     #connect;
     #socket;
@@ -44,16 +51,9 @@
       this.#socket = this.#open();
     }
 
-    get url() { return this.#socket.url; }
     get protocol() { return this.#socket.protocol; }
-    get extensions() { return this.#socket.extensions; }
-    get bufferedAmount() { return this.#socket.bufferedAmount; }
     get binaryType() { return this.#binaryType; }
     set binaryType(type) { this.#socket.binaryType = this.#binaryType = type; }
-    get readyState() {
-      const waits = this.#failures > 0 && !this.#closed;
-      return waits ? WebSocket.CONNECTING : this.#socket.readyState;
-    }
 
     /** @param {any} data */
     send(data) {
@@ -72,17 +72,16 @@
       socket.binaryType = this.#binaryType;
       socket.onopen = event => {
         opened = true;
-        this.#failures = 0;
+        this.#wasRefused = false;
         this.onopen?.(event);
       };
       socket.onmessage = event => this.onmessage?.(event);
-      // A close follows each error. Lab takes both for the same.
       socket.onclose = event => {
         if (!opened && !this.#closed) {
           this.#failed(event);
           return;
         }
-        if (!this.#closed) this.#watch.lost();
+        if (!this.#closed) this.#watch.lost(new URL(socket.url).searchParams.get('session_id'));
         this.onclose?.(event);
       };
       return socket;
@@ -91,14 +90,14 @@
     /** @param {CloseEvent} event */
     async #failed(event) {
       const wasAway = await this.#watch.lost();
-      if (wasAway) await this.#watch.roomsReady();
+      if (wasAway) await this.#watch.documents;
       if (this.#closed) return;
-      this.#failures = wasAway ? 1 : this.#failures + 1;
-      if (this.#failures > 1) {
+      if (this.#wasRefused && !wasAway) {
         // The server is there, and refuses this websocket again. Lab finds out why.
         this.#closed = true;
         this.onclose?.(event);
       } else {
+        this.#wasRefused = true;
         this.#socket = this.#open();
       }
     }
@@ -108,9 +107,10 @@
   const nothing = () => ({
     since: 0,
     sessions: new Map(),
+    clients: new Set(),
     cells: new Map(),
+    documents: new Map(),
     unsaved: new Set(),
-    shared: new Map(),
     dialogs: new Set()
   });
 
@@ -119,34 +119,36 @@
    * @implements {Page}
    */
   class Watch {
+    /** Kernels wait for this before they connect again. */
+    documents = Promise.resolve();
     #lost = nothing();
     /**
      * Whether the page has the documents that are edited together, by the paths of their rooms.
      * @type {Map<string, boolean>}
      */
     #rooms = new Map();
-    #failure = 0;
-    #hidden = 0;
+    #failure = 0; // when a request failed
+    #hidden = document.hidden ? Date.now() : 0; // since when
+    #isProxied = false; // whether somebody answered for the server that was away
     /** @type {Promise<boolean> | null} */
     #asking = null;
     #reports = Promise.resolve();
     #wake = () => {};
-    /** The id of the notification that asks to sign in. */
-    #signIn = '';
+    #signIn = ''; // the id of the notification that asks to sign in
 
     /**
      * @param {App} app
      * @param {typeof import('@jupyterlab/services')} services
      * @param {typeof import('@jupyterlab/apputils')} apputils
-     * @param {string} namespace what the server's sessions belong to
+     * @param {string} namespace
      */
     constructor(app, services, apputils, namespace) {
       this.app = app;
-      this.shared = shared;
+      this.services = services;
       this.apputils = apputils;
       this.namespace = namespace;
-      this.makeRequest = services.ServerConnection.makeRequest;
       this.settings = { ...app.serviceManager.serverSettings };
+      this.shared = shared;
       this.#replace(app.serviceManager.serverSettings);
       const wake = () => this.#wake();
       addEventListener('focus', wake);
@@ -155,11 +157,12 @@
         this.#hidden = document.hidden ? Date.now() : 0;
         wake();
       });
-      const { tracker } = apputils.Dialog;
-      tracker.widgetAdded.connect((_, dialog) => {
+      apputils.Dialog.tracker.widgetAdded.connect((_, dialog) => {
         if (Date.now() - this.#failure < 500) this.#lost.dialogs.add(dialog);
       });
     }
+
+    get isLost() { return this.#asking !== null; }
 
     /**
      * Replaces what Lab connects and sends requests with. It reads both settings each time.
@@ -171,12 +174,13 @@
       settings.WebSocket = class extends WebSocket {
         /** @param {string} url @param {[any?]} protocols */
         constructor(url, ...protocols) {
-          if (HELD.test(new URL(url).pathname)) {
+          const { pathname } = new URL(url);
+          if (KERNEL.test(pathname) || TERMINAL.test(pathname)) {
             const socket = new PatientSocket(watch, () => new WebSocket(url, ...protocols));
             return /** @type {any} */ (socket);
           }
           super(url, ...protocols);
-          if (ROOM.test(url)) watch.#follow(this);
+          if (ROOM.test(pathname)) watch.#follow(this, pathname);
         }
       };
       settings.fetch = async (/** @type {[any, any?]} */ ...request) => {
@@ -191,35 +195,6 @@
       };
     }
 
-    /**
-     * Follows whether the page has the document of a room. The server of y-websocket sends it in
-     * the second step of a synchronisation.
-     * @param {WebSocket} socket
-     */
-    #follow(socket) {
-      const { pathname } = new URL(socket.url);
-      this.#rooms.set(pathname, false);
-      socket.addEventListener('message', ({ data }) => {
-        const [type, step] = new Uint8Array(data);
-        if (type === 0 && step === 1) this.#rooms.set(pathname, true);
-      });
-      socket.addEventListener('close', ({ wasClean }) => {
-        if (wasClean) this.#rooms.delete(pathname); // the page has closed the document
-        else this.#rooms.set(pathname, false);
-      });
-    }
-
-    /**
-     * Waits until documents that are edited together are loaded. Their content is replaced then, so
-     * kernels have to wait with what they say.
-     */
-    async roomsReady() {
-      const deadline = Date.now() + ROOM_WITHIN * 1000;
-      while ([...this.#rooms.values()].includes(false) && Date.now() < deadline) {
-        await new Promise(resolve => setTimeout(resolve, 50));
-      }
-    }
-
     #failed() {
       this.#failure = Date.now();
       this.lost();
@@ -227,40 +202,52 @@
 
     /**
      * Notes what is open, and asks for the server unless that is under way.
+     * @param {string | null} [client] the id of a client whose connection to a kernel was lost
      * @returns {Promise<boolean>} whether the server was away, once it answers
      */
-    lost() {
-      for (const widget of this.widgets()) this.#note(widget);
+    lost(client) {
+      if (client) this.#lost.clients.add(client);
+      try {
+        for (const widget of this.#widgets(this.app.shell)) this.#note(widget);
+      } catch (error) {
+        console.warn(error); // A widget of another extension is not what it looks like.
+      }
       this.#asking ??= this.#ask();
       return this.#asking;
     }
 
     /**
      * Yields the widgets that have a kernel or a document.
-     * @param {OpenWidget} [widget]
+     * @param {OpenWidget} widget
      * @returns {Generator<OpenWidget>}
      */
-    *widgets(widget = this.app.shell) {
+    *#widgets(widget) {
       if (widget.sessionContext || widget.context?.path) yield widget;
-      else for (const child of widget.children()) yield* this.widgets(child);
+      else for (const child of widget.children()) yield* this.#widgets(child);
     }
 
     /** @param {OpenWidget} widget */
     #note({ sessionContext: context, context: document, content, console }) {
+      const { sessions, cells, documents } = this.#lost;
+      const isShared = document?.model.collaborative ?? false;
       document?.saveState.connect(this.#noteSave); // has no effect if it is connected already
-      if (document?.model.collaborative && !this.#lost.shared.has(document)) {
-        this.#lost.shared.set(document, document.model.toString().length);
+      if (document && isShared && !documents.has(document)) {
+        documents.set(document, document.model.toString().length);
       }
       const session = context?.session;
-      if (!context || !session?.kernel || this.#lost.sessions.has(context)) return;
-      const { id, name, path, kernel } = session;
-      this.#lost.sessions.set(context, { id, name: name || path, kernelName: kernel.name });
-      const { cells } = this.#lost;
+      if (!context || !session?.kernel) return;
+      const { id, path, name, type, kernel } = session;
+      if (!sessions.has(context)) {
+        const label = (type === 'console' && name) || path;
+        sessions.set(context, { id, path, label, kernelId: kernel.id, kernelName: kernel.name });
+      }
+      // What runs from now on is sent once the kernel is connected again.
+      if (kernel.connectionStatus !== 'connected') return;
       for (const cell of content?.widgets ?? console?.cells ?? []) {
         const future = cell.outputArea?.future;
-        if (!future) continue;
-        const outputs = document?.model.collaborative ? cell.model.outputs.toJSON() : [];
-        cells.set(future, { cell, context, outputs });
+        if (!future || cells.has(future)) continue;
+        const outputs = isShared ? cell.model.outputs.toJSON() : [];
+        cells.set(future, { cell, kernel, context, outputs });
         const forget = () => cells.delete(future);
         future.done.then(forget, forget);
       }
@@ -268,24 +255,29 @@
 
     /** @type {(document: DocumentContext, state: string) => void} */
     #noteSave = (document, state) => {
-      if (state === 'failed' && this.#asking) this.#lost.unsaved.add(document);
+      if (state === 'failed' && this.isLost) this.#lost.unsaved.add(document);
     };
 
     async #ask() {
       const begun = Date.now();
-      let wasAway = false;
       /** @type {Status | null} */
-      let status;
-      while (!(status = await this.#request())) {
-        wasAway = true;
+      let status = await this.#request();
+      const wasAway = !status;
+      while (!status) {
         this.#lost.since ||= begun;
         await this.#pause((Date.now() - begun) / 1000);
+        status = await this.#request();
       }
-      this.#asking = null;
       if (this.#signIn) this.apputils.Notification.dismiss(this.#signIn);
       this.#signIn = '';
+      const lost = this.#lost;
       const answer = status;
-      this.#reports = this.#reports.then(() => this.#report(answer)).catch(console.error);
+      this.#lost = nothing();
+      this.#asking = null;
+      if (wasAway && this.#rooms.size) this.documents = this.#restore(lost);
+      this.#reports = this.#reports
+        .then(() => this.#report(lost, answer, Date.now()))
+        .catch(console.error);
       return wasAway;
     }
 
@@ -295,17 +287,29 @@
      */
     async #request() {
       const ids = [...this.#lost.sessions.values()].slice(0, MAX_IDS).map(({ id }) => `id=${id}`);
-      const url = `${this.settings.baseUrl}api/sessions/status?${ids.join('&')}`;
-      const signal = AbortSignal.timeout(REQUEST_TIMEOUT * 1000);
+      this.#isProxied = false;
       try {
-        const response = await this.makeRequest(url, { signal }, this.settings);
-        if (response.status === 404) return {}; // a server without nbsessions
+        const response = await this.#get(`api/sessions/status?${ids.join('&')}`);
+        this.#isProxied = true;
         if ([401, 403].includes(response.status)) this.#askToSignIn();
-        const status = response.ok && (await response.json());
-        return status.namespace ? status : null;
+        if ([...AWAY, 401, 403].includes(response.status)) return null;
+        if (response.ok) {
+          const status = await response.json();
+          return status.namespace ? status : null;
+        }
+        // A server without nbsessions, or a proxy that has no server.
+        const { version } = await (await this.#get('api')).json();
+        return version ? {} : null;
       } catch {
         return null;
       }
+    }
+
+    /** @param {string} path */
+    #get(path) {
+      const signal = AbortSignal.timeout(REQUEST_TIMEOUT * 1000);
+      const { baseUrl } = this.settings;
+      return this.services.ServerConnection.makeRequest(baseUrl + path, { signal }, this.settings);
     }
 
     /**
@@ -318,7 +322,8 @@
         if (this.#hidden && Date.now() - this.#hidden > HIDDEN_FOR_LONG * 1000) return;
         // The more pages a server has, and the longer it is away, the less often each one asks.
         // They have all lost it at the same moment, so each one first waits for a part of that.
-        const seconds = Math.min(60, Math.max(0.25, this.connections() / 70, (away / 420) ** 2));
+        const least = this.#isProxied ? 1 : 0.25;
+        const seconds = Math.min(20, Math.max(least, this.connections() / 70, (away / 420) ** 2));
         const part = away < seconds ? Math.random() : 0.9 + Math.random() / 5;
         setTimeout(resolve, seconds * part * 1000);
       });
@@ -326,25 +331,81 @@
 
     /** See Page. */
     connections() {
-      let count = 0;
-      for (const model of this.app.serviceManager.kernels.running()) count += model.connections ?? 0;
-      return count;
+      const models = [...this.app.serviceManager.kernels.running()];
+      return models.reduce((count, model) => count + (model.connections ?? 0), 0);
     }
 
     #askToSignIn() {
       const { Notification } = this.apputils;
-      this.#signIn ||= Notification.warning('The server is back, but you have to sign in again.', {
+      this.#signIn ||= Notification.warning('The server wants you to sign in again.', {
         autoClose: false,
         actions: [{ label: 'Sign in', callback: () => window.open(this.settings.baseUrl) }]
       });
     }
 
-    /** @param {Status} status */
-    async #report(status) {
-      const lost = this.#lost;
-      this.#lost = nothing();
-      const { report } = await import('./report.js');
-      await report(this, lost, status);
+    /**
+     * Follows whether the page has the document of a room. The server of y-websocket sends it in
+     * the second step of a synchronisation.
+     * @param {WebSocket} socket
+     * @param {string} path
+     */
+    #follow(socket, path) {
+      this.#rooms.set(path, false);
+      socket.addEventListener('message', ({ data }) => {
+        const [type, step] = new Uint8Array(data);
+        if (type === 0 && step === 1) this.#rooms.set(path, true);
+      });
+      socket.addEventListener('close', ({ wasClean }) => {
+        if (wasClean) this.#rooms.delete(path); // the page has closed the document
+        else this.#rooms.set(path, false);
+      });
+    }
+
+    /**
+     * Waits until documents that are edited together are loaded from disk, and puts back what
+     * running cells had shown. The disk has only what they showed earlier.
+     * @param {Lost} lost
+     */
+    async #restore({ cells, documents }) {
+      const deadline = Date.now() + ROOMS_WITHIN * 1000;
+      while ([...this.#rooms.values()].includes(false) && Date.now() < deadline) await pause(0.05);
+      for (const { cell, outputs } of cells.values()) {
+        if (cell.isDisposed) continue;
+        const now = cell.model.outputs.toJSON();
+        const isThere = outputs.every((each, index) => isSame(each, now[index]));
+        if (!isThere) cell.model.outputs.fromJSON([...outputs, ...now]);
+      }
+      for (const [document, size] of documents) {
+        const isWhole = document.isDisposed || document.model.toString().length >= size;
+        if (isWhole) documents.delete(document);
+      }
+    }
+
+    /**
+     * @param {Lost} lost
+     * @param {Status} status
+     * @param {number} answered when the server answered
+     */
+    async #report(lost, status, answered) {
+      const away = lost.since ? (answered - lost.since) / 1000 : 0;
+      let isDone = false;
+      try {
+        const { report } = await import('./report.js');
+        isDone = await report(this, lost, status, away);
+      } finally {
+        if (!isDone) this.#keep(lost);
+      }
+    }
+
+    /**
+     * Keeps for the next report what could not be told, as the server was lost again.
+     * @param {Lost} lost
+     */
+    #keep({ since, sessions, unsaved }) {
+      const now = this.#lost;
+      if (this.isLost) now.since = since || now.since;
+      now.sessions = new Map([...now.sessions, ...sessions]);
+      for (const document of unsaved) now.unsaved.add(document);
     }
   }
 

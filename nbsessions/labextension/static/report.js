@@ -1,5 +1,6 @@
 // Brings a page up to date after its server is back, and tells the user what happened. The page
-// loads this file only then.
+// loads this file only then. The server may have been upgraded meanwhile, so this file has to work
+// with the nbsessions.js of earlier releases.
 
 const CONNECTED_WITHIN = 10; // seconds
 const REPLIES_WITHIN = 2; // seconds
@@ -18,8 +19,13 @@ const WHY = {
   unknown: 'is no longer here'
 };
 
+const MOVED =
+  'The server keeps other sessions now, as those of another directory. Kernels of this page are ' +
+  'not among them.';
+const NO_REPLY = 'No reply came, because the page was not connected. The cell may have run.';
+
 /**
- * The ids of the sessions whose end was told.
+ * The ids of the sessions whose end needs no more words.
  * @type {Set<string>}
  */
 const told = new Set();
@@ -32,21 +38,74 @@ const pause = seconds => new Promise(resolve => setTimeout(resolve, seconds * 10
  * @param {Page} page
  * @param {Lost} lost
  * @param {Status} status the server's first answer
+ * @param {number} away the seconds of absence
+ * @returns {Promise<boolean>} false if the server was lost again in the meantime
  */
-export async function report(page, lost, status) {
-  const away = lost.since ? (Date.now() - lost.since) / 1000 : 0;
+export async function report(page, lost, status, away) {
   const contexts = [...lost.sessions.keys()];
-  const refreshed = refresh(page, contexts, away);
   if (away) {
-    for (const dialog of lost.dialogs) dialog.reject();
+    dismiss(lost.dialogs);
     await save(lost.unsaved);
+    for (const context of contexts) reconnect(context.session?.kernel);
   }
-  await connect(contexts);
-  for (const waiting of lost.cells.values()) restore(waiting);
-  const unanswered = await settle(lost.cells);
-  tell(page, status, away, lost.sessions, unanswered, findShorter(lost.shared));
+  await connected(contexts);
+  const refreshed = refresh(page, contexts, away);
+  const unanswered = await settle(lost);
+  if (page.isLost) return false;
+  tell(page, lost, status, away, unanswered);
   await refreshed;
+  return true;
 }
+
+/**
+ * Closes the dialogs that say that the server is away, but none that the user fills in.
+ * @param {Lost['dialogs']} dialogs
+ */
+function dismiss(dialogs) {
+  for (const dialog of dialogs) {
+    if (!dialog.node.querySelector('.jp-Dialog-body :is(input, select, textarea)')) dialog.reject();
+  }
+}
+
+/**
+ * Saves the documents that could not be saved, unless they were saved in the meantime.
+ * @param {Lost['unsaved']} documents
+ */
+async function save(documents) {
+  for (const document of documents) {
+    if (!document.isDisposed && document.model.dirty) await document.save().catch(console.warn);
+  }
+}
+
+/**
+ * Connects a kernel that Lab has given up, as it does if a server closes a websocket in due form.
+ * @param {KernelConnection | null | undefined} kernel
+ */
+function reconnect(kernel) {
+  if (kernel?.connectionStatus === 'disconnected' && kernel.status !== 'dead') {
+    kernel.reconnect().catch(console.warn);
+  }
+}
+
+/**
+ * Waits until the kernels are connected or gone.
+ * @param {Context[]} contexts
+ */
+async function connected(contexts) {
+  const deadline = Date.now() + CONNECTED_WITHIN * 1000;
+  for (const context of contexts) {
+    while (isConnecting(context.session?.kernel) && Date.now() < deadline) await pause(0.05);
+  }
+}
+
+/** @param {KernelConnection | null | undefined} kernel */
+const isConnecting = kernel => isAlive(kernel) && !isConnected(kernel);
+
+/** @param {KernelConnection | null | undefined} kernel */
+const isAlive = kernel => kernel && !kernel.isDisposed && kernel.status !== 'dead';
+
+/** @param {KernelConnection | null | undefined} kernel */
+const isConnected = kernel => kernel?.connectionStatus === 'connected';
 
 /**
  * Refreshes the lists of what is running. Lab itself would do that within minutes.
@@ -61,74 +120,9 @@ async function refresh(page, contexts, away) {
     // A server that has just started may have many pages, which want to be connected first.
     await pause((Math.random() * page.connections()) / 40);
     await manager.refreshRunning().catch(console.warn);
-    if (manager === kernels) showStates(kernels, contexts);
+    if (manager === kernels) await showStates(page, contexts);
   }
 }
-
-/**
- * Saves the documents that could not be saved, unless they were saved in the meantime.
- * @param {Iterable<DocumentContext>} documents
- */
-async function save(documents) {
-  for (const document of documents) {
-    if (!document.isDisposed && document.model.dirty) await document.save().catch(console.warn);
-  }
-}
-
-/**
- * Waits until the kernels are connected or gone.
- * @param {Context[]} contexts
- */
-async function connect(contexts) {
-  const deadline = Date.now() + CONNECTED_WITHIN * 1000;
-  for (const context of contexts) {
-    const kernel = context.session?.kernel;
-    // Lab gives up when the server closes a websocket in due form.
-    if (kernel?.connectionStatus === 'disconnected' && kernel.status !== 'dead') {
-      kernel.reconnect().catch(console.warn);
-    }
-    while (isConnecting(context.session?.kernel) && Date.now() < deadline) await pause(0.05);
-  }
-}
-
-/**
- * Puts back what a running cell had shown, if its document was loaded from disk in the meantime.
- * jupyter-collaboration does that, although the disk has only what the cell showed earlier.
- * @param {WaitingCell} waiting
- */
-function restore({ cell, outputs }) {
-  if (cell.isDisposed) return;
-  const now = cell.model.outputs.toJSON();
-  if (!outputs.every((output, index) => continues(now[index], output))) {
-    cell.model.outputs.fromJSON([...outputs, ...now]);
-  }
-}
-
-/**
- * Returns the names of the documents that have become shorter.
- * @param {Lost['shared']} documents
- */
-const findShorter = documents =>
-  [...documents]
-    .filter(([{ isDisposed, model }, size]) => !isDisposed && model.toString().length < size)
-    .map(([{ localPath }]) => localPath.split('/').pop() ?? localPath);
-
-/**
- * Returns whether an output is the earlier one, perhaps with more text.
- * @param {any} output
- * @param {any} earlier
- */
-const continues = (output, earlier) =>
-  output?.output_type === 'stream' && output.name === earlier.name
-    ? output.text.startsWith(earlier.text)
-    : JSON.stringify(output) === JSON.stringify(earlier);
-
-/** @param {KernelConnection | null | undefined} kernel */
-const isConnecting = kernel =>
-  kernel && !kernel.isDisposed && kernel.status !== 'dead' && !isConnected(kernel);
-
-/** @param {KernelConnection | null | undefined} kernel */
-const isConnected = kernel => kernel?.connectionStatus === 'connected';
 
 /**
  * Shows the states of kernels that are connected again.
@@ -136,41 +130,48 @@ const isConnected = kernel => kernel?.connectionStatus === 'connected';
  * Lab would show "unknown" until the next cell runs: it ignores the state that comes with the reply
  * to its kernel_info_request. There is no public way to set a state, so this uses the method
  * `_updateStatus` of KernelConnection. Where it is missing, the state stays unknown.
- * @param {import('@jupyterlab/services').Kernel.IManager} kernels
+ * @param {Page} page
  * @param {Context[]} contexts
  */
-function showStates(kernels, contexts) {
-  const models = new Map([...kernels.running()].map(model => [model.id, model]));
+async function showStates({ app, services, settings }, contexts) {
+  const { kernels } = app.serviceManager;
+  // The manager refreshes nothing while its page is hidden.
+  const models = document.hidden
+    ? await services.KernelAPI.listRunning(settings).catch(() => [])
+    : [...kernels.running()];
+  const states = new Map(models.map(model => [model.id, model.execution_state]));
   for (const { session } of contexts) {
-    const state = models.get(session?.kernel?.id ?? '')?.execution_state;
     /** @type {any} */
     const kernel = session?.kernel;
-    if (state && kernel.status === 'unknown') kernel._updateStatus?.(state);
+    const state = states.get(kernel?.id);
+    if (state && isConnected(kernel) && kernel.status === 'unknown') kernel._updateStatus?.(state);
   }
 }
 
 /**
- * Settles the cells that no reply will come for, and returns which these are.
+ * Settles the cells that no reply will come for, and returns their contexts.
  *
  * A kernel answers in order. Once it has answered a request that was sent after the page was
  * connected again, the replies to earlier requests have come, or they never will.
- * @param {Lost['cells']} cells
+ * @param {Lost} lost
  */
-async function settle(cells) {
+async function settle({ clients, cells }) {
   /** @type {Context[]} */
-  const lost = [];
-  const waiting = [...cells].map(async ([future, { cell, context }]) => {
-    const kernel = context.session?.kernel;
-    if (!kernel || !isConnected(kernel)) return;
-    await kernel.requestKernelInfo();
+  const settled = [];
+  /** @type {Map<KernelConnection, Promise<unknown>>} */
+  const answers = new Map();
+  const waiting = [...cells].map(async ([future, { cell, kernel, context }]) => {
+    if (!clients.has(kernel.clientId) || !isConnected(kernel)) return;
+    if (!answers.has(kernel)) answers.set(kernel, kernel.requestKernelInfo());
+    await answers.get(kernel);
     if (!cells.has(future) || cell.isDisposed) return;
     future.dispose();
-    lost.push(context);
+    settled.push(context);
     await pause(0); // Lab empties the prompt first.
     mark(cell);
   });
   await Promise.race([Promise.allSettled(waiting), pause(REPLIES_WITHIN)]);
-  return lost;
+  return settled;
 }
 
 /**
@@ -181,8 +182,10 @@ function mark(cell) {
   const { model, promptNode } = cell;
   cell.setPrompt('?');
   if (!promptNode) return;
-  promptNode.title = 'The reply of the kernel was lost while the server was away.';
-  const clear = () => {
+  promptNode.title = NO_REPLY;
+  /** @param {unknown} _ @param {{name: string}} change */
+  const clear = (_, { name }) => {
+    if (!name.startsWith('execution')) return;
     promptNode.removeAttribute('title');
     model.stateChanged.disconnect(clear);
   };
@@ -192,33 +195,38 @@ function mark(cell) {
 /**
  * Tells what happened: one notification for all, with the details in a dialog.
  * @param {Page} page
+ * @param {Lost} lost
  * @param {Status} status
- * @param {number} away the seconds of absence
- * @param {Lost['sessions']} sessions
+ * @param {number} away
  * @param {Context[]} unanswered the context of each cell that got no reply
- * @param {string[]} shorter the documents that were loaded again, and have lost something
  */
-function tell(page, status, away, sessions, unanswered, shorter) {
+function tell(page, { sessions, documents }, status, away, unanswered) {
   const hasMoved = status.namespace && status.namespace !== page.namespace;
+  page.namespace = status.namespace ?? page.namespace;
   const gone = findGone(status, away, sessions);
-  const isBad = hasMoved || gone.size > 0 || unanswered.length > 0 || shorter.length > 0;
+  const shorter = [...documents.keys()].map(document => lastPart(document.localPath));
+  const isBad = hasMoved || gone.size > 0 || unanswered.length > 0 || (away && shorter.length > 0);
   if (!isBad && away < WORTH_A_WORD) return;
-  const kept = [...sessions.keys()].filter(context => isConnected(context.session?.kernel)).length;
   const sentences = [
     away ? `Back after ${duration(away)}.` : '',
     hasMoved ? MOVED : describeGone([...gone.values()]),
-    isBad || !kept ? '' : `The ${kept > 1 ? 'kernels' : 'kernel'} kept running.`,
+    isBad ? '' : describeKept(sessions),
     unanswered.length ? `${several(unanswered.length, 'cell')} got no reply.` : '',
     shorter.length ? `The latest changes of ${shorten(shorter.join(', '))} may be missing.` : ''
   ];
+  /** @type {import('@jupyterlab/apputils').Notification.IAction[]} */
   const actions = [];
   if (gone.size > 0) {
-    const label = gone.size > 1 ? 'Start new kernels' : 'Start new kernel';
-    actions.push({ label, callback: () => startKernels(gone) });
+    const label = count(gone.values(), 'id') > 1 ? 'Start new kernels' : 'Start new kernel';
+    actions.push({ label, callback: () => startKernels(page, gone) });
   }
-  if (isBad || kept > 1) {
+  if (isBad || sessions.size > 1) {
     const lines = details(sessions, gone, unanswered);
-    actions.push({ label: 'Details', callback: () => showDetails(page, lines) });
+    const callback = (/** @type {Event} */ event) => {
+      event.preventDefault(); // keeps the notification
+      showDetails(page, lines);
+    };
+    actions.push({ label: 'Details', callback });
   }
   page.apputils.Notification.emit(
     sentences.filter(Boolean).join(' '),
@@ -226,8 +234,6 @@ function tell(page, status, away, sessions, unanswered, shorter) {
     { autoClose: isBad ? false : 5000, actions }
   );
 }
-
-const MOVED = 'The server has another root directory now. The kernels of this page are not there.';
 
 /**
  * Returns the contexts whose sessions have ended, with their sessions and the reasons.
@@ -241,11 +247,11 @@ function findGone(status, away, sessions) {
   /** @type {Map<Context, Gone>} */
   const gone = new Map();
   for (const [context, session] of sessions) {
-    const reason = reasons.get(session.id) ?? 'unknown';
-    // While the server was there, Lab could tell that a kernel ended, or the user ended it.
-    if (!reasons.has(session.id) || (!away && ['ended', 'unknown'].includes(reason))) continue;
+    if (!reasons.has(session.id)) continue;
     told.add(session.id);
-    gone.set(context, { ...session, reason });
+    const reason = reasons.get(session.id) ?? 'unknown';
+    // While the server was there, the user ended the kernel, or Lab could tell that it has ended.
+    if (away || !['ended', 'unknown'].includes(reason)) gone.set(context, { ...session, reason });
   }
   return gone;
 }
@@ -256,19 +262,38 @@ function describeGone(gone) {
   if (!first) return '';
   const areKnown = gone.every(({ reason }) => !['elsewhere', 'unknown'].includes(reason));
   const variables = areKnown ? ': variables are gone' : '';
-  const ids = new Set(gone.map(({ id }) => id));
-  if (ids.size > 1) return `${ids.size} kernels are no longer here${variables}.`;
-  return `The kernel of ${shorten(first.name)} ${whyOf(first)}${variables}.`;
+  const kernels = count(gone, 'kernelId');
+  if (kernels > 1) return `${kernels} kernels are no longer here${variables}.`;
+  return `The kernel of ${shorten(lastPart(first.label))} ${whyOf(first)}${variables}.`;
 }
+
+/** @param {Lost['sessions']} sessions */
+function describeKept(sessions) {
+  const kept = [...sessions].filter(isKept).map(([, session]) => session);
+  const [all, here] = [count(sessions.values(), 'kernelId'), count(kept, 'kernelId')];
+  if (here < all) return `Connected: ${here} of ${several(all, 'kernel')}.`;
+  if (!all) return '';
+  return all > 1 ? 'The kernels kept running.' : 'The kernel kept running.';
+}
+
+/** @param {[Context, Noted]} entry */
+const isKept = ([{ session }, { kernelId }]) =>
+  session?.kernel?.id === kernelId && isConnected(session.kernel);
+
+/** @param {Iterable<Noted>} sessions @param {'id' | 'kernelId'} key */
+const count = (sessions, key) => new Set([...sessions].map(session => session[key])).size;
 
 /** @param {Gone} session */
 const whyOf = session => WHY[session.reason] ?? WHY.unknown;
 
+/** @param {string} path */
+const lastPart = path => path.slice(path.lastIndexOf('/') + 1);
+
 /** @param {string} name */
 const shorten = name => (name.length > 30 ? `${name.slice(0, 29)}…` : name);
 
-/** @param {number} count @param {string} noun */
-const several = (count, noun) => (count === 1 ? `1 ${noun}` : `${count} ${noun}s`);
+/** @param {number} number @param {string} noun */
+const several = (number, noun) => (number === 1 ? `1 ${noun}` : `${number} ${noun}s`);
 
 /** @param {number} seconds */
 function duration(seconds) {
@@ -283,12 +308,13 @@ function duration(seconds) {
  * @param {Context[]} unanswered
  */
 function details(sessions, gone, unanswered) {
-  const lines = [...sessions].map(([context, session]) => {
+  const lines = [...sessions].map(entry => {
+    const [context, { label }] = entry;
     const ended = gone.get(context);
-    const kept = isConnected(context.session?.kernel) ? 'kept running' : 'is not connected yet';
-    const count = unanswered.filter(each => each === context).length;
-    const cells = count ? `, ${several(count, 'cell')} got no reply` : '';
-    return `${session.name}: the kernel ${ended ? whyOf(ended) : kept}${cells}.`;
+    const kept = isKept(entry) ? 'kept running' : 'is not connected';
+    const number = unanswered.filter(each => each === context).length;
+    const cells = number ? `, ${several(number, 'cell')} got no reply` : '';
+    return `${label}: the kernel ${ended ? whyOf(ended) : kept}${cells}.`;
   });
   return [...new Set(lines)];
 }
@@ -302,12 +328,23 @@ async function showDetails(page, lines) {
   const body = new Widget({ node: document.createElement('div') });
   for (const line of lines) body.node.append(line, document.createElement('br'));
   const { Dialog, showDialog } = page.apputils;
-  await showDialog({ title: 'While the server was away', body, buttons: [Dialog.okButton()] });
+  const title = 'While the page was not connected';
+  await showDialog({ title, body, buttons: [Dialog.okButton()] });
 }
 
-/** @param {Map<Context, Gone>} gone */
-async function startKernels(gone) {
-  for (const [context, { kernelName }] of gone) {
-    if (!context.isDisposed) await context.changeKernel({ name: kernelName }).catch(console.warn);
+/**
+ * Gives the documents new kernels, except those that have one again. Another page may have started
+ * one already.
+ * @param {Page} page
+ * @param {Map<Context, Gone>} gone
+ */
+async function startKernels(page, gone) {
+  const { sessions } = page.app.serviceManager;
+  for (const [context, { path, kernelName }] of gone) {
+    if (context.isDisposed || isAlive(context.session?.kernel)) continue;
+    await sessions.refreshRunning().catch(console.warn);
+    const running = [...sessions.running()].find(model => model.path === path);
+    const wanted = running?.kernel ? { id: running.kernel.id } : { name: kernelName };
+    await context.changeKernel(wanted).catch(console.warn);
   }
 }
