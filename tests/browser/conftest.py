@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Browser, BrowserContext
 
-from support.browser import LAB_CONFIG, running_browser
+from support.browser import LAB_CONFIG, PAGE_IS_GONE, running_browser
 from support.server import Server, StartServer
 
 
@@ -28,4 +28,6 @@ def context(browser: Browser) -> Iterator[BrowserContext]:
 
 @pytest.fixture
 def server(start_server: StartServer) -> Server:
-    return start_server("lab", config=LAB_CONFIG)
+    server = start_server("lab", config=LAB_CONFIG)
+    server.allow_errors(PAGE_IS_GONE)
+    return server

@@ -9,6 +9,7 @@ from playwright.sync_api import BrowserContext
 
 from support.browser import (
     NOTEBOOK7_CONFIG,
+    PAGE_IS_GONE,
     begin_to_open_notebook7,
     hold_starts,
     write_notebook,
@@ -22,7 +23,9 @@ PATH = "a.ipynb"
 def server(start_server: StartServer) -> Server:
     if importlib.util.find_spec("notebook") is None:
         pytest.fail("This test needs Notebook 7: pip install 'notebook >= 7'", pytrace=False)
-    return start_server(config=NOTEBOOK7_CONFIG, extensions={"notebook": True})
+    server = start_server(config=NOTEBOOK7_CONFIG, extensions={"notebook": True})
+    server.allow_errors(PAGE_IS_GONE)
+    return server
 
 
 def test_two_pages_that_open_a_notebook_at_once_share_its_kernel(

@@ -12,7 +12,14 @@ from typing import Any
 import pytest
 from playwright.sync_api import BrowserContext
 
-from support.browser import LAB_CONFIG, NotebookPage, hold_starts, open_lab, write_notebook
+from support.browser import (
+    LAB_CONFIG,
+    PAGE_IS_GONE,
+    NotebookPage,
+    hold_starts,
+    open_lab,
+    write_notebook,
+)
 from support.server import Server, StartServer
 from support.waiting import wait_until
 
@@ -23,7 +30,9 @@ OTHER_PATH = "b.ipynb"
 
 @pytest.fixture(scope="module")
 def shared_server(start_shared_server: StartServer) -> Server:
-    return start_shared_server("lab", config=LAB_CONFIG)
+    server = start_shared_server("lab", config=LAB_CONFIG)
+    server.allow_errors(PAGE_IS_GONE)
+    return server
 
 
 @pytest.fixture

@@ -19,7 +19,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import psutil
 import pytest
@@ -311,7 +310,7 @@ def test_nginx_answers_503_while_the_server_is_away_if_told_so(
     server = start_server(base_url="/user/x/")
     upstream = f"http://127.0.0.1:{server.port}"
     with running_nginx(tmp_path / "nginx", upstream, advised=advised) as url:
-        client = behind(url, server)
+        client = server.behind(url)
         kernel_id = client.create("a.ipynb", "python3")["kernel"]["id"]
         assert client.execute(kernel_id, "x = 42; x") == "42"
         server.kill()
@@ -328,17 +327,8 @@ def test_nginx_answers_503_if_the_server_hangs_and_it_is_told_so(
     upstream = f"http://127.0.0.1:{server.port}"
     with running_nginx(tmp_path / "nginx", upstream, read_timeout="1s", advised=advised) as url:
         server.send_signal(signal.SIGSTOP)
-        assert behind(url, server).request("GET", "/api/kernels").status == status
+        assert server.behind(url).request("GET", "/api/kernels").status == status
         server.send_signal(signal.SIGCONT)
-
-
-def behind(url: str, server: RestClient) -> RestClient:
-    """Return a client for the server that sends its requests to a proxy."""
-    client = RestClient(base_url=server.base_url, token=server.token)
-    port = urlsplit(url).port
-    assert port is not None
-    client.port = port
-    return client
 
 
 def test_kernels_of_a_manager_with_our_mixins_survive(start_server: StartServer) -> None:

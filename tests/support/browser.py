@@ -11,12 +11,14 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NamedTuple
 from uuid import uuid4
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, Request, Route, sync_playwright
 
+from support.rest import RestClient
 from support.server import Server, StartServer
 
 LAB_CONFIG = {
@@ -34,10 +36,14 @@ NOTEBOOK7_CONFIG = {"JupyterNotebookApp": {"expose_app_in_browser": True}}
 CONNECTION_LOST = "Server Connection Error"
 """The title of the dialog that JupyterLab shows while its server is down."""
 
+SIGN_IN = "The server is back, but you have to sign in again."
+"""What the page says when its server does not know it any more."""
+
+PAGE_IS_GONE = "in (ZMQS|zmqs)tream callback|ZMQStream._update_handler"
+"""What jupyter_server logs when a page goes away while its kernel is sending."""
+
 _ARGUMENTS = ("--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--no-first-run")
 _SESSIONS_URL = re.compile(r"/api/sessions(\?.*)?$")
-# What jupyter_server logs when a page goes away while its kernel is sending.
-_PAGE_IS_GONE = "in (ZMQS|zmqs)tream callback|ZMQStream._update_handler"
 
 _NOTEBOOK = """
 path => {
@@ -114,34 +120,31 @@ class Connection(NamedTuple):
 class LabPage:
     """A tab with JupyterLab in it."""
 
-    def __init__(self, page: Page, server: Server) -> None:
+    def __init__(self, page: Page) -> None:
         self.page = page
-        self._server = server
         self._under_way: set[Request] = set()
         # Playwright takes no methods of built-in types.
         page.on("request", lambda request: self._under_way.add(request))
         page.on("requestfinished", lambda request: self._under_way.discard(request))
         page.on("requestfailed", lambda request: self._under_way.discard(request))
 
-    def open(self) -> LabPage:
+    def open(self, url: str) -> LabPage:
         """Load JupyterLab and wait until it is ready."""
-        # Use a separate workspace, so that notebooks of other tabs are not opened here.
-        self.begin_to_load(f"/lab/workspaces/{uuid4().hex}")
-        self._wait_for_lab()
+        self.begin_to_load(url)
+        self.wait_for_lab()
         return self
 
-    def begin_to_load(self, path: str) -> None:
-        """Start loading a page of the server, without waiting for it."""
-        self._server.allow_errors(_PAGE_IS_GONE)
-        url = f"http://127.0.0.1:{self._server.port}{path}?token={self._server.token}"
+    def begin_to_load(self, url: str) -> None:
+        """Start loading a page, without waiting for it."""
         self.page.goto(url, wait_until="commit")
 
     def reload(self) -> None:
         """Reload the page at its current address."""
         self.page.reload()
-        self._wait_for_lab()
+        self.wait_for_lab()
 
-    def _wait_for_lab(self) -> None:
+    def wait_for_lab(self) -> None:
+        """Wait until JupyterLab is ready."""
         self.wait_for(
             "() => { window.jupyterapp?.restored.then(() => { window.labIsRestored = true; });"
             " return window.labIsRestored; }"
@@ -438,6 +441,11 @@ class NotebookPage:
 
 def write_notebook(server: Server, path: str, sources: Sequence[str]) -> None:
     """Put a notebook of code cells into the server's root directory."""
+    write_notebook_file(server.root_dir / path, sources)
+
+
+def write_notebook_file(file: Path, sources: Sequence[str]) -> None:
+    """Write a notebook of code cells."""
     cells = [
         {
             "cell_type": "code",
@@ -456,7 +464,7 @@ def write_notebook(server: Server, path: str, sources: Sequence[str]) -> None:
         "nbformat": 4,
         "nbformat_minor": 5,
     }
-    (server.root_dir / path).write_text(json.dumps(notebook))
+    file.write_text(json.dumps(notebook))
 
 
 @contextmanager
@@ -471,9 +479,11 @@ def running_browser() -> Iterator[Browser]:
             browser.close()
 
 
-def open_lab(context: BrowserContext, server: Server) -> LabPage:
-    """Open JupyterLab in a new tab."""
-    return LabPage(context.new_page(), server).open()
+def open_lab(context: BrowserContext, server: RestClient, *, with_token: bool = True) -> LabPage:
+    """Open JupyterLab in a new tab. Without the token, the browser needs a cookie."""
+    # Use a separate workspace, so that notebooks of other tabs are not opened here.
+    path = f"/lab/workspaces/{uuid4().hex}"
+    return LabPage(context.new_page()).open(server.page_url(path, with_token=with_token))
 
 
 class PageKind(NamedTuple):
@@ -499,7 +509,7 @@ def start_page_server(
     host, extension, config = PAGES[kind]
     enabled = {extension: True, **extensions}
     server = start_server(host, config=config, extensions=enabled, start=start)
-    server.allow_errors(_PAGE_IS_GONE)
+    server.allow_errors(PAGE_IS_GONE)
     return server
 
 
@@ -517,8 +527,8 @@ def begin_to_open_notebook7(context: BrowserContext, server: Server, path: str) 
 
     Notebook 7 is built from JupyterLab's components, so ``LabPage`` works for it, too.
     """
-    page = LabPage(context.new_page(), server)
-    page.begin_to_load(f"/notebooks/{path}")
+    page = LabPage(context.new_page())
+    page.begin_to_load(server.page_url(f"/notebooks/{path}"))
     return NotebookPage(page, path)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from contextlib import closing
 from http.cookies import SimpleCookie
 from typing import Any, NamedTuple
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urlsplit
 
 from support.channel import Channel
 
@@ -94,6 +94,19 @@ class RestClient:
     def url_path(self, path: str) -> str:
         """Return the path below the base URL."""
         return self.base_url.rstrip("/") + path
+
+    def page_url(self, path: str, *, with_token: bool = True) -> str:
+        """Return the address of a page for a browser."""
+        query = f"?token={self.token}" if with_token else ""
+        return f"http://127.0.0.1:{self.port}{self.url_path(path)}{query}"
+
+    def behind(self, url: str) -> RestClient:
+        """Return a client that sends its requests to a proxy in front of the server."""
+        client = RestClient(base_url=self.base_url, token=self.token)
+        port = urlsplit(url).port
+        assert port is not None
+        client.port = port
+        return client
 
     # Sessions
 
