@@ -97,6 +97,8 @@ declare global {
     readonly isLost: boolean;
     /** Returns a module that the application shares. */
     shared(name: string): Promise<any>;
+    /** Closes dialogs, but none that the user fills in. */
+    dismiss(dialogs: Lost['dialogs']): void;
     /** Returns how many connections the server's kernels had. */
     connections(): number;
   }

@@ -36,7 +36,7 @@ NOTEBOOK7_CONFIG = {"JupyterNotebookApp": {"expose_app_in_browser": True}}
 CONNECTION_LOST = "Server Connection Error"
 """The title of the dialog that JupyterLab shows while its server is down."""
 
-SIGN_IN = "The server is back, but you have to sign in again."
+SIGN_IN = "The server wants you to sign in again."
 """What the page says when its server does not know it any more."""
 
 PAGE_IS_GONE = "in (ZMQS|zmqs)tream callback|ZMQStream._update_handler"

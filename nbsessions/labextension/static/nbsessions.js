@@ -335,8 +335,18 @@
       return models.reduce((count, model) => count + (model.connections ?? 0), 0);
     }
 
+    /** See Page. @param {Lost['dialogs']} dialogs */
+    dismiss(dialogs) {
+      const field = ':is(input, select, textarea)';
+      for (const dialog of dialogs) {
+        const isFilledIn = `${field}.jp-Dialog-body, .jp-Dialog-body ${field}`;
+        if (!dialog.node.querySelector(isFilledIn)) dialog.reject();
+      }
+    }
+
     #askToSignIn() {
       const { Notification } = this.apputils;
+      this.dismiss(this.#lost.dialogs); // They would cover the notification.
       this.#signIn ||= Notification.warning('The server wants you to sign in again.', {
         autoClose: false,
         actions: [{ label: 'Sign in', callback: () => window.open(this.settings.baseUrl) }]

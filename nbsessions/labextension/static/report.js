@@ -44,7 +44,7 @@ const pause = seconds => new Promise(resolve => setTimeout(resolve, seconds * 10
 export async function report(page, lost, status, away) {
   const contexts = [...lost.sessions.keys()];
   if (away) {
-    dismiss(lost.dialogs);
+    page.dismiss(lost.dialogs);
     await save(lost.unsaved);
     for (const context of contexts) reconnect(context.session?.kernel);
   }
@@ -55,16 +55,6 @@ export async function report(page, lost, status, away) {
   tell(page, lost, status, away, unanswered);
   await refreshed;
   return true;
-}
-
-/**
- * Closes the dialogs that say that the server is away, but none that the user fills in.
- * @param {Lost['dialogs']} dialogs
- */
-function dismiss(dialogs) {
-  for (const dialog of dialogs) {
-    if (!dialog.node.querySelector('.jp-Dialog-body :is(input, select, textarea)')) dialog.reject();
-  }
 }
 
 /**
