@@ -159,6 +159,10 @@ class Hub(RestClient):
         If the server is not running, the page then offers to start it.
         """
         page.goto(f"{self.url}/hub/login?next=/user/{user}{path}")
+        self.fill_in_form(page, user)
+
+    def fill_in_form(self, page: Page, user: str) -> None:
+        """Log in with a page that shows the form."""
         page.locator("#username_input").fill(user)
         page.locator("#password_input").fill(_PASSWORD)
         page.locator("#login_submit").click()

@@ -135,18 +135,21 @@
     #reports = Promise.resolve();
     #wake = () => {};
     #signIn = ''; // the id of the notification that asks to sign in
+    #isVisited = false; // whether the server was visited to sign in again
 
     /**
      * @param {App} app
      * @param {typeof import('@jupyterlab/services')} services
      * @param {typeof import('@jupyterlab/apputils')} apputils
      * @param {string} namespace
+     * @param {boolean} isBehindHub whether JupyterHub has started the server
      */
-    constructor(app, services, apputils, namespace) {
+    constructor(app, services, apputils, namespace, isBehindHub) {
       this.app = app;
       this.services = services;
       this.apputils = apputils;
       this.namespace = namespace;
+      this.isBehindHub = isBehindHub;
       this.settings = { ...app.serviceManager.serverSettings };
       this.shared = shared;
       this.#replace(app.serviceManager.serverSettings);
@@ -270,13 +273,15 @@
       }
       if (this.#signIn) this.apputils.Notification.dismiss(this.#signIn);
       this.#signIn = '';
+      this.#isVisited = false;
       const lost = this.#lost;
       const answer = status;
+      const away = lost.since ? (Date.now() - lost.since) / 1000 : 0;
       this.#lost = nothing();
       this.#asking = null;
       if (wasAway && this.#rooms.size) this.documents = this.#restore(lost);
       this.#reports = this.#reports
-        .then(() => this.#report(lost, answer, Date.now()))
+        .then(() => this.#report(lost, answer, away))
         .catch(console.error);
       return wasAway;
     }
@@ -291,7 +296,7 @@
       try {
         const response = await this.#get(`api/sessions/status?${ids.join('&')}`);
         this.#isProxied = true;
-        if ([401, 403].includes(response.status)) this.#askToSignIn();
+        if ([401, 403].includes(response.status)) await this.#signInAgain();
         if ([...AWAY, 401, 403].includes(response.status)) return null;
         if (response.ok) {
           const status = await response.json();
@@ -344,6 +349,15 @@
       }
     }
 
+    async #signInAgain() {
+      // JupyterHub makes cookies invalid when it starts a server again. Where the user is still
+      // signed in to the hub, a visit gives the browser a new one.
+      const isNew = !this.#isVisited;
+      this.#isVisited = true;
+      if (isNew && this.isBehindHub) await visit(this.settings.baseUrl);
+      else this.#askToSignIn();
+    }
+
     #askToSignIn() {
       const { Notification } = this.apputils;
       this.dismiss(this.#lost.dialogs); // They would cover the notification.
@@ -394,10 +408,9 @@
     /**
      * @param {Lost} lost
      * @param {Status} status
-     * @param {number} answered when the server answered
+     * @param {number} away the seconds of absence
      */
-    async #report(lost, status, answered) {
-      const away = lost.since ? (answered - lost.since) / 1000 : 0;
+    async #report(lost, status, away) {
       let isDone = false;
       try {
         const { report } = await import('./report.js');
@@ -420,6 +433,23 @@
   }
 
   /**
+   * Loads a page in a frame that nobody sees and that runs no scripts.
+   * @param {string} url
+   */
+  const visit = async url => {
+    const frame = document.createElement('iframe');
+    frame.setAttribute('sandbox', 'allow-same-origin'); // with its cookies
+    frame.hidden = true;
+    frame.src = url;
+    await new Promise(resolve => {
+      frame.onload = resolve;
+      setTimeout(resolve, REQUEST_TIMEOUT * 1000);
+      document.body.append(frame);
+    });
+    frame.remove();
+  };
+
+  /**
    * Returns a module that the application shares.
    * @param {string} name
    */
@@ -436,7 +466,8 @@
       if (!namespace) return; // the server does not keep its sessions with nbsessions
       const services = await shared('@jupyterlab/services');
       const apputils = await shared('@jupyterlab/apputils');
-      new Watch(app, services, apputils, namespace);
+      const isBehindHub = PageConfig.getOption('hubPrefix') !== '';
+      new Watch(app, services, apputils, namespace, isBehindHub);
     }
   };
 
