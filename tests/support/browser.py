@@ -231,7 +231,7 @@ class LabPage:
 
     def fill_in(self, text: str) -> None:
         """Type a text into the field of a dialog."""
-        self.page.locator(".jp-Dialog-body input").fill(text)
+        self.page.locator("input.jp-Dialog-body, .jp-Dialog-body input").fill(text)
 
     def press_enter(self) -> None:
         """Press Enter, as in the field of a dialog."""

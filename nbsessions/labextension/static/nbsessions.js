@@ -340,7 +340,10 @@
       return models.reduce((count, model) => count + (model.connections ?? 0), 0);
     }
 
-    /** See Page. @param {Lost['dialogs']} dialogs */
+    /**
+     * See Page.
+     * @param {Lost['dialogs']} dialogs
+     */
     dismiss(dialogs) {
       const field = ':is(input, select, textarea)';
       for (const dialog of dialogs) {
