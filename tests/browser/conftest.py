@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext
@@ -24,6 +25,16 @@ def context(browser: Browser) -> Iterator[BrowserContext]:
         # JupyterLab looks for a lost kernel again after 10 to 30 seconds, each time.
         context.set_default_timeout(90_000)
         yield context
+
+
+@pytest.fixture
+def start_server(start_server: StartServer) -> StartServer:
+    """Start servers that are not measured. Other tests run the same code, and need less time."""
+
+    def start_unmeasured(*arguments: str, **options: Any) -> Server:
+        return start_server(*arguments, measured=False, **options)
+
+    return start_unmeasured
 
 
 @pytest.fixture

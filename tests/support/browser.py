@@ -6,10 +6,11 @@ Tests act through the application's commands and read its models.
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -253,6 +254,11 @@ class LabPage:
         """Wait until a JavaScript function returns a true value. Raises TimeoutError."""
         self.page.wait_for_function(expression, arg=argument)
 
+    def version(self) -> str:
+        """Return the name and the version of the application."""
+        text: str = self.page.evaluate("`${jupyterapp.name} ${jupyterapp.version}`")
+        return text
+
     def wait_until_quiet(self) -> None:
         """Wait until no request of the page has been under way for half a second."""
         quiet_since = time.monotonic()
@@ -399,6 +405,11 @@ class NotebookPage:
         self._call("notebook.find().sessionContext.changeKernel(argument).then(() => null)", model)
         self.wait_for_kernel()
 
+    def has_private_method(self) -> bool:
+        """Whether the connection has the private method that the page's extension uses."""
+        has: bool = self._call("typeof notebook.kernel()._updateStatus === 'function'")
+        return has
+
     def has_session(self) -> bool:
         """Whether the notebook has a session, and so a kernel."""
         has_session: bool = self._call("notebook.find().sessionContext.session !== null")
@@ -500,6 +511,17 @@ PAGES = {
     "notebook7": PageKind("newest", "notebook", NOTEBOOK7_CONFIG),
     "notebook7.0": PageKind("oldest", "notebook", NOTEBOOK7_CONFIG),
 }
+
+
+def kinds_of_pages(*usual: str) -> Iterable[str]:
+    """Return the kinds of pages to run a test with: the usual ones, or with ALL_PAGES=1 all."""
+    return PAGES if os.environ.get("ALL_PAGES") else usual
+
+
+def start_again_later(server: Server, seconds: float = 2.5) -> None:
+    """Start a server again after so long that its pages find it worth a word."""
+    time.sleep(seconds)
+    server.start(again=True)
 
 
 def start_page_server(

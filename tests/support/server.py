@@ -59,8 +59,12 @@ class Server(RestClient):
         environment: Mapping[str, str] | None = None,
         arguments: Sequence[str] = (),
         wrapper: Sequence[str] = (),
+        measured: bool = True,
     ) -> None:
-        """``wrapper`` is a command that runs the server's command and must become its process."""
+        """``wrapper`` is a command that runs the server's command and must become its process.
+
+        ``measured`` means that coverage is measured, which slows the server down.
+        """
         super().__init__(base_url=base_url, token=TOKEN)
         self.host = host
         self.folder = folder
@@ -76,8 +80,7 @@ class Server(RestClient):
         self._process: subprocess.Popen[bytes] | None = None
         self._port_holder: socket.socket | None = None
         self._allowed_errors: list[str] = []
-        self.measured = True
-        """Whether coverage is measured, which slows a start down."""
+        self.measured = measured
         for each in (self.data_dir, self.root_dir, self.runtime_dir, self.config_dir):
             each.mkdir(parents=True, exist_ok=True)
         self._write_kernelspecs()

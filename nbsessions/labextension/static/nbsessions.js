@@ -3,6 +3,7 @@
 
 (() => {
   const HIDDEN_FOR_LONG = 5 * 60; // seconds
+  const HIDDEN_INTERVAL = 60; // seconds: a server keeps what kernels say for twice as long
   const REQUEST_TIMEOUT = 10; // seconds
   const ROOMS_WITHIN = 5; // seconds
   const MAX_IDS = 100; // sessions that one request may ask for
@@ -279,7 +280,8 @@
       const away = lost.since ? (Date.now() - lost.since) / 1000 : 0;
       this.#lost = nothing();
       this.#asking = null;
-      if (wasAway && this.#rooms.size) this.documents = this.#restore(lost);
+      if (wasAway && this.#rooms.size) this.documents = this.#restore(lost).catch(console.warn);
+      else lost.documents.clear();
       this.#reports = this.#reports
         .then(() => this.#report(lost, answer, away))
         .catch(console.error);
@@ -324,11 +326,12 @@
     #pause(away) {
       return new Promise(resolve => {
         this.#wake = () => resolve(null);
-        if (this.#hidden && Date.now() - this.#hidden > HIDDEN_FOR_LONG * 1000) return;
         // The more pages a server has, and the longer it is away, the less often each one asks.
         // They have all lost it at the same moment, so each one first waits for a part of that.
-        const least = this.#isProxied ? 1 : 0.25;
-        const seconds = Math.min(20, Math.max(least, this.connections() / 70, (away / 420) ** 2));
+        const isHidden = this.#hidden && Date.now() - this.#hidden > HIDDEN_FOR_LONG * 1000;
+        const least = isHidden ? HIDDEN_INTERVAL : this.#isProxied ? 1 : 0.25;
+        const later = Math.min(20, Math.max(this.connections() / 70, (away / 420) ** 2));
+        const seconds = Math.max(least, later);
         const part = away < seconds ? Math.random() : 0.9 + Math.random() / 5;
         setTimeout(resolve, seconds * part * 1000);
       });
@@ -414,6 +417,7 @@
      * @param {number} away the seconds of absence
      */
     async #report(lost, status, away) {
+      await this.documents;
       let isDone = false;
       try {
         const { report } = await import('./report.js');

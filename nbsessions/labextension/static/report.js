@@ -148,13 +148,12 @@ async function showStates({ app, services, settings }, contexts) {
 async function settle({ clients, cells }) {
   /** @type {Context[]} */
   const settled = [];
-  /** @type {Map<KernelConnection, Promise<unknown>>} */
+  /** @type {Map<KernelConnection, Promise<boolean>>} */
   const answers = new Map();
   const waiting = [...cells].map(async ([future, { cell, kernel, context }]) => {
     if (!clients.has(kernel.clientId) || !isConnected(kernel)) return;
-    if (!answers.has(kernel)) answers.set(kernel, kernel.requestKernelInfo());
-    await answers.get(kernel);
-    if (!cells.has(future) || cell.isDisposed) return;
+    if (!answers.has(kernel)) answers.set(kernel, answersNow(kernel));
+    if (!(await answers.get(kernel)) || !cells.has(future) || cell.isDisposed) return;
     future.dispose();
     settled.push(context);
     await pause(0); // Lab empties the prompt first.
@@ -162,6 +161,20 @@ async function settle({ clients, cells }) {
   });
   await Promise.race([Promise.allSettled(waiting), pause(REPLIES_WITHIN)]);
   return settled;
+}
+
+/**
+ * Waits until a kernel answers. It is asked again and again, because an answer may be lost while the
+ * server subscribes to what the kernel publishes.
+ * @param {KernelConnection} kernel
+ * @returns {Promise<boolean>} false if the connection was lost
+ */
+async function answersNow(kernel) {
+  for (let seconds = 2; isConnected(kernel); seconds *= 2) {
+    const answer = kernel.requestKernelInfo().then(() => true);
+    if (await Promise.race([answer, pause(seconds)])) return true;
+  }
+  return false;
 }
 
 /**
