@@ -23,6 +23,7 @@ EXAMPLES = [
     (errors.StartInProgress("a.ipynb"), 503),
     (errors.StartLost(None), 503),
     (errors.ServiceClosed(), 503),
+    (errors.NotSupported("this"), 404),
     (errors.StoreUnavailable("down"), 503),
     (errors.StoreUncertain("cut short"), 503),
     (errors.StoreDamaged("broken"), 503),
