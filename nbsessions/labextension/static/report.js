@@ -48,7 +48,8 @@ export async function report(page, lost, status, away) {
     await save(lost.unsaved);
     for (const context of contexts) reconnect(context.session?.kernel);
   }
-  await connected(contexts);
+  const missing = new Set((status.missing ?? []).map(({ id }) => id));
+  await connected(contexts.filter(context => !missing.has(lost.sessions.get(context)?.id ?? '')));
   const refreshed = refresh(page, contexts, away);
   const unanswered = await settle(lost);
   if (page.isLost) return false;
@@ -78,7 +79,7 @@ function reconnect(kernel) {
 }
 
 /**
- * Waits until the kernels are connected or gone.
+ * Waits until the kernels of sessions that the server has are connected or gone.
  * @param {Context[]} contexts
  */
 async function connected(contexts) {
@@ -164,8 +165,8 @@ async function settle({ clients, cells }) {
 }
 
 /**
- * Waits until a kernel answers. It is asked again and again, because an answer may be lost while the
- * server subscribes to what the kernel publishes.
+ * Waits until a kernel answers. It is asked again and again, because an answer may be lost while
+ * the server subscribes to what the kernel publishes.
  * @param {KernelConnection} kernel
  * @returns {Promise<boolean>} false if the connection was lost
  */
