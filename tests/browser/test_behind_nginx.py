@@ -14,7 +14,7 @@ from support.nginx import running_nginx
 from support.server import StartServer
 
 PATH = "a.ipynb"
-BACK_WITHIN = 5.0
+BACK_WITHIN = 8.0
 """Seconds that a test allows on a busy machine."""
 
 log = logging.getLogger(__name__)
