@@ -82,8 +82,6 @@ def measure(folder: Path, count: int, away: float, extended: bool) -> str:
     folder.mkdir()
     with servers_in(folder) as start_server:
         server = start_server()
-        # ZMQ has 1023 sockets for a process, and a page needs four and more while it connects.
-        server.allow_errors("Uncaught exception GET /api/kernels/.*/channels")
         for number in range(KERNELS):
             server.create(f"{number}.ipynb", "python3")
         with open_pages(server, count, extended) as pages:

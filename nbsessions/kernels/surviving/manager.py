@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import zmq.asyncio
 from jupyter_client.kernelspec import KernelSpec, NoSuchKernel
 from jupyter_client.provisioning.factory import KernelProvisionerFactory
 from jupyter_client.provisioning.local_provisioner import LocalProvisioner
@@ -38,6 +39,12 @@ from nbsessions.locks import SUPPORTED
 from nbsessions.tasks import Tasks
 
 _PENDING_TIMEOUT = 5.0
+
+MAX_SOCKETS = 8192
+"""How many ZMQ sockets a server may have. Each connected page needs four and more.
+
+ZMQ's own limit of 1023 is reached when about 200 pages connect at once.
+"""
 
 
 class SurvivingKernel:
@@ -120,6 +127,13 @@ class SurvivingKernels(LoggingConfigurable):
     @default("kernel_manager_class")
     def _default_kernel_manager_class(self) -> str:
         return "nbsessions.kernels.surviving.manager.SurvivingKernelManager"
+
+    @default("context")
+    def _context_default(self) -> zmq.asyncio.Context:
+        context: zmq.asyncio.Context = super()._context_default()  # type: ignore[misc]
+        # ZMQ takes the limit into account when the first socket is created.
+        context.set(zmq.MAX_SOCKETS, min(MAX_SOCKETS, context.get(zmq.SOCKET_LIMIT)))
+        return context
 
     if TYPE_CHECKING:
         connection_dir: str

@@ -330,9 +330,9 @@
         // They have all lost it at the same moment, so each one first waits for a part of that.
         const isHidden = this.#hidden && Date.now() - this.#hidden > HIDDEN_FOR_LONG * 1000;
         const least = isHidden ? HIDDEN_INTERVAL : this.#isProxied ? 1 : 0.25;
-        const later = Math.min(20, Math.max(this.connections() / 60, (away / 420) ** 2));
+        const later = Math.min(20, Math.max(this.connections() / 55, (away / 420) ** 2));
         const seconds = Math.max(least, later);
-        const part = away < seconds ? Math.random() : 0.9 + Math.random() / 5;
+        const part = away < seconds ? Math.random() : 0.85 + Math.random() / 5;
         setTimeout(resolve, seconds * part * 1000);
       });
     }

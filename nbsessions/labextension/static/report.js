@@ -109,7 +109,7 @@ async function refresh(page, contexts, away) {
   const managers = [kernels, sessions, ...(terminals.isAvailable() ? [terminals] : [])];
   for (const manager of away ? managers : [kernels]) {
     // A server that has just started may have many pages, which want to be connected first.
-    await pause((Math.random() * page.connections()) / 25);
+    await pause(((1 + Math.random()) * page.connections()) / 40);
     await manager.refreshRunning().catch(console.warn);
     if (manager === kernels) await showStates(page, contexts);
   }

@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import zmq
 from jupyter_client.provisioning.local_provisioner import LocalProvisioner
 from traitlets.config.configurable import LoggingConfigurable
 
 from nbsessions.kernels.surviving import manager as manager_module
+from nbsessions.kernels.surviving.manager import SurvivingMappingKernelManager
 from support.surviving_managers import runtime_place, surviving_kernel_manager
 
 
@@ -29,6 +31,12 @@ async def test_the_first_decision_on_the_kernels_stays(tmp_path: Path, by_signal
         assert kernel_manager.begin_stop() is by_signal
         server._stopping = not by_signal
         assert kernel_manager.begin_stop() is by_signal
+
+
+def test_a_server_may_have_more_sockets_than_zmq_allows_by_default() -> None:
+    # The helpers give all kernel managers of a test the same context.
+    kernel_manager = SurvivingMappingKernelManager()
+    assert kernel_manager.context.get(zmq.MAX_SOCKETS) >= 8000
 
 
 @pytest.mark.gen_test
