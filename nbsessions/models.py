@@ -193,8 +193,11 @@ class Intent:
     document: str | None
     """The normalised path that a start is for. None if the start is not to be shared."""
     kernel_id: str | None
-    lease_until: datetime
-    """When other requests may take over a start, or when an ended stop may be deleted."""
+    lease_until: datetime | None = field(default=None, compare=False)
+    """When other requests may take over a start, or when an ended stop may be deleted.
+
+    The store sets it, by its own clock.
+    """
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ import random
 
 from nbsessions.errors import ServiceClosed, StartInProgress, StoreError, StoreUncertain
 from nbsessions.kernels.base import KernelProvider, StartRequest
-from nbsessions.models import Intent, Kernel, NewSession, Session, Verb, utcnow
+from nbsessions.models import Intent, Kernel, NewSession, Session, Verb
 from nbsessions.service.cleanup import Cleanup
 from nbsessions.stores.base import START_LEASE, SessionStore
 
@@ -43,10 +43,9 @@ class KernelStarts:
                 scope=self._scope,
                 document=document,
                 kernel_id=kernel_id,
-                lease_until=utcnow() + START_LEASE,
             )
             try:
-                return await self._store.acquire(intent)
+                return await self._store.acquire(intent, lease=START_LEASE)
             except StartInProgress:
                 if self.closing or loop.time() > deadline:
                     raise

@@ -107,7 +107,7 @@ class SessionStore(ABC):
     # Starts
 
     @abstractmethod
-    async def acquire(self, intent: Intent) -> Session | None:
+    async def acquire(self, intent: Intent, *, lease: timedelta = START_LEASE) -> Session | None:
         """Request the right to start a kernel.
 
         If the document has sessions already, writes nothing and returns the oldest of them.
@@ -115,9 +115,9 @@ class SessionStore(ABC):
         calls ``commit`` or ``drop_start``.
 
         Raises StartInProgress while another start for the document is in progress. A start
-        whose lease has expired is taken over. Raises KernelConflict when the kernel id of the
-        intent belongs to any session in the store, or to a kernel that is being started or
-        stopped.
+        whose ``lease`` has expired, by the clock of the store, is taken over. Raises
+        KernelConflict when the kernel id of the intent belongs to any session in the store, or
+        to a kernel that is being started or stopped.
         """
 
     @abstractmethod

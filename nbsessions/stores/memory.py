@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from nbsessions.errors import InvalidRequest, StoreUnavailable
 from nbsessions.models import (
@@ -21,7 +21,7 @@ from nbsessions.models import (
     is_within,
     utcnow,
 )
-from nbsessions.stores.base import ENDINGS_KEPT_FOR, SessionStore
+from nbsessions.stores.base import ENDINGS_KEPT_FOR, START_LEASE, SessionStore
 from nbsessions.stores.cache import SessionCache
 from nbsessions.stores.transaction import Tables, Transaction, raise_if_lost
 
@@ -81,8 +81,8 @@ class MemorySessionStore(SessionStore):
 
     # Writes
 
-    async def acquire(self, intent: Intent) -> Session | None:
-        return self._opened().acquire(intent)
+    async def acquire(self, intent: Intent, *, lease: timedelta = START_LEASE) -> Session | None:
+        return self._opened().acquire(intent, lease)
 
     async def commit(self, token: str, session: Session) -> Session:
         return raise_if_lost(self._opened().commit(token, session))
@@ -157,6 +157,9 @@ class _MemoryTables(Tables):
         """The reason and the time of each ending, the oldest first."""
         self._seq = 0
 
+    def now(self) -> datetime:
+        return utcnow()
+
     # Sessions
 
     def find_session(self, session_id: str) -> Session | None:
@@ -199,15 +202,15 @@ class _MemoryTables(Tables):
     def has_intent(self, kernel_id: str, *, ended_since: datetime | None = None) -> bool:
         return any(
             intent.verb is not Verb.ENDED
-            or (ended_since is not None and intent.lease_until >= ended_since)
+            or (ended_since is not None and not _has_lapsed(intent, ended_since))
             for intent in self.intents.values()
             if intent.kernel_id == kernel_id
         )
 
-    def add_intent(self, intent: Intent) -> bool:
+    def add_intent(self, intent: Intent, lease_until: datetime) -> bool:
         if intent.verb is Verb.START and self._starts_of(intent.document):
             return False
-        self.intents[intent.token] = intent
+        self.intents[intent.token] = replace(intent, lease_until=lease_until)
         return True
 
     def remove_intent(self, token: str, verb: Verb) -> bool:
@@ -219,7 +222,7 @@ class _MemoryTables(Tables):
 
     def expire_starts(self, document: str, before: datetime) -> None:
         for intent in self._starts_of(document):
-            if intent.lease_until < before:
+            if _has_lapsed(intent, before):
                 self.intents[intent.token] = replace(intent, verb=Verb.LOST)
 
     def end_stop(self, token: str, lease_until: datetime) -> None:
@@ -234,7 +237,7 @@ class _MemoryTables(Tables):
 
     def forget_ended_before(self, moment: datetime) -> None:
         for intent in list(self.intents.values()):
-            if intent.verb is Verb.ENDED and intent.lease_until < moment:
+            if intent.verb is Verb.ENDED and _has_lapsed(intent, moment):
                 del self.intents[intent.token]
 
     # Endings
@@ -261,3 +264,7 @@ class _MemoryTables(Tables):
             for intent in self.intents.values()
             if intent.verb is Verb.START and intent.document == document is not None
         ]
+
+
+def _has_lapsed(intent: Intent, moment: datetime) -> bool:
+    return intent.lease_until is not None and intent.lease_until < moment

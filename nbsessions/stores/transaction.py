@@ -5,11 +5,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TypeVar
 
 from nbsessions.errors import KernelConflict, SessionNotFound, StartInProgress, StartLost
-from nbsessions.models import UNSET, Changes, EndReason, Intent, Release, Session, Verb, utcnow
+from nbsessions.models import UNSET, Changes, EndReason, Intent, Release, Session, Verb
 from nbsessions.stores.base import ENDED_KEPT_FOR, ENDINGS_KEPT_FOR, START_LEASE
 
 T = TypeVar("T")
@@ -20,6 +20,13 @@ class Tables(ABC):
 
     Each backend implements this class. "In the store" means in all scopes and namespaces.
     """
+
+    @abstractmethod
+    def now(self) -> datetime:
+        """Return the time by the clock of the store, which all servers share.
+
+        It must not be earlier than any moment at which this transaction waited for another one.
+        """
 
     # Sessions
 
@@ -69,7 +76,7 @@ class Tables(ABC):
         """
 
     @abstractmethod
-    def add_intent(self, intent: Intent) -> bool:
+    def add_intent(self, intent: Intent, lease_until: datetime) -> bool:
         """Add an intent. Return False and add nothing if the document already has a 'start'."""
 
     @abstractmethod
@@ -121,7 +128,7 @@ class Transaction:
 
     # Starts
 
-    def acquire(self, intent: Intent) -> Session | None:
+    def acquire(self, intent: Intent, lease: timedelta) -> Session | None:
         """See SessionStore.acquire."""
         existing = self._oldest_of(intent.document)
         if existing is not None:
@@ -129,8 +136,8 @@ class Transaction:
         if intent.kernel_id is not None:
             self._refuse_used(intent.kernel_id)
         if intent.document is not None:
-            self._tables.expire_starts(intent.document, utcnow())
-        if not self._tables.add_intent(intent):
+            self._tables.expire_starts(intent.document, self._tables.now())
+        if not self._tables.add_intent(intent, self._tables.now() + lease):
             raise StartInProgress(intent.document)
         if intent.kernel_id is not None:
             self._tables.forget_ended(intent.kernel_id)
@@ -199,7 +206,7 @@ class Transaction:
 
     def finish_stop(self, token: str) -> None:
         """See SessionStore.finish_stop."""
-        now = utcnow()
+        now = self._tables.now()
         self._tables.end_stop(token, now + ENDED_KEPT_FOR)
         self._tables.forget_ended_before(now)
 
@@ -221,7 +228,7 @@ class Transaction:
 
     def _record_endings(self, sessions: Collection[Session], reason: EndReason) -> None:
         """Record why the sessions ended, and forget old endings at this opportunity."""
-        now = utcnow()
+        now = self._tables.now()
         for session in sessions:
             self._tables.add_ending(session.session_id, reason, now)
         if sessions:
@@ -237,7 +244,7 @@ class Transaction:
         return None if document is None else self._tables.find_by_document(document)
 
     def _change(self, session: Session) -> Session:
-        session = replace(session, last_activity=utcnow())
+        session = replace(session, last_activity=self._tables.now())
         self._tables.change_session(session)
         return session
 
@@ -254,16 +261,10 @@ class Transaction:
     def _add_stop(self, token: str, kernel_id: str) -> None:
         # A 'lost' intent may still have this token.
         self._tables.remove_intent(token, Verb.LOST)
-        self._tables.add_intent(
-            Intent(
-                token=token,
-                verb=Verb.STOP,
-                scope=self._scope,
-                document=None,
-                kernel_id=kernel_id,
-                lease_until=utcnow() + START_LEASE,
-            )
+        stop = Intent(
+            token=token, verb=Verb.STOP, scope=self._scope, document=None, kernel_id=kernel_id
         )
+        self._tables.add_intent(stop, self._tables.now() + START_LEASE)
 
     def _refuse_used(self, kernel_id: str) -> None:
         """Raise KernelConflict unless a new kernel may use this id."""
@@ -274,7 +275,7 @@ class Transaction:
 
     def _refuse_changing(self, kernel_id: str) -> None:
         """Raise KernelConflict unless a session may use this kernel."""
-        if self._tables.has_intent(kernel_id, ended_since=utcnow()):
+        if self._tables.has_intent(kernel_id, ended_since=self._tables.now()):
             raise KernelConflict(kernel_id, "is being started or stopped")
 
 

@@ -141,6 +141,7 @@ async def test_a_kernel_that_a_deletion_leaves_is_to_be_stopped(store: SessionSt
     assert list(await store.list_sessions()) == []
     [intent] = await store.list_intents()
     assert (intent.token, intent.verb, intent.kernel_id) == ("stop", Verb.STOP, session.kernel_id)
+    assert intent.lease_until is not None
     assert intent.lease_until > utcnow()
 
 
@@ -186,6 +187,7 @@ async def test_a_finished_stop_is_remembered_for_a_while(store: SessionStore) ->
     intent = await store.find_intent("stop")
     assert intent is not None
     assert intent.verb is Verb.ENDED
+    assert intent.lease_until is not None
     assert before <= intent.lease_until - ENDED_KEPT_FOR <= utcnow()
 
 
@@ -228,8 +230,8 @@ async def test_a_kernel_that_ended_long_ago_bars_its_id_no_more(
 
 @pytest.mark.gen_test
 async def test_a_lost_start_is_stopped_and_then_remembered(store: SessionStore) -> None:
-    lapsed, session = make_start("a", lease=LAPSED), make_session("a")
-    await store.acquire(lapsed)
+    lapsed, session = make_start("a"), make_session("a")
+    await store.acquire(lapsed, lease=LAPSED)
     await store.acquire(make_start("a"))
     with pytest.raises(StartLost):
         await store.commit(lapsed.token, session)

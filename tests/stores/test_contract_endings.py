@@ -8,10 +8,9 @@ import pytest
 
 from nbsessions.errors import InvalidRequest
 from nbsessions.models import Changes, EndReason, Session, utcnow
-from nbsessions.stores import transaction
 from nbsessions.stores.base import ENDINGS_KEPT_FOR, SessionStore
 from support.contract import state
-from support.stores import KINDS
+from support.stores import KINDS, turn_back_clock
 from support.values import make_id, make_session, make_start, to_kernel
 
 pytestmark = [pytest.mark.parametrize("stores", KINDS, indirect=True), pytest.mark.gen_test]
@@ -117,7 +116,7 @@ async def test_a_session_that_ends_again_has_ended_then(
     store: SessionStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(transaction, "utcnow", lambda: utcnow() - timedelta(hours=2))
+        turn_back_clock(patch, timedelta(hours=2))
         session = await ended(store)
     again = await store.insert(make_session(session_id=session.session_id))
     await store.end_sessions([again])
@@ -131,7 +130,7 @@ async def test_an_ending_is_remembered_for_a_time(
     store: SessionStore, monkeypatch: pytest.MonkeyPatch, margin: timedelta
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(transaction, "utcnow", lambda: utcnow() - ENDINGS_KEPT_FOR - margin)
+        turn_back_clock(patch, ENDINGS_KEPT_FOR + margin)
         session = await ended(store)
     assert bool(await store.find_endings([session.session_id])) == (margin < timedelta())
     # The next one makes no difference to it.

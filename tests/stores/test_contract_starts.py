@@ -52,8 +52,8 @@ async def test_starts_of_no_document_do_not_meet(store: SessionStore) -> None:
 
 @pytest.mark.gen_test
 async def test_a_start_whose_lease_lapsed_is_taken_over(store: SessionStore) -> None:
-    lapsed, start = make_start("a", lease=LAPSED), make_start("a")
-    await store.acquire(lapsed)
+    lapsed, start = make_start("a"), make_start("a")
+    await store.acquire(lapsed, lease=LAPSED)
     assert await store.acquire(start) is None
     lost = await store.find_intent(lapsed.token)
     assert lost is not None
@@ -116,8 +116,8 @@ async def test_a_commit_exchanges_the_intent_for_the_session(store: SessionStore
 
 @pytest.mark.gen_test
 async def test_a_commit_counts_after_its_lease_when_nobody_took_over(store: SessionStore) -> None:
-    start = make_start(lease=LAPSED)
-    await store.acquire(start)
+    start = make_start()
+    await store.acquire(start, lease=LAPSED)
     committed = await store.commit(start.token, make_session())
     assert await state(store) == ([committed], [])
 
@@ -125,9 +125,9 @@ async def test_a_commit_counts_after_its_lease_when_nobody_took_over(store: Sess
 @pytest.mark.gen_test
 @pytest.mark.parametrize("taken_over", [True, False])
 async def test_a_commit_without_its_start_is_lost(store: SessionStore, taken_over: bool) -> None:
-    start, session = make_start("a", lease=LAPSED), make_session("a")
+    start, session = make_start("a"), make_session("a")
     if taken_over:
-        await store.acquire(start)
+        await store.acquire(start, lease=LAPSED)
         await store.acquire(make_start("a"))
     with pytest.raises(StartLost) as lost:
         await store.commit(start.token, session)
@@ -162,8 +162,8 @@ async def test_a_dropped_start_is_gone(store: SessionStore) -> None:
 
 @pytest.mark.gen_test
 async def test_a_start_that_was_taken_over_can_be_dropped(store: SessionStore) -> None:
-    lapsed, start = make_start("a", lease=LAPSED), make_start("a")
-    await store.acquire(lapsed)
+    lapsed, start = make_start("a"), make_start("a")
+    await store.acquire(lapsed, lease=LAPSED)
     await store.acquire(start)
     await store.drop_start(lapsed.token)
     assert list(await store.list_intents()) == [start]

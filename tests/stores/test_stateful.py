@@ -129,7 +129,7 @@ class StoreMachine(RuleBasedStateMachine):
     def acquire(self, path: str | None, kernel_id: str | None, lapsed: bool) -> None:
         model, document = self.model, None if path is None else path.strip("/")
         lease = LAPSED if lapsed else START_LEASE
-        start = make_start(document, kernel_id=kernel_id, scope=self.scope, lease=lease)
+        start = make_start(document, kernel_id=kernel_id, scope=self.scope)
         existing = model.oldest(document)
         running = [
             token
@@ -137,17 +137,17 @@ class StoreMachine(RuleBasedStateMachine):
             if verb is Verb.START and of == document is not None
         ]
         if existing is not None:
-            found = self.write(self.store.acquire(start))
+            found = self.write(self.store.acquire(start, lease=lease))
             assert found is not None
             assert found.session_id == existing.session_id
         elif kernel_id is not None and not model.claim(kernel_id):
             with pytest.raises(KernelConflict):
-                self.write(self.store.acquire(start))
+                self.write(self.store.acquire(start, lease=lease))
         elif any(token not in model.lapsed for token in running):
             with pytest.raises(StartInProgress):
-                self.write(self.store.acquire(start))
+                self.write(self.store.acquire(start, lease=lease))
         else:
-            assert self.write(self.store.acquire(start)) is None
+            assert self.write(self.store.acquire(start, lease=lease)) is None
             ended = [t for t, (_, _, k) in model.intents.items() if k == kernel_id is not None]
             for token in ended:
                 del model.intents[token]

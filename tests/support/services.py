@@ -134,8 +134,8 @@ class Bench:
     ) -> Intent:
         """Write the intent of a start to the store, behind the service's back."""
         scope = self.owner.owner_id
-        intent = make_start(document, kernel_id=kernel_id, scope=scope, lease=lease)
-        await self.store.acquire(intent)
+        intent = make_start(document, kernel_id=kernel_id, scope=scope)
+        await self.store.acquire(intent, lease=lease)
         return intent
 
     async def sessions(self) -> list[Session]:

@@ -7,13 +7,17 @@ import logging
 import sqlite3
 import threading
 from collections.abc import Coroutine, Iterable, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
+import pytest
+
 from nbsessions.models import EndReason, Orphans, Owner, Session
 from nbsessions.stores.base import SessionStore
-from nbsessions.stores.memory import MemorySessionStore
+from nbsessions.stores.memory import MemorySessionStore, _MemoryTables
 from nbsessions.stores.sqlite import SQLiteSessionStore
+from nbsessions.stores.sqlite.tables import SQLiteTables
 from nbsessions.stores.sqlite.transaction import SQLiteTransaction
 from support.values import SCOPE, make_owner, make_session
 
@@ -54,6 +58,13 @@ class Stores:
     def close(self) -> None:
         for store in self._made:
             store.close()
+
+
+def turn_back_clock(patch: pytest.MonkeyPatch, by: timedelta) -> None:
+    """Let the clocks of all stores go behind, for as long as the patch holds."""
+    for tables in (_MemoryTables, SQLiteTables):
+        now = tables.now
+        patch.setattr(tables, "now", lambda self, now=now: now(self) - by)
 
 
 class Connections:

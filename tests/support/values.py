@@ -7,7 +7,6 @@ import uuid
 from datetime import datetime, timedelta
 
 from nbsessions.models import Changes, Intent, Kernel, Owner, Session, Verb, utcnow
-from nbsessions.stores.base import START_LEASE
 
 SCOPE = "owner-1"
 """The owner of everything that is created without naming an owner."""
@@ -62,7 +61,6 @@ def make_start(
     token: str | None = None,
     kernel_id: str | None = None,
     scope: str = SCOPE,
-    lease: timedelta = START_LEASE,
 ) -> Intent:
     return Intent(
         token=token or make_id(),
@@ -70,7 +68,6 @@ def make_start(
         scope=scope,
         document=document,
         kernel_id=kernel_id,
-        lease_until=utcnow() + lease,
     )
 
 

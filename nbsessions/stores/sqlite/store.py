@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import sqlite3
 from collections.abc import Collection, Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import TypeVar
 
 from nbsessions.errors import StoreDamaged, StoreUnavailable
 from nbsessions.models import Changes, Ending, EndReason, Intent, Orphans, Owner, Release, Session
-from nbsessions.stores.base import SessionStore
+from nbsessions.stores.base import START_LEASE, SessionStore
 from nbsessions.stores.cache import SessionCache
 from nbsessions.stores.sqlite.database import Database
 from nbsessions.stores.sqlite.endings import find_endings
@@ -205,10 +206,12 @@ class SQLiteSessionStore(SessionStore):
 
     # Writes
 
-    async def acquire(self, intent: Intent) -> Session | None:
+    async def acquire(self, intent: Intent, *, lease: timedelta = START_LEASE) -> Session | None:
         # A power failure ends local kernels too, so their intents need not survive it.
         durable = intent.scope != self._scope
-        return await self._write(lambda transaction: transaction.acquire(intent), durable=durable)
+        return await self._write(
+            lambda transaction: transaction.acquire(intent, lease), durable=durable
+        )
 
     async def commit(self, token: str, session: Session) -> Session:
         return raise_if_lost(

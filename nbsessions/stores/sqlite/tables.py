@@ -8,7 +8,7 @@ from dataclasses import replace
 from datetime import datetime
 
 from nbsessions.errors import InvalidRequest
-from nbsessions.models import EndReason, Intent, Session, Verb
+from nbsessions.models import EndReason, Intent, Session, Verb, utcnow
 from nbsessions.stores.sqlite import statements
 from nbsessions.stores.sqlite.rows import RowReader, timestamp
 from nbsessions.stores.transaction import Tables
@@ -30,6 +30,9 @@ class SQLiteTables(Tables):
         self._namespace = namespace
         self._scope = scope
         self._rows = rows
+
+    def now(self) -> datetime:
+        return utcnow()
 
     # Sessions
 
@@ -114,7 +117,7 @@ class SQLiteTables(Tables):
             return self._exists(statements.SELECT_OPEN_INTENT, kernel_id)
         return self._exists(statements.SELECT_RECENT_INTENT, kernel_id, timestamp(ended_since))
 
-    def add_intent(self, intent: Intent) -> bool:
+    def add_intent(self, intent: Intent, lease_until: datetime) -> bool:
         # Inserts nothing if the document has a 'start' already, because of a unique index.
         cursor = self._connection.execute(
             statements.INSERT_INTENT,
@@ -126,7 +129,7 @@ class SQLiteTables(Tables):
                 intent.verb.value,
                 intent.kernel_id,
                 self._scope,
-                timestamp(intent.lease_until),
+                timestamp(lease_until),
             ),
         )
         if cursor.rowcount != 1:

@@ -15,7 +15,7 @@ from nbsessions.models import (
     Session,
     utcnow,
 )
-from nbsessions.stores.base import ENDINGS_KEPT_FOR
+from nbsessions.stores.base import ENDINGS_KEPT_FOR, START_LEASE
 from nbsessions.stores.sqlite import statements
 from nbsessions.stores.sqlite.rows import RowReader, timestamp
 from nbsessions.stores.sqlite.stock import STOCK_SCOPE, is_stock_file, read_stock_sessions
@@ -109,7 +109,7 @@ class SQLiteTransaction(Transaction):
             self._execute(statements.DELETE_BY_ID, self._namespace, session.session_id)
             self._add(session)
         for intent in intents:
-            self.tables.add_intent(intent)
+            self.tables.add_intent(intent, self.tables.now() + START_LEASE)
 
     def import_stock(self) -> None:
         """Import the sessions of jupyter_server's own table, only once for each file."""
