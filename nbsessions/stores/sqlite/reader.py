@@ -7,13 +7,9 @@ import threading
 from collections.abc import Sequence
 
 from nbsessions.errors import StoreUnavailable
+from nbsessions.stores.sql.mark import Mark, StoreReverted
 from nbsessions.stores.sqlite.database import Database
-from nbsessions.stores.sqlite.mark import Mark
 from nbsessions.stores.sqlite.statements import SELECT_VERSION
-
-
-class StoreReverted(StoreUnavailable):
-    """The file was restored to an earlier state and lacks this server's last writes."""
 
 
 class Reader:
@@ -43,9 +39,7 @@ class Reader:
         """
         ((revision, written),) = self.query(SELECT_VERSION, (namespace, scope))
         if not mark.is_contained_in(revision, written):
-            raise StoreReverted(
-                f"the session store {self._database.path} was restored to an earlier state"
-            )
+            raise StoreReverted
         return self._generation, revision
 
     def snapshot(

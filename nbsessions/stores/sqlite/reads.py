@@ -11,11 +11,12 @@ from typing import TypeVar
 from nbsessions.errors import StoreDamaged, StoreError
 from nbsessions.models import Session
 from nbsessions.stores.cache import SessionCache, Version
+from nbsessions.stores.sql.mark import Mark, StoreReverted
+from nbsessions.stores.sql.reloading import SharedReload
+from nbsessions.stores.sql.thread import ReaderThread
 from nbsessions.stores.sqlite.database import Database
-from nbsessions.stores.sqlite.mark import Mark
-from nbsessions.stores.sqlite.reader import Reader, StoreReverted
+from nbsessions.stores.sqlite.reader import Reader
 from nbsessions.stores.sqlite.statements import SELECT_SESSIONS
-from nbsessions.stores.sqlite.thread import ReaderThread
 from nbsessions.stores.sqlite.writer import Writer
 
 T = TypeVar("T")
@@ -48,7 +49,7 @@ class Reads:
         """For reads on the event loop, which must not block."""
         self._reader = Reader(database, busy_timeout=busy_timeout)
         """For reads in the thread."""
-        self._reloading: asyncio.Task[None] | None = None
+        self._reloading = SharedReload(self._reload)
         self._restoring: asyncio.Task[None] | None = None
 
     def close(self) -> None:
@@ -63,13 +64,7 @@ class Reads:
         all sessions of the scope, because only this server writes them.
         """
         if not (self._database.wal and self._is_fresh()):
-            if self._reloading is not None:
-                # This reload may have read the file before this call, so another one is needed.
-                await asyncio.shield(self._reloading)
-            if self._reloading is None:
-                self._reloading = asyncio.ensure_future(self._reload())
-                self._reloading.add_done_callback(self._reloaded)
-            await asyncio.shield(self._reloading)
+            await self._reloading.run()
         return self._cache
 
     async def query(self, statement: str, parameters: Sequence[object]) -> list[sqlite3.Row]:
@@ -113,9 +108,6 @@ class Reads:
         else:
             if found is not None:
                 self._cache.replace(*found)
-
-    def _reloaded(self, task: asyncio.Task[None]) -> None:
-        self._reloading = None
 
     def _restore(self) -> None:
         """Write this server's sessions and intents to the file again, in the background."""

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import logging
 import sqlite3
-from collections.abc import Collection, Mapping, Sequence
-from datetime import timedelta
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 from nbsessions.errors import StoreDamaged, StoreUnavailable
-from nbsessions.models import Changes, Ending, EndReason, Intent, Orphans, Owner, Release, Session
-from nbsessions.stores.base import START_LEASE, SessionStore
+from nbsessions.models import Ending, EndReason, Intent, Orphans, Owner, Session
 from nbsessions.stores.cache import SessionCache
+from nbsessions.stores.sql.store import SQLSessionStore
+from nbsessions.stores.sql.thread import ReaderThread
 from nbsessions.stores.sqlite.database import Database
 from nbsessions.stores.sqlite.endings import find_endings
 from nbsessions.stores.sqlite.errors import store_error
@@ -32,15 +32,13 @@ from nbsessions.stores.sqlite.statements import (
     SELECT_OTHER_OWNERS,
     SELECT_SESSIONS,
 )
-from nbsessions.stores.sqlite.thread import ReaderThread
 from nbsessions.stores.sqlite.transaction import SQLiteTransaction
-from nbsessions.stores.sqlite.writer import Operation, Writer
-from nbsessions.stores.transaction import raise_if_lost
+from nbsessions.stores.sqlite.writer import Writer
 
 T = TypeVar("T")
 
 
-class SQLiteSessionStore(SessionStore):
+class SQLiteSessionStore(SQLSessionStore[SQLiteTransaction]):
     """Stores sessions in a file that several servers of one user may share.
 
     Only this owner writes the sessions of its scope, so the cache has all of them. Each read
@@ -90,6 +88,7 @@ class SQLiteSessionStore(SessionStore):
             owner=owner,
             log=self._log,
         )
+        writer.begin()
         self._writer = writer
         self._reads = Reads(
             self._database,
@@ -135,7 +134,7 @@ class SQLiteSessionStore(SessionStore):
         self._database.lock_owner(owner.owner_id)
         rows = self._database.rows
         with self._database.transaction(connection):
-            transaction = SQLiteTransaction(connection, self._namespace, owner.owner_id, rows)
+            transaction = SQLiteTransaction(connection, self._namespace, owner, rows)
             transaction.register(owner)
             transaction.import_stock()
             forgotten = transaction.forget_owners(
@@ -172,15 +171,6 @@ class SQLiteSessionStore(SessionStore):
 
     # Reads
 
-    async def list_sessions(self) -> Sequence[Session]:
-        return (await self._refreshed()).list_sessions()
-
-    async def find_session(self, session_id: str) -> Session | None:
-        return (await self._refreshed()).find(session_id)
-
-    async def find_by_document(self, document: str) -> Session | None:
-        return (await self._refreshed()).find_by_document(document)
-
     async def find_intent(self, token: str) -> Intent | None:
         rows = await self._opened(self._reads).query(SELECT_INTENT, (token,))
         intents = self._database.rows.intents(rows)
@@ -203,59 +193,6 @@ class SQLiteSessionStore(SessionStore):
         reads, rows = self._opened(self._reads), self._database.rows
         key = (self._namespace, self._scope)
         return await reads.run(find_endings, reads.query_in_thread, rows, *key, session_ids)
-
-    # Writes
-
-    async def acquire(self, intent: Intent, *, lease: timedelta = START_LEASE) -> Session | None:
-        # A power failure ends local kernels too, so their intents need not survive it.
-        durable = intent.scope != self._scope
-        return await self._write(
-            lambda transaction: transaction.acquire(intent, lease), durable=durable
-        )
-
-    async def commit(self, token: str, session: Session) -> Session:
-        return raise_if_lost(
-            await self._write(lambda transaction: transaction.commit(token, session))
-        )
-
-    async def drop_start(self, token: str) -> None:
-        await self._write(lambda transaction: transaction.drop_start(token), durable=False)
-
-    async def attach(self, session: Session) -> Session:
-        return await self._write(lambda transaction: transaction.attach(session))
-
-    async def insert(self, session: Session) -> Session:
-        return await self._write(lambda transaction: transaction.insert(session))
-
-    async def update(
-        self,
-        session_id: str,
-        changes: Changes,
-        *,
-        start_token: str | None = None,
-        stop_token: str,
-        force: bool = False,
-    ) -> Release:
-        outcome = await self._write(
-            lambda transaction: transaction.update(
-                session_id, changes, start_token=start_token, stop_token=stop_token, force=force
-            )
-        )
-        return raise_if_lost(outcome)
-
-    async def rename_document(self, old: str, new: str) -> Sequence[Session]:
-        return await self._write(lambda transaction: transaction.rename_document(old, new))
-
-    async def delete(self, session_id: str, *, stop_token: str, force: bool = False) -> Release:
-        return await self._write(
-            lambda transaction: transaction.delete(session_id, stop_token=stop_token, force=force)
-        )
-
-    async def finish_stop(self, token: str) -> None:
-        await self._write(lambda transaction: transaction.finish_stop(token), durable=False)
-
-    async def end_sessions(self, sessions: Collection[Session]) -> Sequence[Session]:
-        return await self._write(lambda transaction: transaction.end_sessions(sessions))
 
     # Orphans
 
@@ -302,14 +239,10 @@ class SQLiteSessionStore(SessionStore):
     def _scope(self) -> str:
         return self._opened(self._owner).owner_id
 
-    @staticmethod
-    def _opened(part: T | None) -> T:
-        if part is None:
-            raise StoreUnavailable("the session store is not open")
-        return part
-
     async def _refreshed(self) -> SessionCache:
         return await self._opened(self._reads).refresh()
 
-    async def _write(self, operation: Operation[T], *, durable: bool = True) -> T:
+    async def _write(
+        self, operation: Callable[[SQLiteTransaction], T], *, durable: bool = True
+    ) -> T:
         return await self._opened(self._writer).submit(operation, durable=durable)

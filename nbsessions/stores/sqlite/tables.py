@@ -1,4 +1,4 @@
-"""The tables of sessions, intents and endings, as a transaction reads and writes them."""
+"""The tables of sessions, intents, endings and owners, as a transaction uses them."""
 
 from __future__ import annotations
 
@@ -8,24 +8,19 @@ from dataclasses import replace
 from datetime import datetime
 
 from nbsessions.errors import InvalidRequest
-from nbsessions.models import EndReason, Intent, Session, Verb, utcnow
+from nbsessions.models import EndReason, Intent, Owner, Session, Verb, utcnow
+from nbsessions.stores.sql.transaction import SQLTables
 from nbsessions.stores.sqlite import statements
 from nbsessions.stores.sqlite.rows import RowReader, timestamp
-from nbsessions.stores.transaction import Tables
 
 
-class SQLiteTables(Tables):
-    """The rows of one namespace and scope, on a connection that is in a transaction.
-
-    ``changed`` collects the changed sessions by id, for the store's cache. The value is None for
-    a removed session. ``intents`` does the same for intents, by token.
-    """
+class SQLiteTables(SQLTables):
+    """The rows of one namespace and scope, on a connection that is in a transaction."""
 
     def __init__(
         self, connection: sqlite3.Connection, namespace: str, scope: str, rows: RowReader
     ) -> None:
-        self.changed: dict[str, Session | None] = {}
-        self.intents: dict[str, Intent | None] = {}
+        super().__init__()
         self._connection = connection
         self._namespace = namespace
         self._scope = scope
@@ -36,8 +31,7 @@ class SQLiteTables(Tables):
 
     # Sessions
 
-    def list_sessions(self) -> Sequence[Session]:
-        """Return all sessions, oldest first."""
+    def list_sessions(self) -> list[Session]:
         return self._sessions(statements.SELECT_SESSIONS)
 
     def find_session(self, session_id: str) -> Session | None:
@@ -107,8 +101,7 @@ class SQLiteTables(Tables):
 
     # Intents
 
-    def list_intents(self) -> Sequence[Intent]:
-        """Return all intents, oldest first."""
+    def list_intents(self) -> list[Intent]:
         key = (self._namespace, self._scope)
         return self._rows.intents(self._connection.execute(statements.SELECT_INTENTS, key))
 
@@ -176,9 +169,53 @@ class SQLiteTables(Tables):
     def forget_endings_before(self, moment: datetime) -> None:
         self._connection.execute(statements.DELETE_ENDINGS_BEFORE, (timestamp(moment),))
 
+    # Whole scopes
+
+    def delete_intent(self, token: str) -> None:
+        self._execute(statements.DELETE_INTENT, token)
+
+    def clear(self) -> None:
+        self._execute(statements.DELETE_SCOPE, self._namespace, self._scope)
+        self._execute(statements.DELETE_INTENTS_OF_OWNER, self._scope)
+
+    def delete_session_anywhere(self, session_id: str) -> None:
+        self._execute(statements.DELETE_BY_ID, self._namespace, session_id)
+
+    def adopt(self, session: Session) -> bool:
+        key = (self._namespace, session.session_id, session.scope)
+        return self._execute(statements.ADOPT_SESSION, self._scope, session.provider, *key) > 0
+
+    def remove_orphan(self, session: Session) -> bool:
+        key = (self._namespace, session.session_id, session.scope, session.kernel_id)
+        return self._execute(statements.DELETE_ORPHAN, *key) > 0
+
+    # Owners
+
+    def put_owner(self, owner: Owner) -> None:
+        self._execute(
+            statements.REGISTER_OWNER,
+            owner.owner_id,
+            self._namespace,
+            owner.host,
+            owner.boot_id,
+            owner.pid,
+            timestamp(self.now()),
+            owner.provider,
+        )
+
+    def stop_owner(self) -> None:
+        self._execute(statements.STOP_OWNER, timestamp(self.now()), self._scope)
+
+    def forget_owner(self, owner_id: str) -> bool:
+        return self._execute(statements.DELETE_BARE_OWNER, owner_id) > 0
+
     # Steps
 
-    def _sessions(self, statement: str, *values: str) -> Sequence[Session]:
+    def _execute(self, statement: str, *values: object) -> int:
+        """Run the statement and return the number of rows that it changed."""
+        return self._connection.execute(statement, values).rowcount
+
+    def _sessions(self, statement: str, *values: str) -> list[Session]:
         key = (self._namespace, self._scope, *values)
         return self._rows.sessions(self._connection.execute(statement, key))
 

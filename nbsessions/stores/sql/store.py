@@ -1,0 +1,105 @@
+"""The parts of SessionStore that are the same in all SQL stores."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Collection, Sequence
+from datetime import timedelta
+from typing import Generic, TypeVar
+
+from nbsessions.errors import StoreUnavailable
+from nbsessions.models import Changes, Intent, Release, Session
+from nbsessions.stores.base import START_LEASE, SessionStore
+from nbsessions.stores.cache import SessionCache
+from nbsessions.stores.sql.transaction import SQLTransaction
+from nbsessions.stores.transaction import raise_if_lost
+
+T = TypeVar("T")
+Tx = TypeVar("Tx", bound=SQLTransaction)
+
+
+class SQLSessionStore(SessionStore, Generic[Tx]):
+    """Reads sessions from a cache that is checked against the store, and writes in batches."""
+
+    @property
+    @abstractmethod
+    def _scope(self) -> str:
+        """The scope of this store's owner. Raises StoreUnavailable before ``open``."""
+
+    @abstractmethod
+    async def _refreshed(self) -> SessionCache:
+        """Return the cache, with everything that was committed before this call."""
+
+    @abstractmethod
+    async def _write(self, operation: Callable[[Tx], T], *, durable: bool = True) -> T:
+        """Return the result of the operation after its transaction is committed."""
+
+    @staticmethod
+    def _opened(part: T | None) -> T:
+        if part is None:
+            raise StoreUnavailable("the session store is not open")
+        return part
+
+    # Reads
+
+    async def list_sessions(self) -> Sequence[Session]:
+        return (await self._refreshed()).list_sessions()
+
+    async def find_session(self, session_id: str) -> Session | None:
+        return (await self._refreshed()).find(session_id)
+
+    async def find_by_document(self, document: str) -> Session | None:
+        return (await self._refreshed()).find_by_document(document)
+
+    # Writes
+
+    async def acquire(self, intent: Intent, *, lease: timedelta = START_LEASE) -> Session | None:
+        # A power failure ends local kernels too, so their intents need not survive it.
+        durable = intent.scope != self._scope
+        return await self._write(
+            lambda transaction: transaction.acquire(intent, lease), durable=durable
+        )
+
+    async def commit(self, token: str, session: Session) -> Session:
+        return raise_if_lost(
+            await self._write(lambda transaction: transaction.commit(token, session))
+        )
+
+    async def drop_start(self, token: str) -> None:
+        await self._write(lambda transaction: transaction.drop_start(token), durable=False)
+
+    async def attach(self, session: Session) -> Session:
+        return await self._write(lambda transaction: transaction.attach(session))
+
+    async def insert(self, session: Session) -> Session:
+        return await self._write(lambda transaction: transaction.insert(session))
+
+    async def update(
+        self,
+        session_id: str,
+        changes: Changes,
+        *,
+        start_token: str | None = None,
+        stop_token: str,
+        force: bool = False,
+    ) -> Release:
+        outcome = await self._write(
+            lambda transaction: transaction.update(
+                session_id, changes, start_token=start_token, stop_token=stop_token, force=force
+            )
+        )
+        return raise_if_lost(outcome)
+
+    async def rename_document(self, old: str, new: str) -> Sequence[Session]:
+        return await self._write(lambda transaction: transaction.rename_document(old, new))
+
+    async def delete(self, session_id: str, *, stop_token: str, force: bool = False) -> Release:
+        return await self._write(
+            lambda transaction: transaction.delete(session_id, stop_token=stop_token, force=force)
+        )
+
+    async def finish_stop(self, token: str) -> None:
+        await self._write(lambda transaction: transaction.finish_stop(token), durable=False)
+
+    async def end_sessions(self, sessions: Collection[Session]) -> Sequence[Session]:
+        return await self._write(lambda transaction: transaction.end_sessions(sessions))

@@ -1,0 +1,141 @@
+"""One transaction of an SQL store, with the writes of SessionStore and the records of owners."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Iterable
+from contextlib import AbstractContextManager
+from dataclasses import replace
+
+from nbsessions.models import EndReason, Intent, Orphans, Owner, Session
+from nbsessions.stores.base import ENDINGS_KEPT_FOR, START_LEASE
+from nbsessions.stores.transaction import Tables, Transaction
+
+
+class SQLTables(Tables):
+    """The rows of one namespace and scope, in a transaction that the caller has begun.
+
+    ``changed`` collects the changed sessions by id, for the store's cache. The value is None for
+    a removed session. ``intents`` does the same for intents, by token.
+    """
+
+    def __init__(self) -> None:
+        self.changed: dict[str, Session | None] = {}
+        self.intents: dict[str, Intent | None] = {}
+
+    # Sessions and intents
+
+    @abstractmethod
+    def list_sessions(self) -> list[Session]:
+        """Return all sessions, oldest first."""
+
+    @abstractmethod
+    def list_intents(self) -> list[Intent]:
+        """Return all intents, oldest first."""
+
+    @abstractmethod
+    def delete_intent(self, token: str) -> None:
+        """Remove the intent, if it exists."""
+
+    @abstractmethod
+    def clear(self) -> None:
+        """Remove the sessions of the scope and the intents of the owner."""
+
+    @abstractmethod
+    def delete_session_anywhere(self, session_id: str) -> None:
+        """Remove the session from whatever scope of the namespace has it."""
+
+    # Sessions of other owners
+
+    @abstractmethod
+    def adopt(self, session: Session) -> bool:
+        """Give the session this scope and its provider, unless it has another scope by now."""
+
+    @abstractmethod
+    def remove_orphan(self, session: Session) -> bool:
+        """Remove the session, unless it has another scope or kernel by now."""
+
+    # Owners
+
+    @abstractmethod
+    def put_owner(self, owner: Owner) -> None:
+        """Insert the owner's row as alive, or renew its heartbeat."""
+
+    @abstractmethod
+    def stop_owner(self) -> None:
+        """Mark this owner as stopped."""
+
+    @abstractmethod
+    def forget_owner(self, owner_id: str) -> bool:
+        """Remove the owner's row if it has left nothing. Return whether it was removed."""
+
+
+class SQLTransaction(Transaction, ABC):
+    """The writes for one namespace and scope, in a transaction that the caller has begun."""
+
+    def __init__(self, tables: SQLTables, owner: Owner) -> None:
+        super().__init__(tables, owner.owner_id)
+        self.tables = tables
+        self._owner = owner
+
+    @abstractmethod
+    def savepoint(self) -> AbstractContextManager[None]:
+        """Undo what the body has written if it raises an error."""
+
+    # This owner
+
+    def register(self, owner: Owner) -> None:
+        """Insert the owner's row as alive, or renew its heartbeat. Forget old endings.
+
+        Each server does this again and again, so old endings are forgotten even if no session
+        ends any more.
+        """
+        self.tables.put_owner(owner)
+        self.tables.forget_endings_before(self.tables.now() - ENDINGS_KEPT_FOR)
+
+    def mark_stopped(self, running: Collection[str]) -> None:
+        """Record a clean stop, and remove sessions and intents of kernels not in ``running``."""
+        stopped = [each for each in self.tables.list_sessions() if each.kernel_id not in running]
+        for session in stopped:
+            self.tables.remove_session(session)
+        self._record_endings(stopped, EndReason.STOPPED)
+        for intent in self.tables.list_intents():
+            if intent.kernel_id not in running:
+                self.tables.delete_intent(intent.token)
+        self.tables.stop_owner()
+        self.tables.forget_owner(self._owner.owner_id)
+
+    def restore(self, sessions: Iterable[Session], intents: Iterable[Intent]) -> None:
+        """Replace this owner's rows in the store with the given sessions and intents."""
+        self.register(self._owner)
+        self.tables.clear()
+        for session in sessions:
+            # An older copy of the store may have the session with an earlier owner.
+            self.tables.delete_session_anywhere(session.session_id)
+            self._add(session)
+        for intent in intents:
+            self.tables.add_intent(intent, self.tables.now() + START_LEASE)
+
+    # Other owners
+
+    def recover(
+        self,
+        orphans: Orphans,
+        adopted: Iterable[Session],
+        ended: Iterable[tuple[Session, EndReason]],
+        undone: Iterable[Intent],
+    ) -> tuple[list[Session], list[str]]:
+        """See SessionStore.recover. Returns the removed sessions and the ids of removed owners."""
+        for session in adopted:
+            if self.tables.adopt(session):
+                adopting = replace(session, scope=self._scope)
+                self.tables.changed[session.session_id] = adopting
+        removed = []
+        for session, reason in ended:
+            if self.tables.remove_orphan(session):
+                self._record_endings([session], reason)
+                removed.append(session)
+        for intent in undone:
+            self.tables.delete_intent(intent.token)
+        forgotten = [each for each in orphans.owners if self.tables.forget_owner(each)]
+        return removed, forgotten
