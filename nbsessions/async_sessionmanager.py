@@ -19,6 +19,7 @@ from traitlets import Any as AnyTrait
 from traitlets import Unicode, default, validate
 from traitlets.config.configurable import LoggingConfigurable
 
+from nbsessions.environment import STORE_URL_VARIABLE, default_namespace, without_store
 from nbsessions.errors import ServiceClosed, SessionError, StoreError
 from nbsessions.httperrors import http_error
 from nbsessions.identity import boot_id
@@ -28,6 +29,7 @@ from nbsessions.plugins import (
     KERNEL_PROVIDERS,
     STORES,
     check_plugin,
+    is_remote,
     kernel_provider_factory,
     store_factory,
 )
@@ -79,15 +81,18 @@ class AsyncSessionManager(LoggingConfigurable):
     ).tag(config=True)
 
     store_url = Unicode(
-        help="""The URL of the session store: `sqlite:///absolute/path`, `memory:`, or the URL
-        of a store that another package provides. It overrides `database_filepath`, which is
-        sufficient for most users."""
+        help="""The URL of the session store: `sqlite:///absolute/path`, `memory:`,
+        `postgresql://host/database`, or the URL of a store that another package provides. It
+        overrides `database_filepath`, which is sufficient for most users. Default: the
+        environment variable NBSESSIONS_STORE_URL of the server. Put passwords where libpq looks
+        for them: in PGPASSWORD, or in the file that PGPASSFILE names."""
     ).tag(config=True)
 
     namespace = Unicode(
         help="""A server takes over the sessions of earlier servers with the same namespace. It
         does not see the sessions of other namespaces. Default: the real path of the server's
-        root directory."""
+        root directory. In PostgreSQL, where other users may have the same path, there is no
+        default, except in JupyterHub: the hub, the user and the name of the server."""
     ).tag(config=True)
 
     kernel_provider = Unicode(
@@ -111,6 +116,11 @@ class AsyncSessionManager(LoggingConfigurable):
         check_plugin("kernel_provider", KERNEL_PROVIDERS, value)
         return value
 
+    @default("store_url")
+    def _default_store_url(self) -> str:
+        # As for the file, below.
+        return os.environ.get(STORE_URL_VARIABLE, "") if self.parent is not None else ""
+
     @default("database_filepath")
     def _default_database_filepath(self) -> str:
         # A manager without a server is probably used in a test. Do not touch the user's files.
@@ -120,6 +130,8 @@ class AsyncSessionManager(LoggingConfigurable):
 
     @default("namespace")
     def _default_namespace(self) -> str:
+        if self._is_remote:
+            return default_namespace(os.environ)
         path = os.path.realpath(getattr(self.kernel_manager, "root_dir", "") or os.getcwd())
         # A path that is not valid UTF-8 cannot be stored as text.
         return os.fsencode(path).decode(errors="backslashreplace")
@@ -132,6 +144,21 @@ class AsyncSessionManager(LoggingConfigurable):
         )
         # As with jupyter_server's own manager, dropping the last reference closes the store.
         weakref.finalize(self, self._opening.close).atexit = False
+
+    @property
+    def _is_remote(self) -> bool:
+        """Whether servers of other users may share the store."""
+        return bool(self.store_url) and is_remote(store_factory(self.store_url))
+
+    def hide_store(self) -> None:
+        """Remove the settings of a remote store from the environment of this process.
+
+        Servers call this once they have made the session manager. All programs that they start
+        later get the environment without these settings.
+        """
+        if self._is_remote:
+            for name in set(os.environ) - without_store(os.environ).keys():
+                del os.environ[name]
 
     def _make_store(self) -> SessionStore:
         if self.store_url:
@@ -332,7 +359,8 @@ class AsyncSessionManager(LoggingConfigurable):
         if path is not None and name is not None:
             path = os.path.join(self.kernel_manager.cwd_for_path(path), name)
         session_name = path or name
-        return {**os.environ, **({"JPY_SESSION_NAME": session_name} if session_name else {})}
+        environ = without_store(os.environ) if self._is_remote else os.environ
+        return {**environ, **({"JPY_SESSION_NAME": session_name} if session_name else {})}
 
     async def start_kernel_for_session(
         self,

@@ -142,7 +142,7 @@ class StoreUnavailable(StoreError):
 
 
 class StoreUnusable(StoreUnavailable):
-    """The file or its folder cannot be used until a user changes something."""
+    """The file, its folder or the database cannot be used until somebody changes something."""
 
 
 class StoreUncertain(StoreError):
@@ -158,4 +158,4 @@ class StoreUnsupported(StoreError):
 
 
 class StoreTooNew(StoreError):
-    """A newer release wrote the file, and this one cannot read it."""
+    """A newer release wrote the file or the database, and this one cannot read it."""

@@ -30,6 +30,7 @@ class SessionsExtension(ExtensionApp):
         self._session_manager = jupyter_server.accepted_session_manager(self.serverapp)
         if self._session_manager is None:
             return
+        self._session_manager.hide_store()
         self.handlers.extend(jupyter_server.handlers())
         jupyter_server.publish_namespace(self.serverapp, self._session_manager)
         assert self.serverapp is not None

@@ -24,8 +24,13 @@ _IOREG = ("ioreg", "-rd1", "-c", "IOPlatformExpertDevice")
 
 def new_owner() -> Owner:
     """Return an owner for this run of the server, with a new id."""
+    pid = os.getpid()
     return Owner(
-        owner_id=str(uuid.uuid4()), host=socket.gethostname(), boot_id=boot_id(), pid=os.getpid()
+        owner_id=str(uuid.uuid4()),
+        host=socket.gethostname(),
+        boot_id=boot_id(),
+        pid=pid,
+        process=process_key(pid),
     )
 
 
@@ -45,6 +50,44 @@ def pid_namespace() -> str:
         return os.readlink(_PID_NAMESPACE)
     except OSError:
         return ""
+
+
+def process_started(pid: int) -> float:
+    """Return the start time of a process. Raises ProcessLookupError if there is none.
+
+    These are clock ticks since the boot if /proc has them, and else seconds since the epoch.
+    """
+    try:
+        # Field 22 of proc(5). Split after the command name, which may contain spaces and
+        # parentheses.
+        return int(Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[19])
+    except (OSError, ValueError, IndexError):
+        pass
+    import psutil  # imported late, because it takes time and is seldom needed
+
+    try:
+        return float(psutil.Process(pid).create_time())
+    except psutil.Error as error:
+        raise ProcessLookupError(f"no process {pid}") from error
+
+
+def process_key(pid: int) -> str:
+    """Return a text that identifies a running process among all of this boot."""
+    return f"{pid_namespace()} {pid} {process_started(pid)}"
+
+
+def has_ended(key: str) -> bool | None:
+    """Return whether the process of this boot has ended, or None if it cannot be seen here."""
+    namespace, _, process = key.partition(" ")
+    if not namespace or namespace != pid_namespace():
+        return None
+    pid, _, started = process.partition(" ")
+    try:
+        return str(process_started(int(pid))) != started
+    except ValueError:
+        return None
+    except ProcessLookupError:
+        return True
 
 
 @functools.cache

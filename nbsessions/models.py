@@ -209,6 +209,8 @@ class Owner:
     boot_id: str
     """Identifies the current boot of the host. Empty if the platform does not provide it."""
     pid: int
+    process: str = ""
+    """Identifies the process among all of the same boot. Empty if that is not possible."""
     provider: str = ""
     """The name of the kernel provider that the owner starts kernels with."""
 

@@ -17,7 +17,12 @@ KERNEL_PROVIDERS = "nbsessions.kernel_providers"
 
 
 class StoreFactory(Protocol):
-    """An object behind an ``nbsessions.stores`` entry point, whose name is a URL scheme."""
+    """An object behind an ``nbsessions.stores`` entry point, whose name is a URL scheme.
+
+    If its attribute ``is_remote`` is true, servers of many machines and users may share the
+    store. The namespace has to be given then, or it is that of the server in JupyterHub, and the
+    settings of the store are removed from the environment of kernels.
+    """
 
     def __call__(self, url: str, *, namespace: str, log: logging.Logger) -> SessionStore:
         """Return a store that is not open yet."""
@@ -27,6 +32,11 @@ def store_factory(url: str) -> StoreFactory:
     """Return the factory for the URL's scheme. Raises TraitError for an unknown scheme."""
     factory: StoreFactory = _load("store_url", STORES, url.partition(":")[0])
     return factory
+
+
+def is_remote(factory: StoreFactory) -> bool:
+    """Return whether servers of many machines and users may share the store."""
+    return bool(getattr(factory, "is_remote", False))
 
 
 def kernel_provider_factory(name: str) -> Callable[[KernelHost], KernelProvider]:
@@ -47,4 +57,10 @@ def check_plugin(trait: str, group: str, name: str) -> None:
 def _load(trait: str, group: str, name: str) -> Any:
     check_plugin(trait, group, name)
     (entry, *_) = entry_points(group=group, name=name)
-    return entry.load()
+    try:
+        return entry.load()
+    except ImportError as error:
+        raise TraitError(
+            f"`{trait}`: {name!r} needs a package that cannot be imported ({error}). For "
+            "PostgreSQL: pip install 'nbsessions[postgres]'"
+        ) from error

@@ -35,6 +35,7 @@ def load(notebook_app: Any) -> None:
         kernel_manager=notebook_app.kernel_manager,
         contents_manager=notebook_app.contents_manager,
     )
+    manager.hide_store()
     notebook_app.session_manager = manager
     notebook_app.web_app.settings["session_manager"] = manager
     notebook_app.web_app.add_handlers(".*$", session_handlers(APIHandler, notebook_app.base_url))

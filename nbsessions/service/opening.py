@@ -117,7 +117,7 @@ class ServiceOpening:
             try:
                 await service.open()
             except StoreError as error:
-                if _must_use_memory(error, provider):
+                if self._store.can_be_replaced and _must_use_memory(error, provider):
                     raise
                 self._set_problem(error)
             else:

@@ -13,9 +13,6 @@ from nbsessions.tasks import Tasks
 HEARTBEAT_INTERVAL = 600.0
 """Seconds between two heartbeats in the store."""
 
-CHECK_INTERVAL = 5.0
-"""Seconds between two checks of the store and of what dead owners left in it."""
-
 
 class Upkeep:
     """Writes heartbeats, checks the store, and repeats the recovery. Used on one event loop."""
@@ -51,7 +48,8 @@ class Upkeep:
             return
         # Use a timer instead of a sleeping task, so that no task is pending when the loop ends.
         loop = asyncio.get_running_loop()
-        self._next = loop.call_later(CHECK_INTERVAL, lambda: self._tasks.spawn(self._run()))
+        delay = self._store.check_interval
+        self._next = loop.call_later(delay, lambda: self._tasks.spawn(self._run()))
 
     async def _run(self) -> None:
         now = asyncio.get_running_loop().time()

@@ -38,6 +38,15 @@ class SessionStore(ABC):
     cancel the write.
     """
 
+    check_interval: float = 5.0
+    """Seconds between two calls of ``ensure_intact``."""
+
+    can_be_replaced: bool = True
+    """Whether a server may keep its sessions in memory while the store is of no use.
+
+    False if other servers count on what this server writes.
+    """
+
     @abstractmethod
     async def open(self, owner: Owner) -> None:
         """Open the store and register ``owner``. The owner's id is the scope of all later calls.

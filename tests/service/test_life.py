@@ -15,6 +15,7 @@ from tornado.ioloop import IOLoop
 from nbsessions.errors import KernelspecNotFound, ServiceClosed, SessionError, StoreUnavailable
 from nbsessions.models import Session
 from nbsessions.service import service
+from nbsessions.stores.base import SessionStore
 from support.provider import FakeKernelProvider, Gate
 from support.services import (
     FREE_ID,
@@ -232,7 +233,7 @@ async def test_the_owner_gives_signs_of_life_through_a_failure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("nbsessions.service.upkeep.HEARTBEAT_INTERVAL", 0.0)
-    monkeypatch.setattr("nbsessions.service.upkeep.CHECK_INTERVAL", 0.0)
+    monkeypatch.setattr(SessionStore, "check_interval", 0.0)
     bench = Bench(make_store("memory", tmp_path), FakeKernelProvider())
     bench.faults.fail("heartbeat")
     gate = bench.faults.hold("heartbeat", done=True)
@@ -249,7 +250,7 @@ async def test_signs_of_life_are_given_again_and_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("nbsessions.service.upkeep.HEARTBEAT_INTERVAL", 0.0)
-    monkeypatch.setattr("nbsessions.service.upkeep.CHECK_INTERVAL", 0.0)
+    monkeypatch.setattr(SessionStore, "check_interval", 0.0)
     async with running_service("memory", tmp_path) as bench:
 
         async def given() -> bool:
@@ -263,7 +264,7 @@ async def test_signs_of_life_are_given_again_and_again(
 async def test_the_store_is_looked_after_more_often_than_a_sign_of_life_is_given(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nbsessions.service.upkeep.CHECK_INTERVAL", 0.0)
+    monkeypatch.setattr(SessionStore, "check_interval", 0.0)
     async with running_service("memory", tmp_path) as bench:
 
         async def looked() -> bool:

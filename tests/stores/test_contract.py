@@ -46,10 +46,23 @@ async def test_sessions_are_listed_oldest_first(store: SessionStore) -> None:
 
 @pytest.mark.gen_test
 async def test_a_session_keeps_every_field(store: SessionStore) -> None:
-    session = make_session("/Ordner/ä b%20:\\\n\0.ipynb", name="", type="a type", kernel_name=None)
+    session = make_session("/Ordner/ä b%20:\\\n.ipynb", name="", type="a type", kernel_name=None)
     inserted = await store.insert(session)
     assert replace(inserted, seq=0) == session
     assert await store.find_session(session.session_id) == inserted
+
+
+@pytest.mark.gen_test
+async def test_a_null_character_is_kept_or_refused_and_harms_no_other_write(
+    store: SessionStore,
+) -> None:
+    before, odd, after = (make_session(path) for path in ("a", "b\0", "c"))
+    outcomes = await asyncio.gather(
+        *(store.insert(each) for each in (before, odd, after)), return_exceptions=True
+    )
+    is_refused = isinstance(outcomes[1], InvalidRequest)
+    kept = [before, after] if is_refused else [before, odd, after]
+    assert ids(await store.list_sessions()) == ids(kept)
 
 
 @pytest.mark.gen_test
@@ -189,7 +202,7 @@ async def test_cancelling_the_caller_does_not_cancel_the_write(store: SessionSto
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
     # Writes are applied in order. When this write is done, so is the cancelled one.
-    await store.heartbeat()
+    await store.finish_stop("unknown")
     assert ids(await store.list_sessions()) == [session.session_id]
 
 

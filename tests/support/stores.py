@@ -11,14 +11,19 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
+import psycopg
 import pytest
 
 from nbsessions.models import EndReason, Orphans, Owner, Session
 from nbsessions.stores.base import SessionStore
 from nbsessions.stores.memory import MemorySessionStore, _MemoryTables
+from nbsessions.stores.postgres import PostgresSessionStore
+from nbsessions.stores.postgres.settings import connection_settings
+from nbsessions.stores.postgres.tables import PostgresTables
 from nbsessions.stores.sqlite import SQLiteSessionStore
 from nbsessions.stores.sqlite.tables import SQLiteTables
 from nbsessions.stores.sqlite.transaction import SQLiteTransaction
+from support.postgres import shared_cluster
 from support.values import SCOPE, make_owner, make_session
 
 T = TypeVar("T")
@@ -27,7 +32,8 @@ LOG = logging.getLogger("nbsessions.tests")
 NAMESPACE = "namespace"
 OTHER_NAMESPACE = "another namespace"
 SQLITE_KINDS = ("sqlite-wal", "sqlite-rollback")
-KINDS = ("memory", *SQLITE_KINDS)
+SQL_KINDS = (*SQLITE_KINDS, "postgres")
+KINDS = ("memory", *SQL_KINDS)
 
 
 class Stores:
@@ -36,6 +42,7 @@ class Stores:
     def __init__(self, kind: str, path: Path) -> None:
         self.kind = kind
         self.path = path
+        self.url = shared_cluster().make_schema() if kind == "postgres" else ""
         self._made: list[SessionStore] = []
 
     def make(self, namespace: str = NAMESPACE, **options: Any) -> SessionStore:
@@ -43,6 +50,8 @@ class Stores:
         store: SessionStore
         if self.kind == "memory":
             store = MemorySessionStore()
+        elif self.kind == "postgres":
+            store = PostgresSessionStore(connection_settings(self.url), namespace, log=LOG)
         else:
             store = SQLiteSessionStore(self.path, namespace, log=LOG, **options)
         self._made.append(store)
@@ -59,10 +68,23 @@ class Stores:
         for store in self._made:
             store.close()
 
+    def rows(self, statement: str, *parameters: object) -> list[tuple[Any, ...]]:
+        """Return rows that are in the store now, read through a separate connection."""
+        if self.kind == "postgres":
+            with psycopg.connect(self.url) as connection:
+                return connection.execute(statement.replace("?", "%s"), parameters).fetchall()  # type: ignore[arg-type]
+        return rows(self.path, statement, *parameters)
+
+    def revision(self, namespace: str = NAMESPACE) -> int:
+        """Return the number of the last transaction that changed sessions, and perhaps others."""
+        select = "SELECT revision FROM nbsessions_namespace WHERE namespace = ?"
+        found = self.rows(select, namespace)
+        return found[0][0] if found else 0
+
 
 def turn_back_clock(patch: pytest.MonkeyPatch, by: timedelta) -> None:
     """Let the clocks of all stores go behind, for as long as the patch holds."""
-    for tables in (_MemoryTables, SQLiteTables):
+    for tables in (_MemoryTables, SQLiteTables, PostgresTables):
         now = tables.now
         patch.setattr(tables, "now", lambda self, now=now: now(self) - by)
 

@@ -10,12 +10,11 @@ import signal
 import socket
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Annotated, NamedTuple
 
 import msgspec
 
-from nbsessions.identity import boot_id, pid_namespace
+from nbsessions.identity import boot_id, pid_namespace, process_started
 from nbsessions.locks import SUPPORTED
 
 KERNEL_ID_VARIABLE = "NBSESSIONS_KERNEL_ID"
@@ -47,7 +46,7 @@ def identify(pid: int) -> ProcessIdentity:
     """Return the identity of a running process. Raises ProcessLookupError if there is none."""
     return ProcessIdentity(
         pid=pid,
-        started=_started(pid),
+        started=process_started(pid),
         host=socket.gethostname(),
         boot_id=boot_id(),
         pid_namespace=pid_namespace(),
@@ -142,22 +141,6 @@ def _list_session_leaders() -> Iterator[tuple[ProcessIdentity, list[str], dict[s
                 yield identity, process.cmdline(), process.environ()
 
 
-def _started(pid: int) -> float:
-    """Return the start time of a process. Raises ProcessLookupError if there is none."""
-    try:
-        # Field 22 of proc(5). Split after the command name, which may contain spaces and
-        # parentheses.
-        return int(Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[19])
-    except (OSError, ValueError, IndexError):
-        pass
-    import psutil  # imported late, as above
-
-    try:
-        return float(psutil.Process(pid).create_time())
-    except psutil.Error as error:
-        raise ProcessLookupError(f"no process {pid}") from error
-
-
 class AttachedProcess:
     """A process with the interface of Popen.
 
@@ -212,7 +195,7 @@ class _PidfdProcess(AttachedProcess):
         self._descriptor = os.pidfd_open(identity.pid)
         try:
             # Compare after opening, because the pidfd keeps referring to the same process.
-            if _started(identity.pid) != identity.started:
+            if process_started(identity.pid) != identity.started:
                 raise ProcessLookupError(f"the id {identity.pid} belongs to another process")
         except BaseException:
             self._close()
@@ -254,7 +237,7 @@ class _PsutilProcess(AttachedProcess):
             self._process = psutil.Process(identity.pid)
         except psutil.Error as error:
             raise ProcessLookupError(f"no process {identity.pid}") from error
-        if _started(identity.pid) != identity.started:
+        if process_started(identity.pid) != identity.started:
             raise ProcessLookupError(f"the id {identity.pid} belongs to another process")
 
     def _has_ended(self, timeout: float | None) -> bool:

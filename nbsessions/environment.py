@@ -1,0 +1,45 @@
+"""What a server with a remote store finds in its environment, and what its kernels do not get."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from urllib.parse import urlsplit
+
+from traitlets import TraitError
+
+STORE_URL_VARIABLE = "NBSESSIONS_STORE_URL"
+
+_PREFIXES = ("NBSESSIONS_", "PG")
+"""Of variables that may have the store's URL, and that libpq reads."""
+
+
+def default_namespace(environ: Mapping[str, str]) -> str:
+    """Return the namespace of a server that JupyterHub has started.
+
+    It is the hub, the user and the server's name, which is empty for the user's default server.
+    Raises TraitError for another server: its root directory may be the same as that of others,
+    as in containers, and they would get its kernels.
+    """
+    user = environ.get("JUPYTERHUB_USER")
+    if not user:
+        raise TraitError(
+            "`namespace`: a store that other servers share needs one. Set "
+            "c.AsyncSessionManager.namespace to a name that only the servers have that serve the "
+            "same sessions, for example the name of their user"
+        )
+    hub = urlsplit(
+        environ.get("JUPYTERHUB_PUBLIC_HUB_URL") or environ.get("JUPYTERHUB_API_URL", "")
+    )
+    base = hub.path.partition("/hub/")[0].strip("/")
+    parts = [
+        hub.netloc,
+        *([base] if base else []),
+        user,
+        environ.get("JUPYTERHUB_SERVER_NAME", ""),
+    ]
+    return "/".join(parts)
+
+
+def without_store(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment without the settings of the store, which may have a password."""
+    return {key: value for key, value in environ.items() if not key.startswith(_PREFIXES)}

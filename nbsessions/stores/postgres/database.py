@@ -1,0 +1,168 @@
+"""The connections to the database: time limits, transactions, and errors."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import psycopg
+from psycopg import Connection, errors
+from psycopg.pq import TransactionStatus
+from psycopg_pool import ConnectionPool, PoolClosed, PoolTimeout
+
+from nbsessions.errors import (
+    InvalidRequest,
+    SessionError,
+    StoreUnavailable,
+    StoreUncertain,
+    StoreUnusable,
+)
+from nbsessions.stores.postgres.statements import BEGIN
+
+_CONNECT_TIMEOUT = 3
+"""Seconds that an attempt to connect to one host of the URL may take."""
+
+_LARGEST_POOL = 3
+"""One connection for writes, and two for reads."""
+
+
+class TimedConnection(Connection[Any]):
+    """A connection whose operations fail at a deadline, also when the network is silent."""
+
+    deadline: float | None = None
+    """The moment on the monotonic clock when operations fail."""
+
+    def wait(self, gen: Any, *args: Any, **kwargs: Any) -> Any:
+        if self.deadline is not None:
+            kwargs["timeout"] = max(0.0, self.deadline - time.monotonic())
+        return super().wait(gen, *args, **kwargs)
+
+
+class ConnectionLost(StoreUnavailable):
+    """The connection broke before a commit was sent, so nothing was written."""
+
+
+class Conflict(StoreUnavailable):
+    """The database rolled the transaction back. The same transaction may succeed now."""
+
+
+class Database:
+    """A pool of connections to one database. All methods block; call them off the event loop."""
+
+    def __init__(self, settings: Mapping[str, str], *, log: logging.Logger) -> None:
+        """``settings`` are those of libpq. They may have a password, which is never logged."""
+        self._log = log
+        self.name = _name(settings)
+        """Where the database is, for messages."""
+        self._pool: ConnectionPool[TimedConnection] = ConnectionPool(
+            kwargs={
+                "connect_timeout": str(_CONNECT_TIMEOUT),
+                "application_name": "nbsessions",
+                "keepalives_idle": "30",
+                "keepalives_interval": "10",
+                "keepalives_count": "3",
+                **settings,
+                "autocommit": True,
+                # Poolers give each transaction another connection, which lacks what the last one
+                # has prepared.
+                "prepare_threshold": None,
+            },
+            connection_class=TimedConnection,
+            min_size=1,
+            max_size=_LARGEST_POOL,
+            # A new attempt to connect begins with the next request, not after a long pause.
+            reconnect_timeout=2.0,
+            max_idle=300.0,
+            open=False,
+            name="nbsessions",
+        )
+
+    def open(self) -> None:
+        """Begin to connect, without waiting for it. Idempotent."""
+        if self._pool.closed:
+            self._pool.open(wait=False)
+
+    def close(self) -> None:
+        """Close all connections. Idempotent."""
+        self._pool.close(timeout=2.0)
+
+    @contextmanager
+    def connection(self, timeout: float) -> Iterator[TimedConnection]:
+        """Yield a connection whose operations end within ``timeout`` seconds.
+
+        Raises StoreError instead of psycopg.Error.
+        """
+        deadline = time.monotonic() + timeout
+        try:
+            with self._pool.connection(timeout=timeout) as connection:
+                connection.deadline = deadline
+                try:
+                    yield connection
+                finally:
+                    connection.deadline = None
+                    if connection.pgconn.transaction_status == TransactionStatus.ACTIVE:
+                        # The answer to a query that timed out may still come.
+                        connection.close()
+        except (psycopg.Error, PoolTimeout, PoolClosed) as error:
+            raise self.error(error) from error
+
+    @contextmanager
+    def transaction(self, connection: TimedConnection) -> Iterator[None]:
+        """Run the body in one transaction. Roll it back when the body raises an error.
+
+        Raises Conflict or ConnectionLost when nothing was written and the transaction may be
+        tried again, and StoreUncertain when it is not known whether the commit succeeded.
+        """
+        try:
+            connection.execute(BEGIN)
+            yield
+        except BaseException as error:
+            with suppress(psycopg.Error):
+                connection.execute("ROLLBACK")
+            if isinstance(error, errors.ReadOnlySqlTransaction):
+                connection.close()  # This host is a standby now.
+            if isinstance(error, psycopg.Error):
+                raise self.error(error, connection) from error
+            raise
+        self._commit(connection)
+
+    def _commit(self, connection: TimedConnection) -> None:
+        try:
+            connection.execute("COMMIT")
+        except (errors.SerializationFailure, errors.DeadlockDetected) as error:
+            raise Conflict(str(error)) from error
+        except psycopg.Error as error:
+            connection.close()
+            raise StoreUncertain(
+                f"it is not known whether the session store {self.name} saved a change: {error}"
+            ) from error
+
+    def error(self, error: Exception, connection: Connection | None = None) -> SessionError:
+        """Return the SessionError for an error of psycopg."""
+        text = f"the session store {self.name} cannot be used: {_first_line(error)}"
+        if isinstance(error, (errors.SerializationFailure, errors.DeadlockDetected)):
+            return Conflict(text)
+        if isinstance(error, psycopg.DataError):
+            return InvalidRequest("text", f"cannot be stored: {_first_line(error)}")
+        if isinstance(error, errors.UndefinedTable):
+            return StoreUnusable(f"{text}. Run `jupyter nbsessions database migrate`")
+        if isinstance(error, errors.InsufficientPrivilege):
+            return StoreUnusable(text)
+        if connection is not None and connection.broken:
+            return ConnectionLost(text)
+        return StoreUnavailable(text)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
+def _name(settings: Mapping[str, str]) -> str:
+    """Return where the database is, without any secret."""
+    host = settings.get("host") or settings.get("hostaddr") or settings.get("service") or "local"
+    port = settings.get("port")
+    name = settings.get("dbname", "")
+    return f"postgresql://{host}{f':{port}' if port else ''}/{name}"

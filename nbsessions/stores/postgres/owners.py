@@ -1,0 +1,38 @@
+"""Decides which owners are dead."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import NamedTuple
+
+from nbsessions.identity import has_ended
+from nbsessions.models import Owner
+from nbsessions.stores.base import SILENT_KEPT_FOR
+
+
+class OtherOwner(NamedTuple):
+    """A row of another owner, with the columns of SELECT_OTHER_OWNERS."""
+
+    owner_id: str
+    provider: str
+    host: str
+    boot_id: str
+    process: str
+    stopped: bool
+    silent: timedelta
+    """How long ago its last heartbeat was, by the clock of the database."""
+
+    def is_dead(self, observer: Owner) -> bool:
+        """Return whether the owner is certainly dead, or was silent for a day.
+
+        Its process can be looked for only on the same boot of the same machine.
+        """
+        if self.stopped:
+            return True
+        if self.boot_id and self.boot_id == observer.boot_id:
+            gone = has_ended(self.process)
+            if gone is not None:
+                return gone
+        elif self.boot_id and observer.boot_id and self.host == observer.host:
+            return True
+        return self.silent > SILENT_KEPT_FOR

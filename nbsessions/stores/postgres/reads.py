@@ -1,0 +1,202 @@
+"""The reads of the store, answered from the checked cache or from the database."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, TypeVar
+
+from nbsessions.errors import StoreError, StoreUnavailable
+from nbsessions.models import Ending, EndReason, Orphans, Owner, Session
+from nbsessions.stores.base import ENDINGS_KEPT_FOR
+from nbsessions.stores.cache import SessionCache, Version
+from nbsessions.stores.postgres import statements
+from nbsessions.stores.postgres.database import Database, TimedConnection
+from nbsessions.stores.postgres.owners import OtherOwner
+from nbsessions.stores.postgres.rows import (
+    ending_from_row,
+    intents_from_rows,
+    session_from_row,
+)
+from nbsessions.stores.postgres.writer import Writer
+from nbsessions.stores.sql.mark import Mark, StoreReverted
+from nbsessions.stores.sql.reloading import SharedReload
+from nbsessions.stores.sql.thread import ReaderThread
+
+T = TypeVar("T")
+
+READ_TIMEOUT = 1.5
+"""Seconds that a read may take, including the wait for a connection."""
+
+
+class Reads:
+    """The reads for one scope. Call the methods on the event loop."""
+
+    def __init__(
+        self,
+        database: Database,
+        writer: Writer,
+        cache: SessionCache,
+        thread: ReaderThread,
+        *,
+        namespace: str,
+        owner: Owner,
+        log: logging.Logger,
+    ) -> None:
+        self._database = database
+        self._writer = writer
+        self._cache = cache
+        self._thread = thread
+        self._namespace = namespace
+        self._owner = owner
+        self._scope = owner.owner_id
+        self._log = log
+        self._reloading = SharedReload(self._reload)
+        self._restoring: asyncio.Task[None] | None = None
+
+    async def refresh(self) -> SessionCache:
+        """Return the cache, with everything that was committed before this call.
+
+        If the database cannot be read, the cache has the sessions that this server knows. These
+        are all sessions of the scope, because only this server writes them.
+        """
+        await self._reloading.run()
+        return self._cache
+
+    async def query(self, statement: str, *values: object) -> list[Any]:
+        """Return rows from the database, not from the cache. Raises StoreError."""
+        return await self._run(lambda connection: connection.execute(statement, values).fetchall())
+
+    async def check(self) -> bool:
+        """Renew the heartbeat. Return False if the database lacks what this server wrote."""
+        values = (self._owner.owner_id, self._writer.mark.written)
+        beat = statements.BEAT
+        return await self._run(lambda connection: connection.execute(beat, values).rowcount == 1)
+
+    async def find_endings(self, session_ids: Collection[str]) -> dict[str, Ending]:
+        """See SessionStore.find_endings."""
+        values = {
+            "namespace": self._namespace,
+            "ids": [each for each in session_ids if _is_text(each)],
+            "kept_for": ENDINGS_KEPT_FOR,
+        }
+        found: dict[str, Ending] = {}
+        here = set()
+        for row in await self._run(
+            lambda connection: connection.execute(statements.SELECT_WHEREABOUTS, values).fetchall()
+        ):
+            session_id, scope, reason, ended = row
+            if scope is None:
+                ending = ending_from_row((session_id, reason, ended))
+                if ending is not None:
+                    found.setdefault(session_id, ending)
+            elif scope == self._scope:
+                here.add(session_id)
+            else:
+                found[session_id] = Ending(session_id=session_id, reason=EndReason.ELSEWHERE)
+        return {key: ending for key, ending in found.items() if key not in here}
+
+    async def find_orphans(self, adopted: Collection[str]) -> Orphans:
+        """See SessionStore.find_orphans."""
+        return await self._run(lambda connection: self._find_orphans(connection, adopted))
+
+    # On the event loop
+
+    async def _reload(self) -> None:
+        try:
+            found = await self._run(self._read_unless_current)
+        except StoreReverted:
+            self._restore()
+        except StoreError as error:
+            self._log.debug(
+                "Sessions are listed from memory because the store cannot be read: %s", error
+            )
+        else:
+            if found is not None:
+                self._cache.replace(*found)
+
+    def _restore(self) -> None:
+        """Write this server's sessions and intents to the database again, in the background."""
+        if self._restoring is None:
+            self._restoring = asyncio.ensure_future(self._writer.heartbeat())
+            self._restoring.add_done_callback(self._restored)
+
+    def _restored(self, task: asyncio.Task[None]) -> None:
+        self._restoring = None
+        if not task.cancelled() and task.exception() is not None:
+            self._log.debug("The session store will be updated later: %s", task.exception())
+
+    async def _run(self, function: Callable[[TimedConnection], T]) -> T:
+        """Run the function in the thread, with a connection. Raises StoreError."""
+        return await self._thread.run(self._with_connection, function)
+
+    # In the thread
+
+    def _with_connection(self, function: Callable[[TimedConnection], T]) -> T:
+        try:
+            with self._database.connection(READ_TIMEOUT) as connection:
+                return function(connection)
+        except StoreReverted:
+            raise
+        except StoreUnavailable:
+            # The pool may have had a connection that the database had closed.
+            with self._database.connection(READ_TIMEOUT) as connection:
+                return function(connection)
+
+    def _read_unless_current(
+        self, connection: TimedConnection
+    ) -> tuple[Version, list[Session]] | None:
+        """Return the sessions and their version, or None if the cache has that version."""
+        mark, generation = self._writer.mark, self._writer.generation
+        key = (self._namespace, self._owner.owner_id)
+        row = connection.execute(statements.SELECT_VERSION, key).fetchone()
+        assert row is not None
+        if self._cache.is_at(self._version(generation, mark, row)):
+            return None
+        rows = connection.execute(
+            statements.SELECT_SNAPSHOT, (*key, self._namespace, self._scope)
+        ).fetchall()
+        version = self._version(generation, mark, rows[0])
+        return version, [session_from_row(row[2:]) for row in rows if row[2] is not None]
+
+    @staticmethod
+    def _version(generation: int, mark: Mark, row: Sequence[Any]) -> Version:
+        revision, written = row[:2]
+        if not mark.is_contained_in(revision, written):
+            raise StoreReverted
+        return generation, revision
+
+    def _find_orphans(self, connection: TimedConnection, adopted: Collection[str]) -> Orphans:
+        key = (self._namespace, self._owner.owner_id)
+        others = [
+            OtherOwner(*row)
+            for row in connection.execute(statements.SELECT_OTHER_OWNERS, key).fetchall()
+        ]
+        dead = {each.owner_id: each.provider for each in others if each.is_dead(self._owner)}
+        found: list[Sequence[Any]] = []
+        intents: list[Sequence[Any]] = []
+        if dead:
+            scopes = (self._namespace, list(dead))
+            found += connection.execute(statements.SELECT_OF_SCOPES, scopes).fetchall()
+            intents += connection.execute(statements.SELECT_INTENTS_OF_OWNERS, scopes).fetchall()
+        if adopted:
+            values = (self._namespace, self._scope, list(adopted))
+            statement = statements.SELECT_BY_KERNELS_ELSEWHERE
+            found += connection.execute(statement, values).fetchall()
+        # Both queries return the session if a dead owner had the adopted kernel.
+        sessions = {session.seq: session for session in map(session_from_row, found)}
+        return Orphans(
+            owners=dead,
+            sessions=tuple(sessions.values()),
+            intents=tuple(intents_from_rows(intents)),
+        )
+
+
+def _is_text(value: str) -> bool:
+    """Return whether the database can store the text."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return "\0" not in value

@@ -1,0 +1,140 @@
+"""The tables in PostgreSQL, and migrations from older versions."""
+
+from __future__ import annotations
+
+from psycopg import Connection, errors
+
+from nbsessions.errors import StoreTooNew, StoreUnusable
+
+MIGRATIONS: tuple[tuple[str, ...], ...] = (
+    (
+        """CREATE TABLE nbsessions_meta (key text PRIMARY KEY, value integer NOT NULL)""",
+        # ``writes`` counts transactions, and ``revision`` is its value at the last one that
+        # changed sessions.
+        """CREATE TABLE nbsessions_namespace (
+            namespace text COLLATE "C" PRIMARY KEY,
+            writes bigint NOT NULL,
+            revision bigint NOT NULL
+        )""",
+        """CREATE TABLE nbsessions_session (
+            seq bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+            namespace text COLLATE "C" NOT NULL,
+            session_id text COLLATE "C" NOT NULL,
+            scope text COLLATE "C" NOT NULL,
+            provider text NOT NULL,
+            path text,
+            document text COLLATE "C",
+            name text,
+            type text,
+            kernel_id text COLLATE "C" NOT NULL,
+            kernel_name text,
+            created timestamptz NOT NULL,
+            last_activity timestamptz NOT NULL,
+            UNIQUE (namespace, session_id)
+        )""",
+        # An entry of an index has at most 2700 bytes, and a path may be longer.
+        """CREATE INDEX nbsessions_session_document
+            ON nbsessions_session (namespace, scope, left(document, 300))""",
+        """CREATE INDEX nbsessions_session_kernel
+            ON nbsessions_session (namespace, kernel_id)""",
+        """CREATE TABLE nbsessions_intent (
+            seq bigint GENERATED ALWAYS AS IDENTITY,
+            token text COLLATE "C" PRIMARY KEY,
+            namespace text COLLATE "C" NOT NULL,
+            scope text COLLATE "C" NOT NULL,
+            document text COLLATE "C",
+            verb text NOT NULL,
+            kernel_id text COLLATE "C",
+            owner text COLLATE "C" NOT NULL,
+            lease_until timestamptz NOT NULL
+        )""",
+        """CREATE UNIQUE INDEX nbsessions_intent_start ON nbsessions_intent
+            (namespace, scope, left(document, 300), hashtextextended(document, 0))
+            WHERE verb = 'start' AND document IS NOT NULL""",
+        """CREATE INDEX nbsessions_intent_kernel ON nbsessions_intent (namespace, kernel_id)""",
+        """CREATE INDEX nbsessions_intent_owner ON nbsessions_intent (owner)""",
+        """CREATE TABLE nbsessions_owner (
+            owner text COLLATE "C" PRIMARY KEY,
+            namespace text COLLATE "C" NOT NULL,
+            scope text COLLATE "C" NOT NULL,
+            provider text NOT NULL,
+            host text NOT NULL,
+            boot text NOT NULL,
+            process text NOT NULL,
+            heartbeat timestamptz NOT NULL,
+            stopped timestamptz,
+            written bigint NOT NULL
+        )""",
+        """CREATE INDEX nbsessions_owner_namespace ON nbsessions_owner (namespace)""",
+        """CREATE TABLE nbsessions_ending (
+            namespace text COLLATE "C" NOT NULL,
+            session_id text COLLATE "C" NOT NULL,
+            reason text NOT NULL,
+            ended timestamptz NOT NULL,
+            PRIMARY KEY (namespace, session_id)
+        )""",
+        """CREATE INDEX nbsessions_ending_ended ON nbsessions_ending (namespace, ended)""",
+        # Which namespace has a kernel id. It keeps two namespaces from using one id, even where
+        # neither may see the other's rows.
+        """CREATE TABLE nbsessions_kernel (
+            kernel_id text COLLATE "C" PRIMARY KEY,
+            namespace text COLLATE "C" NOT NULL
+        )""",
+        """CREATE INDEX nbsessions_kernel_namespace ON nbsessions_kernel (namespace)""",
+    ),
+)
+"""One entry per schema version. An entry that has been released is never edited."""
+
+OLDEST_COMPATIBLE = 1
+"""The lowest schema version whose code can work with a database of the newest version."""
+
+_LOCK = 7_307_218_412_950_271
+"""The number of the advisory lock that migrations hold. Chosen at random."""
+
+_HAS_META = "SELECT to_regclass('nbsessions_meta') IS NOT NULL"
+_SELECT_META = "SELECT key, value FROM nbsessions_meta"
+_LOCK_MIGRATIONS = "SELECT pg_advisory_xact_lock(%s)"
+_PUT_META = """INSERT INTO nbsessions_meta (key, value) VALUES (%s, %s)
+    ON CONFLICT (key) DO UPDATE SET value = excluded.value"""
+
+
+def migrate(connection: Connection) -> None:
+    """Migrate the database to the newest schema, in one transaction.
+
+    Does nothing if it has that schema already, so a role that may not create tables can use it.
+    A database of a newer release is used as it is if that release has marked it as compatible, so
+    that servers of two releases can share it. Any number of servers may call this at once.
+
+    Raises StoreTooNew, StoreUnusable if this role may not create the tables, psycopg.Error.
+    """
+    if read_version(connection) >= len(MIGRATIONS):
+        return
+    try:
+        with connection.transaction():
+            connection.execute(_LOCK_MIGRATIONS, (_LOCK,))
+            version = read_version(connection)
+            for statements in MIGRATIONS[version:]:
+                for statement in statements:
+                    connection.execute(statement)
+            if version < len(MIGRATIONS):
+                connection.execute(_PUT_META, ("schema", len(MIGRATIONS)))
+                connection.execute(_PUT_META, ("oldest_compatible", OLDEST_COMPATIBLE))
+    except errors.InsufficientPrivilege as error:
+        raise StoreUnusable(
+            "the database has no tables of this release, and this role may not create them. Run "
+            "`jupyter nbsessions database migrate` as the owner of the database"
+        ) from error
+
+
+def read_version(connection: Connection) -> int:
+    """Return the version of our tables, or 0 if there are none. Raises StoreTooNew."""
+    if not connection.execute(_HAS_META).fetchone()[0]:  # type: ignore[index]
+        return 0
+    meta: dict[str, int] = dict(connection.execute(_SELECT_META).fetchall())
+    version = meta.get("schema", 0)
+    if meta.get("oldest_compatible", 0) > len(MIGRATIONS):
+        raise StoreTooNew(
+            f"the session store has schema {version}, but this release of nbsessions reads only "
+            f"schemas up to {len(MIGRATIONS)}. Upgrade nbsessions, or configure another database"
+        )
+    return version
