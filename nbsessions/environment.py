@@ -27,17 +27,10 @@ def default_namespace(environ: Mapping[str, str]) -> str:
             "c.AsyncSessionManager.namespace to a name that only the servers have that serve the "
             "same sessions, for example the name of their user"
         )
-    hub = urlsplit(
-        environ.get("JUPYTERHUB_PUBLIC_HUB_URL") or environ.get("JUPYTERHUB_API_URL", "")
-    )
-    base = hub.path.partition("/hub/")[0].strip("/")
-    parts = [
-        hub.netloc,
-        *([base] if base else []),
-        user,
-        environ.get("JUPYTERHUB_SERVER_NAME", ""),
-    ]
-    return "/".join(parts)
+    known = environ.get("JUPYTERHUB_PUBLIC_HUB_URL") or environ.get("JUPYTERHUB_API_URL", "")
+    url = urlsplit(known)
+    hub = url.netloc + url.path.partition("/hub/")[0].rstrip("/")
+    return f"{hub}/{user}/{environ.get('JUPYTERHUB_SERVER_NAME', '')}"
 
 
 def without_store(environ: Mapping[str, str]) -> dict[str, str]:

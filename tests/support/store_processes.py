@@ -7,6 +7,7 @@ import contextlib
 import logging
 import multiprocessing
 import os
+import signal
 import sqlite3
 import time
 from collections.abc import Callable, Collection, Iterator
@@ -18,6 +19,9 @@ from typing import Any
 from nbsessions.errors import StoreUnavailable
 from nbsessions.locks import FileLock
 from nbsessions.models import Owner, Session
+from nbsessions.stores.base import SessionStore
+from nbsessions.stores.postgres import PostgresSessionStore
+from nbsessions.stores.postgres.settings import connection_settings
 from nbsessions.stores.sqlite import SQLiteSessionStore, database
 from nbsessions.stores.sqlite.locks import StoreLocks
 from support.values import make_id, make_owner, make_session, make_start
@@ -58,6 +62,11 @@ class OtherProcess:
         self._process.kill()
         self._process.join()
 
+    def resume(self) -> None:
+        """Let the process go on after it has stopped itself (SIGCONT)."""
+        assert self._process.pid is not None
+        os.kill(self._process.pid, signal.SIGCONT)
+
     def close(self) -> None:
         self.kill()
         self._connection.close()
@@ -86,18 +95,24 @@ def _serve(connection: Connection) -> None:
 # Functions to call in the other process
 
 _loop: asyncio.AbstractEventLoop | None = None
-_store: SQLiteSessionStore | None = None
+_store: SessionStore | None = None
 _held: list[Any] = []
 
 
-def open_store(path: Path, owner: Owner, namespace: str = "namespace", wal: bool = True) -> None:
+def open_store(
+    place: Path | str, owner: Owner, namespace: str = "namespace", wal: bool = True
+) -> None:
+    """Open the store in a file, or in the database with this URL."""
     global _loop, _store
     database.is_local = lambda folder: wal  # type: ignore[attr-defined,misc]
     _loop = _loop or asyncio.new_event_loop()
     log = logging.getLogger("other-process")
     log.addHandler(logging.NullHandler())
     # Some tests run more of these at once, and keep them busy longer, than real servers do.
-    _store = SQLiteSessionStore(path, namespace, log=log, busy_timeout=60.0)
+    if isinstance(place, str):
+        _store = PostgresSessionStore(connection_settings(place), namespace, log=log)
+    else:
+        _store = SQLiteSessionStore(place, namespace, log=log, busy_timeout=60.0)
     _loop.run_until_complete(_store.open(owner))
 
 
@@ -194,7 +209,7 @@ async def _lose(
     partial: list[int] = []
     done = asyncio.Event()
 
-    async def read(store: SQLiteSessionStore) -> None:
+    async def read(store: SessionStore) -> None:
         while not done.is_set():
             acknowledged = list(kept)
             listed = [session.session_id for session in await store.list_sessions()]
@@ -214,9 +229,9 @@ async def _lose(
     return partial, kept, [session.session_id for session in await _store.list_sessions()]
 
 
-def hammer(path: Path, owner_id: str, rounds: int, wal: bool) -> list[str]:
+def hammer(place: Path | str, owner_id: str, rounds: int, wal: bool = True) -> list[str]:
     """Start and delete sessions from several tasks. Return the ids that must remain."""
-    open_store(path, make_owner(owner_id), wal=wal)
+    open_store(place, make_owner(owner_id), wal=wal)
     assert _loop is not None
     return _loop.run_until_complete(_hammer(owner_id, rounds))
 

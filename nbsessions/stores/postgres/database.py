@@ -54,6 +54,8 @@ class Database:
 
     def __init__(self, settings: Mapping[str, str], *, log: logging.Logger) -> None:
         """``settings`` are those of libpq. They may have a password, which is never logged."""
+        # The pool would log each attempt to connect. Callers get the errors.
+        logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
         self._log = log
         self.name = _name(settings)
         """Where the database is, for messages."""
@@ -137,7 +139,8 @@ class Database:
         except psycopg.Error as error:
             connection.close()
             raise StoreUncertain(
-                f"it is not known whether the session store {self.name} saved a change: {error}"
+                f"it is not known whether the session store {self.name} saved a change: "
+                f"{_first_line(error)}"
             ) from error
 
     def error(self, error: Exception, connection: Connection | None = None) -> SessionError:

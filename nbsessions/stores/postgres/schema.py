@@ -91,7 +91,9 @@ OLDEST_COMPATIBLE = 1
 _LOCK = 7_307_218_412_950_271
 """The number of the advisory lock that migrations hold. Chosen at random."""
 
-_HAS_META = "SELECT to_regclass('nbsessions_meta') IS NOT NULL"
+# to_regclass() could answer from a cache that lacks what another server has just created.
+_HAS_META = """SELECT EXISTS (SELECT 1 FROM pg_catalog.pg_class
+    WHERE relname = 'nbsessions_meta' AND pg_catalog.pg_table_is_visible(oid))"""
 _SELECT_META = "SELECT key, value FROM nbsessions_meta"
 _LOCK_MIGRATIONS = "SELECT pg_advisory_xact_lock(%s)"
 _PUT_META = """INSERT INTO nbsessions_meta (key, value) VALUES (%s, %s)

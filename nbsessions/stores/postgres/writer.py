@@ -27,7 +27,7 @@ _TRANSACTION_TIMEOUT = 6.0
 _BATCH_TIMEOUT = 10.0
 """Seconds after which a batch is not tried again."""
 
-_SETTLE_TIMEOUT = 10.0
+_SETTLE_TIMEOUT = 5.0
 """Seconds to find out whether a commit succeeded."""
 
 
