@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Any, ClassVar
 
 import psycopg
 from psycopg import Connection, errors
@@ -35,6 +36,19 @@ class TimedConnection(Connection[Any]):
     deadline: float | None = None
     """The moment on the monotonic clock when operations fail."""
 
+    failures: ClassVar[deque[psycopg.Error]]
+    """Why it was not possible to connect, the last time. A pool does not tell."""
+
+    @classmethod
+    def connect(cls, *args: Any, **kwargs: Any) -> Any:
+        try:
+            connection = super().connect(*args, **kwargs)
+        except psycopg.Error as error:
+            cls.failures.append(error)
+            raise
+        cls.failures.clear()
+        return connection
+
     def wait(self, gen: Any, *args: Any, **kwargs: Any) -> Any:
         if self.deadline is not None:
             kwargs["timeout"] = max(0.0, self.deadline - time.monotonic())
@@ -59,6 +73,7 @@ class Database:
         self._log = log
         self.name = _name(settings)
         """Where the database is, for messages."""
+        self._failures: deque[psycopg.Error] = deque(maxlen=1)
         self._pool: ConnectionPool[TimedConnection] = ConnectionPool(
             kwargs={
                 "connect_timeout": str(_CONNECT_TIMEOUT),
@@ -72,7 +87,7 @@ class Database:
                 # has prepared.
                 "prepare_threshold": None,
             },
-            connection_class=TimedConnection,
+            connection_class=type("Connection", (TimedConnection,), {"failures": self._failures}),
             min_size=1,
             max_size=_LARGEST_POOL,
             # A new attempt to connect begins with the next request, not after a long pause.
@@ -92,14 +107,17 @@ class Database:
         self._pool.close(timeout=2.0)
 
     @contextmanager
-    def connection(self, timeout: float) -> Iterator[TimedConnection]:
+    def connection(
+        self, timeout: float, *, wait: float = _CONNECT_TIMEOUT
+    ) -> Iterator[TimedConnection]:
         """Yield a connection whose operations end within ``timeout`` seconds.
 
-        Raises StoreError instead of psycopg.Error.
+        It takes ``wait`` seconds of these at most to get one. Raises StoreError instead of
+        psycopg.Error.
         """
         deadline = time.monotonic() + timeout
         try:
-            with self._pool.connection(timeout=timeout) as connection:
+            with self._pool.connection(timeout=min(wait, timeout)) as connection:
                 connection.deadline = deadline
                 try:
                     yield connection
@@ -108,7 +126,9 @@ class Database:
                     if connection.pgconn.transaction_status == TransactionStatus.ACTIVE:
                         # The answer to a query that timed out may still come.
                         connection.close()
-        except (psycopg.Error, PoolTimeout, PoolClosed) as error:
+        except PoolTimeout as error:
+            raise self.error((*self._failures, error)[0]) from error
+        except (psycopg.Error, PoolClosed) as error:
             raise self.error(error) from error
 
     @contextmanager
