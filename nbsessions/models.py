@@ -85,7 +85,7 @@ class Session:
     provider: str
     """The name of the kernel provider. Only this provider can decide that the kernel is dead."""
     scope: str
-    """Which servers can serve the kernel. For local kernels, the id of the owner."""
+    """Which servers can serve the kernel: the id of an owner, or a name that several share."""
     created: datetime
     last_activity: datetime
     """When the session was created or last changed."""
@@ -193,6 +193,8 @@ class Intent:
     document: str | None
     """The normalised path that a start is for. None if the start is not to be shared."""
     kernel_id: str | None
+    owner: str = field(default="", compare=False)
+    """The id of the owner that carries it out. The store sets it."""
     lease_until: datetime | None = field(default=None, compare=False)
     """When other requests may take over a start, or when an ended stop may be deleted.
 
@@ -213,6 +215,13 @@ class Owner:
     """Identifies the process among all of the same boot. Empty if that is not possible."""
     provider: str = ""
     """The name of the kernel provider that the owner starts kernels with."""
+    shared_scope: str = ""
+    """The scope of the owner's sessions if other servers can serve them too. Otherwise empty."""
+
+    @property
+    def scope(self) -> str:
+        """The scope of the sessions that the owner serves."""
+        return self.shared_scope or self.owner_id
 
 
 @dataclass(frozen=True, kw_only=True)

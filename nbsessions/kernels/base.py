@@ -67,6 +67,13 @@ class KernelProvider(ABC):
     Two providers must have the same name if they see the same kernels, and only then.
     """
 
+    shared_scope: str = ""
+    """Names all kernels that other servers can serve as well, for example those of a gateway.
+
+    It is empty if only this server can serve the provider's kernels. Otherwise, all servers of a
+    namespace whose providers have the same one list, change and end each other's sessions.
+    """
+
     @property
     @abstractmethod
     def default_kernel_name(self) -> str | None:

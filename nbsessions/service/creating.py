@@ -41,7 +41,7 @@ class Creating:
         scope: str,
         log: logging.Logger,
     ) -> None:
-        """``scope``: the owner id that new sessions get."""
+        """``scope``: the scope that new sessions get."""
         self._store = store
         self._provider = provider
         self._scope = scope

@@ -90,7 +90,7 @@ class ServiceOpening:
 
     async def _open(self) -> None:
         provider = self._make_provider()
-        owner = replace(new_owner(), provider=provider.name)
+        owner = replace(new_owner(), provider=provider.name, shared_scope=provider.shared_scope)
         service = SessionService(self._store, provider, owner=owner, log=self._log)
         try:
             await self._open_in_time(service, provider)

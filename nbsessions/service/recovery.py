@@ -30,13 +30,16 @@ class Recovery:
         endings: SessionEndings,
         placeholders: Placeholders,
         *,
+        scope: str,
         log: logging.Logger,
     ) -> None:
+        """``scope``: that of this server's sessions."""
         self._store = store
         self._provider = provider
         self._cleanup = cleanup
         self._endings = endings
         self._placeholders = placeholders
+        self._scope = scope
         self._log = log
 
     async def run(self) -> None:
@@ -47,6 +50,8 @@ class Recovery:
         orphans = await self._store.find_orphans(self._provider.list_adopted())
         if not orphans:
             return
+        if self._provider.shared_scope:
+            await self._complete(orphans.intents)
         here = set(self._provider.list_running())
         adopted = [
             replace(session, provider=self._provider.name)
@@ -57,7 +62,9 @@ class Recovery:
         # Several sessions may have one kernel.
         gone = [(each, _trace(each)) for each in orphans.sessions if each.kernel_id not in here]
         intents = {
-            _intent_trace(each, orphans): each for each in orphans.intents if each not in undone
+            _intent_trace(each, orphans): each
+            for each in orphans.intents
+            if each not in undone and each.scope != self._provider.shared_scope
         }
         ended = await self._provider.find_ended({*(trace for _, trace in gone), *intents})
         removed = await self._store.recover(
@@ -79,6 +86,8 @@ class Recovery:
         for intent in orphans.intents:
             # Some hosts start a kernel under another id than the one in the intent.
             kernel_id = self._provider.find_started(intent.token) or intent.kernel_id
+            if intent.scope == self._provider.shared_scope:
+                continue  # see _complete
             if intent.verb is Verb.ENDED or kernel_id in used:
                 undone.append(intent)
             elif kernel_id is not None and kernel_id in self._provider.list_running():
@@ -86,6 +95,20 @@ class Recovery:
                 stops.append(self._cleanup.stop_kernel(intent.token, kernel_id))
         await asyncio.gather(*stops)
         return undone
+
+    async def _complete(self, intents: Collection[Intent]) -> None:
+        """Complete the starts and stops of dead owners in the scope that they shared with this.
+
+        Other servers may be about to do the same. Each intent is claimed by one of them.
+        """
+        shared = [intent for intent in intents if intent.scope == self._scope]
+        for intent in await self._store.claim(shared) if shared else ():
+            # Some hosts start a kernel under another id than the one in the intent.
+            kernel_id = self._provider.find_started(intent.token) or intent.kernel_id
+            if intent.verb is Verb.STOP and kernel_id is not None:
+                await self._cleanup.stop_kernel(intent.token, kernel_id)
+            elif intent.verb is not Verb.ENDED:
+                await self._cleanup.undo_start(intent.token, kernel_id)
 
     def log_kernels_without(self, sessions: Iterable[Session]) -> None:
         """Write to the log which kernels were adopted although no session has them."""
@@ -105,7 +128,7 @@ def _trace(session: Session) -> KernelTrace:
 
 def _intent_trace(intent: Intent, orphans: Orphans) -> KernelTrace:
     return KernelTrace(
-        provider=orphans.owners.get(intent.scope, ""),
+        provider=orphans.owners.get(intent.owner, ""),
         kernel_id=intent.kernel_id,
         token=intent.token,
     )

@@ -46,7 +46,7 @@ class SessionService:
         self._endings = endings = SessionEndings(store, provider, kernels, log=log)
         self._lookups = lookups = Lookups(store, kernels, endings)
         self._cleanup = cleanup = Cleanup(store, provider, log=log)
-        self._starts = starts = KernelStarts(store, provider, cleanup, scope=owner.owner_id)
+        self._starts = starts = KernelStarts(store, provider, cleanup, scope=owner.scope)
         self._changing = changing = Changing(
             store, provider, mutations, lookups, kernels, starts, cleanup, endings
         )
@@ -64,10 +64,12 @@ class SessionService:
             endings,
             placeholders,
             renaming,
-            scope=owner.owner_id,
+            scope=owner.scope,
             log=log,
         )
-        self._recovery = Recovery(store, provider, cleanup, endings, placeholders, log=log)
+        self._recovery = Recovery(
+            store, provider, cleanup, endings, placeholders, scope=owner.scope, log=log
+        )
         self._upkeep = Upkeep(store, self._recovery, log=log)
 
     # Opening and closing

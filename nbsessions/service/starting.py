@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 
 from nbsessions.errors import ServiceClosed, StartInProgress, StoreError, StoreUncertain
@@ -13,6 +14,10 @@ from nbsessions.stores.base import START_LEASE, SessionStore
 
 START_TIMEOUT = 30.0
 """Seconds to wait while another server starts a kernel for the same path."""
+
+
+RENEWAL_INTERVAL = START_LEASE.total_seconds() / 3
+"""Seconds between two renewals of the lease of a start that takes long."""
 
 
 class KernelStarts:
@@ -54,6 +59,13 @@ class KernelStarts:
                 return None
             await asyncio.sleep(random.uniform(0.05, 0.25))
 
+    async def _renew(self, token: str) -> None:
+        """Keep others from taking over a start that takes long."""
+        while True:
+            await asyncio.sleep(RENEWAL_INTERVAL)
+            with contextlib.suppress(StoreError):
+                await self._store.renew(token)
+
     async def _ask_for_intent(self, error: StoreUncertain, token: str) -> None:
         """Return if the intent was written after all, else raise the error."""
         try:
@@ -85,11 +97,14 @@ class KernelStarts:
             name=about.name,
             type=about.type,
         )
+        renewing = asyncio.ensure_future(self._renew(token))
         try:
             kernel = await self._provider.start(request)
         except BaseException:
             await self._cleanup.undo_start(token)
             raise
+        finally:
+            renewing.cancel()
         if self.closing:
             await self._cleanup.undo_start(token, kernel.kernel_id)
             raise ServiceClosed

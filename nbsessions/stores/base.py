@@ -32,8 +32,10 @@ class SessionStore(ABC):
     concurrently and are applied one after the other, in any order.
 
     All methods except ``open`` and ``close`` see only the sessions of the *scope*, which are
-    those that this owner can serve. ``find_endings`` and the methods for orphans also see the
-    others in the namespace. They raise StoreUnavailable if nothing was written, and
+    those that this owner can serve. Other owners have the same scope only if it is shared.
+    ``find_endings`` and the methods for orphans also see the others in the namespace. While the
+    store cannot be read, lists and look-ups of a scope that is not shared come from memory.
+    Methods raise StoreUnavailable if nothing was written, and
     StoreUncertain if it is not known whether a commit succeeded. Cancelling the caller does not
     cancel the write.
     """
@@ -49,7 +51,7 @@ class SessionStore(ABC):
 
     @abstractmethod
     async def open(self, owner: Owner) -> None:
-        """Open the store and register ``owner``. The owner's id is the scope of all later calls.
+        """Open the store and register ``owner``. The owner's scope is that of all later calls.
 
         Raises StoreError when the store cannot be used. Nothing is left open then, and the
         caller may try again.
@@ -60,7 +62,8 @@ class SessionStore(ABC):
         """Finish queued writes, mark the owner as stopped, and close the store.
 
         The sessions and intents of all kernels are removed, except for the ``running`` kernels
-        (by id). The removed sessions are recorded as STOPPED. This method is synchronous and
+        (by id). The removed sessions are recorded as STOPPED. In a shared scope, all sessions and
+        intents stay, because other servers can go on with them. This method is synchronous and
         idempotent, and never raises. Later mutations raise StoreUnavailable.
         """
 
@@ -136,6 +139,10 @@ class SessionStore(ABC):
         Raises StartLost when the intent no longer exists, or the document has a session by now.
         In this case a 'stop' intent for the session's kernel is stored with the same token.
         """
+
+    @abstractmethod
+    async def renew(self, token: str, *, lease: timedelta = START_LEASE) -> None:
+        """Let the lease of a 'start' intent begin anew, if the intent exists."""
 
     @abstractmethod
     async def drop_start(self, token: str) -> None:
@@ -218,9 +225,19 @@ class SessionStore(ABC):
         The result also has the sessions of the ``adopted`` kernels (by id), whose previous owner
         may be live or dead. This owner serves these kernels now.
 
-        An owner is dead if it marked itself as stopped, or if nobody holds its lock. If the lock
-        cannot be checked, an owner is dead if it ran in an earlier boot of this host, or if it
-        has sent no heartbeat for a day. The data of all other owners is left alone.
+        An owner is dead if it marked itself as stopped, or if its process has ended, as its lock
+        shows, or its process id on this machine. Where that cannot be found out, an owner is dead
+        if it ran in an earlier boot of this host, or if it has sent no heartbeat for a day. In a
+        shared scope, a few minutes without a heartbeat are enough: its sessions go on without
+        it, and it learns of that at its next write. The data of all others is left alone.
+        """
+
+    @abstractmethod
+    async def claim(self, intents: Collection[Intent]) -> Sequence[Intent]:
+        """Make intents of dead owners in the shared scope intents of this owner.
+
+        Returns those that no other server has claimed or completed in the meantime. The caller
+        carries them out.
         """
 
     @abstractmethod

@@ -40,14 +40,15 @@ class SessionCache:
         group = self._by_document.get(document)
         return min(group.values(), key=lambda session: session.seq) if group else None
 
-    def replace(self, version: Version, sessions: Iterable[Session]) -> None:
+    def replace(self, version: Version, sessions: Iterable[Session]) -> bool:
         """Replace the contents with what was read from the store, unless it is outdated.
 
         It is outdated if this server has written since. The cache has these writes already.
-        The older contents would undo them until the next read, which may fail.
+        The older contents would undo them until the next read, which may fail. Returns whether
+        the contents were replaced. If not, writes of other servers may be missing.
         """
         if version < self._written:
-            return
+            return False
         read = SessionCache()
         for session in sessions:
             read.put(session)
@@ -56,6 +57,7 @@ class SessionCache:
         self._sessions = read._sessions
         self._by_document = read._by_document
         self._version = version
+        return True
 
     def apply(
         self, generation: int, before: int, after: int, changed: Mapping[str, Session | None]

@@ -39,7 +39,7 @@ class MemorySessionStore(SessionStore):
         self._transaction: Transaction | None = None
 
     async def open(self, owner: Owner) -> None:
-        self._transaction = Transaction(self._tables, owner.owner_id)
+        self._transaction = Transaction(self._tables, owner.scope)
 
     def close(self, running: Collection[str] = ()) -> None:
         self._transaction = None
@@ -87,6 +87,9 @@ class MemorySessionStore(SessionStore):
     async def commit(self, token: str, session: Session) -> Session:
         return raise_if_lost(self._opened().commit(token, session))
 
+    async def renew(self, token: str, *, lease: timedelta = START_LEASE) -> None:
+        self._opened().renew(token, lease)
+
     async def drop_start(self, token: str) -> None:
         self._opened().drop_start(token)
 
@@ -127,6 +130,9 @@ class MemorySessionStore(SessionStore):
 
     async def find_orphans(self, adopted: Collection[str] = ()) -> Orphans:
         return Orphans()
+
+    async def claim(self, intents: Collection[Intent]) -> Sequence[Intent]:
+        return []
 
     async def recover(
         self,
@@ -212,6 +218,11 @@ class _MemoryTables(Tables):
             return False
         self.intents[intent.token] = replace(intent, lease_until=lease_until)
         return True
+
+    def renew_start(self, token: str, lease_until: datetime) -> None:
+        intent = self.intents.get(token)
+        if intent is not None and intent.verb is Verb.START:
+            self.intents[token] = replace(intent, lease_until=lease_until)
 
     def remove_intent(self, token: str, verb: Verb) -> bool:
         intent = self.intents.get(token)

@@ -80,6 +80,10 @@ class Tables(ABC):
         """Add an intent. Return False and add nothing if the document already has a 'start'."""
 
     @abstractmethod
+    def renew_start(self, token: str, lease_until: datetime) -> None:
+        """Change the lease of a 'start' intent, if it exists."""
+
+    @abstractmethod
     def remove_intent(self, token: str, verb: Verb) -> bool:
         """Remove the intent if it has this verb. Return whether it was removed."""
 
@@ -151,6 +155,10 @@ class Transaction:
             self._add_stop(token, session.kernel_id)
             return StartLost(winner)
         return self._add(session)
+
+    def renew(self, token: str, lease: timedelta) -> None:
+        """See SessionStore.renew."""
+        self._tables.renew_start(token, self._tables.now() + lease)
 
     def drop_start(self, token: str) -> None:
         """See SessionStore.drop_start."""

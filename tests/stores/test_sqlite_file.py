@@ -139,15 +139,18 @@ async def test_only_what_ends_with_a_power_cut_anyway_is_not_synced(
         "end": store.end_sessions([]),
         "delete": store.delete(session.session_id, stop_token="stop"),
         "finish": store.finish_stop("stop"),
-        "elsewhere": store.acquire(make_start("b", scope="gateway:")),
     }
     levels = {}
     for verb, write in written.items():
         await write
         levels[verb] = connections.writer.execute("PRAGMA synchronous").fetchone()[0]
+    store.close()
+    sharing = await stores.open(make_owner("owner-2", shared_scope="gateway:"))
+    await sharing.acquire(make_start("b", scope="gateway:"))
+    levels["shared"] = connections.writer.execute("PRAGMA synchronous").fetchone()[0]
     synced = {verb for verb, level in levels.items() if level >= 2}
-    wanted = {"insert", "update", "end", "delete", "elsewhere"}
-    assert synced == (wanted if stores.kind == "sqlite-wal" else set(written))
+    wanted = {"insert", "update", "end", "delete", "shared"}
+    assert synced == (wanted if stores.kind == "sqlite-wal" else set(levels))
 
 
 @pytest.mark.gen_test

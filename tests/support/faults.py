@@ -29,6 +29,7 @@ WRITES = (
     "ensure_intact",
     "acquire",
     "commit",
+    "renew",
     "drop_start",
     "attach",
     "insert",
@@ -37,6 +38,7 @@ WRITES = (
     "delete",
     "finish_stop",
     "end_sessions",
+    "claim",
     "recover",
 )
 

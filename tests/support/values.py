@@ -17,10 +17,19 @@ PROVIDER = f"local:{BOOT}"
 
 
 def make_owner(
-    owner_id: str = SCOPE, *, host: str = HOST, boot_id: str = BOOT, pid: int | None = None
+    owner_id: str = SCOPE,
+    *,
+    host: str = HOST,
+    boot_id: str = BOOT,
+    pid: int | None = None,
+    shared_scope: str = "",
 ) -> Owner:
     return Owner(
-        owner_id=owner_id, host=host, boot_id=boot_id, pid=os.getpid() if pid is None else pid
+        owner_id=owner_id,
+        host=host,
+        boot_id=boot_id,
+        pid=os.getpid() if pid is None else pid,
+        shared_scope=shared_scope,
     )
 
 

@@ -16,7 +16,6 @@ from psycopg_pool import ConnectionPool, PoolClosed, PoolTimeout
 
 from nbsessions.errors import (
     InvalidRequest,
-    SessionError,
     StoreUnavailable,
     StoreUncertain,
     StoreUnusable,
@@ -163,8 +162,8 @@ class Database:
                 f"{_first_line(error)}"
             ) from error
 
-    def error(self, error: Exception, connection: Connection | None = None) -> SessionError:
-        """Return the SessionError for an error of psycopg."""
+    def error(self, error: Exception, connection: Connection | None = None) -> Exception:
+        """Return the SessionError for an error of psycopg, or the error itself if it is a bug."""
         text = f"the session store {self.name} cannot be used: {_first_line(error)}"
         if isinstance(error, (errors.SerializationFailure, errors.DeadlockDetected)):
             return Conflict(text)
@@ -174,6 +173,8 @@ class Database:
             return StoreUnusable(f"{text}. Run `jupyter nbsessions database migrate`")
         if isinstance(error, errors.InsufficientPrivilege):
             return StoreUnusable(text)
+        if isinstance(error, psycopg.ProgrammingError):
+            return error
         if connection is not None and connection.broken:
             return ConnectionLost(text)
         return StoreUnavailable(text)

@@ -9,6 +9,9 @@ from nbsessions.identity import has_ended
 from nbsessions.models import Owner
 from nbsessions.stores.base import SILENT_KEPT_FOR
 
+SHARING_KEPT_FOR = timedelta(minutes=5)
+"""How long an owner in a shared scope may send no heartbeat before others claim its intents."""
+
 
 class OtherOwner(NamedTuple):
     """A row of another owner, with the columns of SELECT_OTHER_OWNERS."""
@@ -18,6 +21,8 @@ class OtherOwner(NamedTuple):
     host: str
     boot_id: str
     process: str
+    shares: bool
+    """Whether its sessions are in a scope that others share, so that they do not end with it."""
     stopped: bool
     silent: timedelta
     """How long ago its last heartbeat was, by the clock of the database."""
@@ -35,4 +40,4 @@ class OtherOwner(NamedTuple):
                 return gone
         elif self.boot_id and observer.boot_id and self.host == observer.host:
             return True
-        return self.silent > SILENT_KEPT_FOR
+        return self.silent > (SHARING_KEPT_FOR if self.shares else SILENT_KEPT_FOR)

@@ -50,7 +50,7 @@ class Reads:
         self._thread = thread
         self._namespace = namespace
         self._owner = owner
-        self._scope = owner.owner_id
+        self._scope = owner.scope
         self._log = log
         self._reloading = SharedReload(self._reload)
         self._restoring: asyncio.Task[None] | None = None
@@ -59,7 +59,8 @@ class Reads:
         """Return the cache, with everything that was committed before this call.
 
         If the database cannot be read, the cache has the sessions that this server knows. These
-        are all sessions of the scope, because only this server writes them.
+        are all sessions of the scope, because only this server writes them. Raises StoreError if
+        the scope is shared.
         """
         await self._reloading.run()
         return self._cache
@@ -106,15 +107,18 @@ class Reads:
     async def _reload(self) -> None:
         try:
             found = await self._run(self._read_unless_current)
+            while found is not None and not self._cache.replace(*found):
+                found = await self._run(self._read_unless_current)
         except StoreReverted:
             self._restore()
+            if self._owner.shared_scope:
+                raise
         except StoreError as error:
+            if self._owner.shared_scope:
+                raise
             self._log.debug(
                 "Sessions are listed from memory because the store cannot be read: %s", error
             )
-        else:
-            if found is not None:
-                self._cache.replace(*found)
 
     def _restore(self) -> None:
         """Write this server's sessions and intents to the database again, in the background."""
@@ -177,9 +181,11 @@ class Reads:
         found: list[Sequence[Any]] = []
         intents: list[Sequence[Any]] = []
         if dead:
-            scopes = (self._namespace, list(dead))
-            found += connection.execute(statements.SELECT_OF_SCOPES, scopes).fetchall()
-            intents += connection.execute(statements.SELECT_INTENTS_OF_OWNERS, scopes).fetchall()
+            owners = (self._namespace, list(dead))
+            found += connection.execute(statements.SELECT_OF_SCOPES, owners).fetchall()
+            intents += connection.execute(
+                statements.SELECT_INTENTS_OF_OWNERS, (*owners, self._scope)
+            ).fetchall()
         if adopted:
             values = (self._namespace, self._scope, list(adopted))
             statement = statements.SELECT_BY_KERNELS_ELSEWHERE

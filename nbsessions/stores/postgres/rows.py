@@ -36,7 +36,7 @@ def intents_from_rows(rows: Iterable[Row]) -> list[Intent]:
 
 def intent_from_row(row: Row) -> Intent:
     """Convert a row with the INTENT_COLUMNS. Raises ValueError for the verb of a newer release."""
-    token, verb, scope, document, kernel_id, lease_until = row
+    token, verb, scope, document, kernel_id, lease_until, owner = row
     return Intent(
         token=token,
         verb=Verb(verb),
@@ -44,6 +44,7 @@ def intent_from_row(row: Row) -> Intent:
         document=document,
         kernel_id=kernel_id,
         lease_until=_utc(lease_until),
+        owner=owner,
     )
 
 

@@ -70,11 +70,11 @@ FORGET_KERNELS = """DELETE FROM nbsessions_kernel AS kernel WHERE namespace = %(
 
 # Intents
 
-INTENT_COLUMNS = "token, verb, scope, document, kernel_id, lease_until"
+INTENT_COLUMNS = "token, verb, scope, document, kernel_id, lease_until, owner"
 SELECT_INTENTS = f"""SELECT {INTENT_COLUMNS} FROM nbsessions_intent
     WHERE namespace = %s AND scope = %s ORDER BY seq"""
 SELECT_INTENTS_OF_OWNERS = f"""SELECT {INTENT_COLUMNS} FROM nbsessions_intent
-    WHERE namespace = %s AND scope = ANY(%s) ORDER BY seq"""
+    WHERE namespace = %s AND owner = ANY(%s) AND scope IN (owner, %s) ORDER BY seq"""
 SELECT_INTENT = f"SELECT {INTENT_COLUMNS} FROM nbsessions_intent WHERE token = %s"
 SELECT_OPEN_INTENT = """SELECT 1 FROM nbsessions_intent
     WHERE namespace = %s AND kernel_id = %s AND verb <> 'ended'"""
@@ -86,6 +86,9 @@ INSERT_INTENT = """INSERT INTO nbsessions_intent
 LOSE_STARTS = """UPDATE nbsessions_intent SET verb = 'lost' WHERE namespace = %s AND scope = %s
     AND left(document, 300) = left(%s, 300) AND document = %s
     AND verb = 'start' AND lease_until < %s"""
+RENEW_START = """UPDATE nbsessions_intent SET lease_until = %s
+    WHERE token = %s AND verb = 'start'"""
+CLAIM_INTENT = """UPDATE nbsessions_intent SET owner = %s WHERE token = %s AND owner = %s"""
 END_STOP = """UPDATE nbsessions_intent SET verb = 'ended', lease_until = %s
     WHERE token = %s AND verb = 'stop'"""
 DELETE_INTENT = "DELETE FROM nbsessions_intent WHERE token = %s"
@@ -118,7 +121,7 @@ _HAS_LEFT_NOTHING = """NOT EXISTS (SELECT 1 FROM nbsessions_session AS session
     AND session.scope = nbsessions_owner.owner)
     AND NOT EXISTS (SELECT 1 FROM nbsessions_intent AS intent
     WHERE intent.owner = nbsessions_owner.owner)"""
-SELECT_OTHER_OWNERS = """SELECT owner, provider, host, boot, process,
+SELECT_OTHER_OWNERS = """SELECT owner, provider, host, boot, process, scope <> owner AS shares,
     stopped IS NOT NULL AS stopped, clock_timestamp() - heartbeat AS silent
     FROM nbsessions_owner WHERE namespace = %s AND owner <> %s"""
 REGISTER_OWNER = """INSERT INTO nbsessions_owner
@@ -148,6 +151,6 @@ SELECT_VERSION = """SELECT
     (SELECT written FROM nbsessions_owner WHERE owner = %s AND stopped IS NULL)"""
 # One statement, so that the version and the sessions are of one moment.
 SELECT_SNAPSHOT = f"""WITH version AS ({SELECT_VERSION})
-    SELECT version.*, session.* FROM version (revision, written)
+    SELECT version.*, session.* FROM version AS version (revision, written)
     LEFT JOIN (SELECT {SESSION_COLUMNS} FROM nbsessions_session
     WHERE namespace = %s AND scope = %s) AS session ON true ORDER BY session.seq"""

@@ -36,9 +36,9 @@ store_from_url.is_remote = True  # type: ignore[attr-defined]  # see StoreFactor
 class PostgresSessionStore(SQLSessionStore[PostgresTransaction]):
     """Stores sessions in a database that any number of servers may share.
 
-    Only this owner writes the sessions of its scope, so the cache has all of them. Each read
-    compares the revision of the cache with the revision in the database. While the database
-    cannot be read, sessions are returned from the cache.
+    Each read compares the revision of the cache with the revision in the database. If the scope
+    is not shared, only this owner writes its sessions, so the cache has all of them. While the
+    database cannot be read, they are returned from the cache then.
     """
 
     check_interval = 15.0
@@ -52,7 +52,6 @@ class PostgresSessionStore(SQLSessionStore[PostgresTransaction]):
         self._log = log
         self._database = Database(settings, log=log)
         self._thread = ReaderThread()
-        self._owner: Owner | None = None
         self._writer: Writer | None = None
         self._reads: Reads | None = None
 
@@ -138,10 +137,6 @@ class PostgresSessionStore(SQLSessionStore[PostgresTransaction]):
         return removed
 
     # Steps
-
-    @property
-    def _scope(self) -> str:
-        return self._opened(self._owner).owner_id
 
     async def _refreshed(self) -> SessionCache:
         return await self._opened(self._reads).refresh()

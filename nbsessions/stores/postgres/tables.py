@@ -30,7 +30,7 @@ class PostgresTables(SQLTables):
         self._connection = connection
         self._namespace = namespace
         self._owner_id = owner.owner_id
-        self._scope = owner.owner_id
+        self._scope = owner.scope
         self._now = now.astimezone(timezone.utc)
 
     def now(self) -> datetime:
@@ -122,6 +122,9 @@ class PostgresTables(SQLTables):
             self.intents[intent.token] = intent
         return added > 0
 
+    def renew_start(self, token: str, lease_until: datetime) -> None:
+        self._execute(statements.RENEW_START, lease_until, token)
+
     def remove_intent(self, token: str, verb: Verb) -> bool:
         if not self._execute(statements.DELETE_INTENT_OF_VERB, token, verb.value):
             return False
@@ -166,6 +169,10 @@ class PostgresTables(SQLTables):
 
     def delete_session_anywhere(self, session_id: str) -> None:
         self._execute(statements.DELETE_BY_ID, self._namespace, session_id)
+
+    def claim(self, intent: Intent) -> bool:
+        values = (self._owner_id, intent.token, intent.owner)
+        return self._execute(statements.CLAIM_INTENT, *values) > 0
 
     def adopt(self, session: Session) -> bool:
         key = (self._namespace, session.session_id, session.scope)

@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import Generic, TypeVar
 
 from nbsessions.errors import StoreUnavailable
-from nbsessions.models import Changes, Intent, Release, Session
+from nbsessions.models import Changes, Intent, Owner, Release, Session
 from nbsessions.stores.base import START_LEASE, SessionStore
 from nbsessions.stores.cache import SessionCache
 from nbsessions.stores.sql.transaction import SQLTransaction
@@ -21,10 +21,13 @@ Tx = TypeVar("Tx", bound=SQLTransaction)
 class SQLSessionStore(SessionStore, Generic[Tx]):
     """Reads sessions from a cache that is checked against the store, and writes in batches."""
 
+    _owner: Owner | None = None
+    """The owner that the store was opened for."""
+
     @property
-    @abstractmethod
     def _scope(self) -> str:
         """The scope of this store's owner. Raises StoreUnavailable before ``open``."""
+        return self._opened(self._owner).scope
 
     @abstractmethod
     async def _refreshed(self) -> SessionCache:
@@ -55,7 +58,7 @@ class SQLSessionStore(SessionStore, Generic[Tx]):
 
     async def acquire(self, intent: Intent, *, lease: timedelta = START_LEASE) -> Session | None:
         # A power failure ends local kernels too, so their intents need not survive it.
-        durable = intent.scope != self._scope
+        durable = bool(self._opened(self._owner).shared_scope)
         return await self._write(
             lambda transaction: transaction.acquire(intent, lease), durable=durable
         )
@@ -64,6 +67,9 @@ class SQLSessionStore(SessionStore, Generic[Tx]):
         return raise_if_lost(
             await self._write(lambda transaction: transaction.commit(token, session))
         )
+
+    async def renew(self, token: str, *, lease: timedelta = START_LEASE) -> None:
+        await self._write(lambda transaction: transaction.renew(token, lease), durable=False)
 
     async def drop_start(self, token: str) -> None:
         await self._write(lambda transaction: transaction.drop_start(token), durable=False)
@@ -103,3 +109,8 @@ class SQLSessionStore(SessionStore, Generic[Tx]):
 
     async def end_sessions(self, sessions: Collection[Session]) -> Sequence[Session]:
         return await self._write(lambda transaction: transaction.end_sessions(sessions))
+
+    # Orphans
+
+    async def claim(self, intents: Collection[Intent]) -> Sequence[Intent]:
+        return await self._write(lambda transaction: transaction.claim(intents))

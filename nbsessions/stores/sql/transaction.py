@@ -45,7 +45,11 @@ class SQLTables(Tables):
     def delete_session_anywhere(self, session_id: str) -> None:
         """Remove the session from whatever scope of the namespace has it."""
 
-    # Sessions of other owners
+    # Sessions and intents of other owners
+
+    @abstractmethod
+    def claim(self, intent: Intent) -> bool:
+        """Make the intent one of this owner, unless it is gone or has another owner by now."""
 
     @abstractmethod
     def adopt(self, session: Session) -> bool:
@@ -74,7 +78,7 @@ class SQLTransaction(Transaction, ABC):
     """The writes for one namespace and scope, in a transaction that the caller has begun."""
 
     def __init__(self, tables: SQLTables, owner: Owner) -> None:
-        super().__init__(tables, owner.owner_id)
+        super().__init__(tables, owner.scope)
         self.tables = tables
         self._owner = owner
 
@@ -94,21 +98,26 @@ class SQLTransaction(Transaction, ABC):
         self.tables.forget_endings_before(self.tables.now() - ENDINGS_KEPT_FOR)
 
     def mark_stopped(self, running: Collection[str]) -> None:
-        """Record a clean stop, and remove sessions and intents of kernels not in ``running``."""
-        stopped = [each for each in self.tables.list_sessions() if each.kernel_id not in running]
-        for session in stopped:
-            self.tables.remove_session(session)
-        self._record_endings(stopped, EndReason.STOPPED)
-        for intent in self.tables.list_intents():
-            if intent.kernel_id not in running:
-                self.tables.delete_intent(intent.token)
+        """Record a clean stop, and remove sessions and intents of kernels not in ``running``.
+
+        In a shared scope, all of them stay.
+        """
+        if not self._owner.shared_scope:
+            self._remove_all_but(running)
         self.tables.stop_owner()
         self.tables.forget_owner(self._owner.owner_id)
 
     def restore(self, sessions: Iterable[Session], intents: Iterable[Intent]) -> None:
-        """Replace this owner's rows in the store with the given sessions and intents."""
+        """Replace this owner's rows in the store with the given sessions and intents.
+
+        In a shared scope, sessions are written only if there are none: others may have restored
+        them already, and changed them since.
+        """
         self.register(self._owner)
-        self.tables.clear()
+        if self._owner.shared_scope and self.tables.list_sessions():
+            sessions = ()
+        else:
+            self.tables.clear()
         for session in sessions:
             # An older copy of the store may have the session with an earlier owner.
             self.tables.delete_session_anywhere(session.session_id)
@@ -116,7 +125,22 @@ class SQLTransaction(Transaction, ABC):
         for intent in intents:
             self.tables.add_intent(intent, self.tables.now() + START_LEASE)
 
+    def _remove_all_but(self, running: Collection[str]) -> None:
+        stopped = [each for each in self.tables.list_sessions() if each.kernel_id not in running]
+        for session in stopped:
+            self.tables.remove_session(session)
+        self._record_endings(stopped, EndReason.STOPPED)
+        for intent in self.tables.list_intents():
+            if intent.kernel_id not in running:
+                self.tables.delete_intent(intent.token)
+
     # Other owners
+
+    def claim(self, intents: Iterable[Intent]) -> list[Intent]:
+        """See SessionStore.claim."""
+        claimed = [intent for intent in intents if self.tables.claim(intent)]
+        self.tables.intents.update((intent.token, intent) for intent in claimed)
+        return claimed
 
     def recover(
         self,

@@ -31,13 +31,13 @@ class Reader:
         except (sqlite3.Error, OSError) as error:
             raise self._database.error(error) from error
 
-    def version(self, namespace: str, scope: str, mark: Mark) -> tuple[int, int]:
+    def version(self, namespace: str, owner_id: str, mark: Mark) -> tuple[int, int]:
         """Return the file's generation and the revision of the namespace in the file.
 
-        ``mark`` is the last write of the scope's owner before this call. Raises StoreReverted
+        ``mark`` is the last write of the owner before this call. Raises StoreReverted
         when the file lacks this write, and StoreError for other problems.
         """
-        ((revision, written),) = self.query(SELECT_VERSION, (namespace, scope))
+        ((revision, written),) = self.query(SELECT_VERSION, (namespace, owner_id))
         if not mark.is_contained_in(revision, written):
             raise StoreReverted
         return self._generation, revision
@@ -45,7 +45,7 @@ class Reader:
     def snapshot(
         self,
         namespace: str,
-        scope: str,
+        owner_id: str,
         mark: Mark,
         statement: str,
         parameters: Sequence[object],
@@ -54,7 +54,7 @@ class Reader:
         with self._lock:
             self.query("BEGIN")
             try:
-                return self.version(namespace, scope, mark), self.query(statement, parameters)
+                return self.version(namespace, owner_id, mark), self.query(statement, parameters)
             finally:
                 self.query("COMMIT")
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from nbsessions.errors import StoreDamaged, StoreError
-from nbsessions.models import Session
+from nbsessions.models import Owner, Session
 from nbsessions.stores.cache import SessionCache, Version
 from nbsessions.stores.sql.mark import Mark, StoreReverted
 from nbsessions.stores.sql.reloading import SharedReload
@@ -33,7 +33,7 @@ class Reads:
         thread: ReaderThread,
         *,
         namespace: str,
-        scope: str,
+        owner: Owner,
         busy_timeout: float,
         log: logging.Logger,
     ) -> None:
@@ -43,7 +43,7 @@ class Reads:
         self._cache = cache
         self._thread = thread
         self._namespace = namespace
-        self._scope = scope
+        self._owner = owner
         self._log = log
         self._checker = Reader(database, busy_timeout=0.0)
         """For reads on the event loop, which must not block."""
@@ -61,7 +61,8 @@ class Reads:
         """Return the cache, with everything that was committed before this call.
 
         If the file cannot be read, the cache has the sessions that this server knows. These are
-        all sessions of the scope, because only this server writes them.
+        all sessions of the scope, because only this server writes them. Raises StoreError if the
+        scope is shared.
         """
         if not (self._database.wal and self._is_fresh()):
             await self._reloading.run()
@@ -99,15 +100,18 @@ class Reads:
     async def _reload(self) -> None:
         try:
             found = await self._thread.run(self._read_unless_current, self._writer.mark)
+            while found is not None and not self._cache.replace(*found):
+                found = await self._thread.run(self._read_unless_current, self._writer.mark)
         except StoreReverted:
             self._restore()
+            if self._owner.shared_scope:
+                raise
         except StoreError as error:
+            if self._owner.shared_scope:
+                raise
             self._log.debug(
                 "Sessions are listed from memory because the store cannot be read: %s", error
             )
-        else:
-            if found is not None:
-                self._cache.replace(*found)
 
     def _restore(self) -> None:
         """Write this server's sessions and intents to the file again, in the background."""
@@ -133,9 +137,14 @@ class Reads:
         """Return the sessions and their version, or None if the cache has that version."""
         if self._cache.is_at(self._version(self._reader, mark)):
             return None
-        key = (self._namespace, self._scope)
-        version, rows = self._reader.snapshot(*key, mark, SELECT_SESSIONS, key)
+        version, rows = self._reader.snapshot(
+            self._namespace,
+            self._owner.owner_id,
+            mark,
+            SELECT_SESSIONS,
+            (self._namespace, self._owner.scope),
+        )
         return version, self._database.rows.sessions(rows)
 
     def _version(self, reader: Reader, mark: Mark) -> Version:
-        return reader.version(self._namespace, self._scope, mark)
+        return reader.version(self._namespace, self._owner.owner_id, mark)

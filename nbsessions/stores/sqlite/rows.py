@@ -108,7 +108,7 @@ def session_from_row(row: sqlite3.Row) -> Session:
 def intent_from_row(row: sqlite3.Row) -> Intent:
     """Convert a row of the intent table. Raises UnreadableRow."""
     try:
-        for value in (row["token"], row["scope"]):
+        for value in (row["token"], row["scope"], row["owner"]):
             if type(value) is not str:
                 raise TypeError(f"{value!r} is not text")
         return Intent(
@@ -118,6 +118,7 @@ def intent_from_row(row: sqlite3.Row) -> Intent:
             document=row["document"],
             kernel_id=row["kernel_id"],
             lease_until=_moment(row["lease_until"]),
+            owner=row["owner"],
         )
     except (TypeError, ValueError) as error:
         raise UnreadableRow("intent", row["token"], error) from error

@@ -43,9 +43,11 @@ DELETE_UNOWNED_SESSIONS = """DELETE FROM nbsessions_session WHERE last_activity 
 
 # Intents
 
-INTENT_COLUMNS = "token, verb, scope, document, kernel_id, lease_until"
+INTENT_COLUMNS = "token, verb, scope, document, kernel_id, lease_until, owner"
 SELECT_INTENTS = f"""SELECT {INTENT_COLUMNS} FROM nbsessions_intent
     WHERE namespace = ? AND scope = ? ORDER BY rowid"""
+SELECT_INTENTS_OF_OWNER = f"""SELECT {INTENT_COLUMNS} FROM nbsessions_intent
+    WHERE namespace = ? AND owner = ? AND scope IN (owner, ?) ORDER BY rowid"""
 SELECT_INTENT = f"SELECT {INTENT_COLUMNS} FROM nbsessions_intent WHERE token = ?"
 SELECT_OPEN_INTENT = "SELECT 1 FROM nbsessions_intent WHERE kernel_id = ? AND verb <> 'ended'"
 SELECT_RECENT_INTENT = """SELECT 1 FROM nbsessions_intent
@@ -55,6 +57,9 @@ INSERT_INTENT = """INSERT OR IGNORE INTO nbsessions_intent
     VALUES (?, ?, ?, ?, ?, ?, ?, ?)"""
 LOSE_STARTS = """UPDATE nbsessions_intent SET verb = 'lost' WHERE namespace = ? AND scope = ?
     AND document = ? AND verb = 'start' AND lease_until < ?"""
+RENEW_START = """UPDATE nbsessions_intent SET lease_until = ?
+    WHERE token = ? AND verb = 'start'"""
+CLAIM_INTENT = """UPDATE nbsessions_intent SET owner = ? WHERE token = ? AND owner = ?"""
 END_STOP = """UPDATE nbsessions_intent SET verb = 'ended', lease_until = ?
     WHERE token = ? AND verb = 'stop'"""
 DELETE_INTENT = "DELETE FROM nbsessions_intent WHERE token = ?"

@@ -29,6 +29,7 @@ from nbsessions.stores.sqlite.statements import (
     SELECT_BY_KERNEL_ELSEWHERE,
     SELECT_INTENT,
     SELECT_INTENTS,
+    SELECT_INTENTS_OF_OWNER,
     SELECT_OTHER_OWNERS,
     SELECT_SESSIONS,
 )
@@ -41,9 +42,9 @@ T = TypeVar("T")
 class SQLiteSessionStore(SQLSessionStore[SQLiteTransaction]):
     """Stores sessions in a file that several servers of one user may share.
 
-    Only this owner writes the sessions of its scope, so the cache has all of them. Each read
-    compares the revision of the cache with the revision in the file. While the file cannot be
-    read, sessions are returned from the cache.
+    Each read compares the revision of the cache with the revision in the file. If the scope is
+    not shared, only this owner writes its sessions, so the cache has all of them. While the file
+    cannot be read, they are returned from the cache then.
     """
 
     def __init__(
@@ -69,7 +70,6 @@ class SQLiteSessionStore(SQLSessionStore[SQLiteTransaction]):
         self._busy_timeout = busy_timeout
         self._database = Database(path, folder, busy_timeout=busy_timeout, log=log)
         self._thread = ReaderThread()
-        self._owner: Owner | None = None
         self._connection: sqlite3.Connection | None = None
         """The writer's first connection. The writer may replace it."""
         self._writer: Writer | None = None
@@ -96,7 +96,7 @@ class SQLiteSessionStore(SQLSessionStore[SQLiteTransaction]):
             cache,
             self._thread,
             namespace=self._namespace,
-            scope=owner.owner_id,
+            owner=owner,
             busy_timeout=self._busy_timeout,
             log=self._log,
         )
@@ -212,9 +212,10 @@ class SQLiteSessionStore(SQLSessionStore[SQLiteTransaction]):
         intents: list[Intent] = []
         for owner_id in dead:
             found.extend(query(SELECT_SESSIONS, (namespace, owner_id)))
-            intents.extend(rows.intents(query(SELECT_INTENTS, (namespace, owner_id))))
+            key = (namespace, owner_id, owner.scope)
+            intents.extend(rows.intents(query(SELECT_INTENTS_OF_OWNER, key)))
         for kernel_id in adopted:
-            found.extend(query(SELECT_BY_KERNEL_ELSEWHERE, (namespace, owner.owner_id, kernel_id)))
+            found.extend(query(SELECT_BY_KERNEL_ELSEWHERE, (namespace, owner.scope, kernel_id)))
         # Both queries return the session if a dead owner had the adopted kernel.
         sessions = {session.seq: session for session in rows.sessions(found)}
         return Orphans(owners=dead, sessions=tuple(sessions.values()), intents=tuple(intents))
@@ -234,10 +235,6 @@ class SQLiteSessionStore(SQLSessionStore[SQLiteTransaction]):
         return removed
 
     # Steps
-
-    @property
-    def _scope(self) -> str:
-        return self._opened(self._owner).owner_id
 
     async def _refreshed(self) -> SessionCache:
         return await self._opened(self._reads).refresh()

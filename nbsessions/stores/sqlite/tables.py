@@ -18,12 +18,13 @@ class SQLiteTables(SQLTables):
     """The rows of one namespace and scope, on a connection that is in a transaction."""
 
     def __init__(
-        self, connection: sqlite3.Connection, namespace: str, scope: str, rows: RowReader
+        self, connection: sqlite3.Connection, namespace: str, owner: Owner, rows: RowReader
     ) -> None:
         super().__init__()
         self._connection = connection
         self._namespace = namespace
-        self._scope = scope
+        self._owner_id = owner.owner_id
+        self._scope = owner.scope
         self._rows = rows
 
     def now(self) -> datetime:
@@ -121,7 +122,7 @@ class SQLiteTables(SQLTables):
                 intent.document,
                 intent.verb.value,
                 intent.kernel_id,
-                self._scope,
+                self._owner_id,
                 timestamp(lease_until),
             ),
         )
@@ -129,6 +130,9 @@ class SQLiteTables(SQLTables):
             return False
         self.intents[intent.token] = intent
         return True
+
+    def renew_start(self, token: str, lease_until: datetime) -> None:
+        self._execute(statements.RENEW_START, timestamp(lease_until), token)
 
     def remove_intent(self, token: str, verb: Verb) -> bool:
         cursor = self._connection.execute(statements.DELETE_INTENT_OF_VERB, (token, verb.value))
@@ -176,10 +180,14 @@ class SQLiteTables(SQLTables):
 
     def clear(self) -> None:
         self._execute(statements.DELETE_SCOPE, self._namespace, self._scope)
-        self._execute(statements.DELETE_INTENTS_OF_OWNER, self._scope)
+        self._execute(statements.DELETE_INTENTS_OF_OWNER, self._owner_id)
 
     def delete_session_anywhere(self, session_id: str) -> None:
         self._execute(statements.DELETE_BY_ID, self._namespace, session_id)
+
+    def claim(self, intent: Intent) -> bool:
+        values = (self._owner_id, intent.token, intent.owner)
+        return self._execute(statements.CLAIM_INTENT, *values) > 0
 
     def adopt(self, session: Session) -> bool:
         key = (self._namespace, session.session_id, session.scope)
@@ -204,7 +212,7 @@ class SQLiteTables(SQLTables):
         )
 
     def stop_owner(self) -> None:
-        self._execute(statements.STOP_OWNER, timestamp(self.now()), self._scope)
+        self._execute(statements.STOP_OWNER, timestamp(self.now()), self._owner_id)
 
     def forget_owner(self, owner_id: str) -> bool:
         return self._execute(statements.DELETE_BARE_OWNER, owner_id) > 0

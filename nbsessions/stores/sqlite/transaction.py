@@ -20,7 +20,7 @@ class SQLiteTransaction(SQLTransaction):
     def __init__(
         self, connection: sqlite3.Connection, namespace: str, owner: Owner, rows: RowReader
     ) -> None:
-        super().__init__(SQLiteTables(connection, namespace, owner.owner_id, rows), owner)
+        super().__init__(SQLiteTables(connection, namespace, owner, rows), owner)
         self._connection = connection
         self._namespace = namespace
 
