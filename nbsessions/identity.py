@@ -57,18 +57,28 @@ def process_started(pid: int) -> float:
 
     These are clock ticks since the boot if /proc has them, and else seconds since the epoch.
     """
-    try:
-        # Field 22 of proc(5). Split after the command name, which may contain spaces and
-        # parentheses.
-        return int(Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[19])
-    except (OSError, ValueError, IndexError):
-        pass
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        return int(_stat(pid)[19])
     import psutil  # imported late, because it takes time and is seldom needed
 
     try:
         return float(psutil.Process(pid).create_time())
     except psutil.Error as error:
         raise ProcessLookupError(f"no process {pid}") from error
+
+
+def _stat(pid: int) -> list[bytes]:
+    """Return the fields of /proc/PID/stat after the second one, see proc(5)."""
+    # Split after the command name, which may contain spaces and parentheses.
+    return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+
+
+def _is_zombie(pid: int) -> bool:
+    """Return whether the process has ended, but its parent has not noticed."""
+    try:
+        return _stat(pid)[0] in (b"Z", b"X")
+    except (OSError, IndexError):
+        return False
 
 
 def process_key(pid: int) -> str:
@@ -83,7 +93,7 @@ def has_ended(key: str) -> bool | None:
         return None
     pid, _, started = process.partition(" ")
     try:
-        return str(process_started(int(pid))) != started
+        return str(process_started(int(pid))) != started or _is_zombie(int(pid))
     except ValueError:
         return None
     except ProcessLookupError:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,6 +13,7 @@ from types import SimpleNamespace
 import pytest
 
 from nbsessions import identity
+from nbsessions.identity import has_ended, process_key
 
 
 @pytest.fixture
@@ -89,3 +93,24 @@ def test_macos_tells_its_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     program.write_text(f"""#!/bin/sh\necho '  "IOPlatformUUID" = "{ID}"'\n""")
     program.chmod(0o755)
     assert key_of("a-mac", monkeypatch) == key_of("another-name", monkeypatch) != by_name
+
+
+def test_a_process_has_ended_once_it_was_killed_even_if_nobody_waits_for_it() -> None:
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    key = process_key(process.pid)
+    assert has_ended(key) is False
+    process.kill()
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    assert has_ended(key) is True
+    process.communicate()
+    assert has_ended(key) is True
+
+
+def test_another_process_with_the_same_id_is_not_the_one() -> None:
+    namespace, pid, started = process_key(os.getpid()).split()
+    assert has_ended(f"{namespace} {pid} {float(started) + 1}") is True
+
+
+@pytest.mark.parametrize("key", ["", "unknown", "pid:[1] 1 1", "pid:[1] x 1"])
+def test_a_process_elsewhere_is_neither_alive_nor_dead(key: str) -> None:
+    assert has_ended(key) is None
