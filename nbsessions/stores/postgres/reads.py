@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, TypeVar
 
@@ -138,14 +139,18 @@ class Reads:
     # In the thread
 
     def _with_connection(self, function: Callable[[TimedConnection], T]) -> T:
+        deadline = time.monotonic() + READ_TIMEOUT
         try:
             with self._database.connection(READ_TIMEOUT) as connection:
                 return function(connection)
         except StoreReverted:
             raise
         except StoreUnavailable:
+            rest = deadline - time.monotonic()
+            if rest < READ_TIMEOUT / 2:
+                raise
             # The pool may have had a connection that the database had closed.
-            with self._database.connection(READ_TIMEOUT) as connection:
+            with self._database.connection(rest) as connection:
                 return function(connection)
 
     def _read_unless_current(
