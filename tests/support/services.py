@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
@@ -12,6 +13,10 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
+import psycopg
+from psycopg.conninfo import make_conninfo
+
+from nbsessions.identity import pid_namespace
 from nbsessions.models import (
     Intent,
     LiveSession,
@@ -24,14 +29,19 @@ from nbsessions.models import (
 from nbsessions.service import SessionService
 from nbsessions.stores.base import START_LEASE, SessionStore
 from nbsessions.stores.memory import MemorySessionStore
+from nbsessions.stores.postgres import PostgresSessionStore
+from nbsessions.stores.postgres.settings import connection_settings
 from nbsessions.stores.sqlite.store import SQLiteSessionStore
 from support.faults import StoreFaults
 from support.interruptions import Interruption
+from support.postgres import shared_cluster
 from support.provider import FakeKernelProvider, Gate
 from support.values import make_start
 
-STORES = ("memory", "sqlite")
+STORES = ("memory", "sqlite", "postgres")
 NAMESPACE = "/a/root"
+ENDED_PID = 2**30
+"""The id of no process."""
 FREE_ID = "11111111-2222-4333-8444-555555555555"
 """An id under which no kernel runs yet."""
 
@@ -39,10 +49,18 @@ T = TypeVar("T")
 
 
 def make_store(kind: str, folder: Path) -> SessionStore:
-    """Return a store that is not open yet. SQLite stores of one folder share a file."""
+    """Return a store that is not open yet. Stores of one folder share a file or a schema."""
     if kind == "memory":
         return MemorySessionStore()
+    if kind == "postgres":
+        settings = connection_settings(_schema_of(folder))
+        return PostgresSessionStore(settings, NAMESPACE, log=logging.getLogger("test"))
     return SQLiteSessionStore(folder / "sessions.db", NAMESPACE, log=logging.getLogger("test"))
+
+
+@functools.cache
+def _schema_of(folder: Path) -> str:
+    return shared_cluster().make_schema()
 
 
 def make_owner(boot_id: str = "this boot") -> Owner:
@@ -93,6 +111,13 @@ class Bench:
             assert lock is not None
             lock.path.unlink()
             lock.close()
+        if isinstance(self.store, PostgresSessionStore):
+            settings = make_conninfo(**self.store._database.settings)
+            with psycopg.connect(settings) as connection:
+                connection.execute(
+                    "UPDATE nbsessions_owner SET process = %s WHERE owner = %s",
+                    (f"{pid_namespace()} {ENDED_PID} 1", self.owner.owner_id),
+                )
 
     def crash(self) -> None:
         """End as after ``kill -9``, with nothing finished."""

@@ -70,6 +70,7 @@ class Database:
         # The pool would log each attempt to connect. Callers get the errors.
         logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
         self._log = log
+        self.settings = settings
         self.name = _name(settings)
         """Where the database is, for messages."""
         self._failures: deque[psycopg.Error] = deque(maxlen=1)
