@@ -8,6 +8,7 @@ import uuid
 import weakref
 from collections.abc import Callable, Collection, Mapping
 from datetime import datetime
+from functools import cached_property
 from itertools import starmap
 from pathlib import Path
 from types import TracebackType
@@ -145,7 +146,7 @@ class AsyncSessionManager(LoggingConfigurable):
         # As with jupyter_server's own manager, dropping the last reference closes the store.
         weakref.finalize(self, self._opening.close).atexit = False
 
-    @property
+    @cached_property
     def _is_remote(self) -> bool:
         """Whether servers of other users may share the store."""
         return bool(self.store_url) and is_remote(store_factory(self.store_url))

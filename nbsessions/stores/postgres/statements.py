@@ -134,6 +134,14 @@ SIGN_WRITE = """UPDATE nbsessions_owner SET written = %s
 BEAT = """UPDATE nbsessions_owner SET heartbeat = clock_timestamp()
     WHERE owner = %s AND stopped IS NULL AND written >= %s"""
 SELECT_WRITTEN = "SELECT written FROM nbsessions_owner WHERE owner = %s"
+_ABANDONED = """SELECT owner FROM nbsessions_owner
+    WHERE namespace = %(namespace)s AND heartbeat < clock_timestamp() - %(after)s"""
+DELETE_ABANDONED = (
+    f"""DELETE FROM nbsessions_session WHERE namespace = %(namespace)s
+    AND scope IN ({_ABANDONED})""",
+    f"DELETE FROM nbsessions_intent WHERE owner IN ({_ABANDONED})",
+    f"DELETE FROM nbsessions_owner WHERE owner IN ({_ABANDONED})",
+)
 DELETE_BARE_OWNER = f"DELETE FROM nbsessions_owner WHERE owner = %s AND {_HAS_LEFT_NOTHING}"
 
 # Namespaces

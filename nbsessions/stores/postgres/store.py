@@ -81,6 +81,7 @@ class PostgresSessionStore(SQLSessionStore[PostgresTransaction]):
             with self._database.transaction(connection):
                 transaction = PostgresTransaction(connection, self._namespace, owner)
                 transaction.register(owner)
+                transaction.forget_abandoned()
                 transaction.forget_kernels()
         self._owner = owner
 

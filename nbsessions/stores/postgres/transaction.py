@@ -9,7 +9,7 @@ import psycopg
 from psycopg import Connection
 
 from nbsessions.errors import InvalidRequest
-from nbsessions.models import Owner
+from nbsessions.models import ABANDONED_AFTER, Owner
 from nbsessions.stores.postgres import statements
 from nbsessions.stores.postgres.tables import PostgresTables
 from nbsessions.stores.sql.transaction import SQLTransaction
@@ -67,6 +67,12 @@ class PostgresTransaction(SQLTransaction):
     def raise_revision(self) -> None:
         """Record that this transaction has changed sessions."""
         self._connection.execute(statements.RAISE_REVISION, (self._namespace,))
+
+    def forget_abandoned(self) -> None:
+        """Remove owners that were silent for a month, with their sessions and intents."""
+        values = {"namespace": self._namespace, "after": ABANDONED_AFTER}
+        for statement in statements.DELETE_ABANDONED:
+            self._connection.execute(statement, values)
 
     def forget_kernels(self) -> None:
         """Forget the ids of kernels that no session and no intent names any more."""

@@ -99,19 +99,28 @@ class Reads:
 
     async def _reload(self) -> None:
         try:
-            found = await self._thread.run(self._read_unless_current, self._writer.mark)
-            while found is not None and not self._cache.replace(*found):
-                found = await self._thread.run(self._read_unless_current, self._writer.mark)
+            await self._read()
         except StoreReverted:
             self._restore()
-            if self._owner.shared_scope:
-                raise
         except StoreError as error:
             if self._owner.shared_scope:
                 raise
             self._log.debug(
                 "Sessions are listed from memory because the store cannot be read: %s", error
             )
+
+    async def _read(self) -> None:
+        """Bring the cache up to date. Raises StoreError."""
+        try:
+            found = await self._thread.run(self._read_unless_current, self._writer.mark)
+        except StoreReverted:
+            if not self._owner.shared_scope:
+                raise
+            # Others have written to this scope, so it has to be read.
+            await self._writer.heartbeat()
+            found = await self._thread.run(self._read_unless_current, self._writer.mark)
+        while found is not None and not self._cache.replace(*found):
+            found = await self._thread.run(self._read_unless_current, self._writer.mark)
 
     def _restore(self) -> None:
         """Write this server's sessions and intents to the file again, in the background."""
