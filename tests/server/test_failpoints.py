@@ -5,10 +5,12 @@ from __future__ import annotations
 import http.client
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
 from support.failpoints import EXTENSION, Failpoints
+from support.postgres import shared_cluster
 from support.server import Server, StartServer
 from support.storefile import read_store, wait_for_rest
 
@@ -40,11 +42,14 @@ PATCH = [
 ]
 
 
-@pytest.fixture(scope="module")
-def one_server(start_shared_server: StartServer) -> Server:
+@pytest.fixture(scope="module", params=["sqlite", "postgres"])
+def one_server(request: pytest.FixtureRequest, start_shared_server: StartServer) -> Server:
     """A server that is killed and started again by one test after the other."""
-    server = start_shared_server(start=False, extensions=EXTENSION)
+    config = {"AsyncSessionManager": {"namespace": "a namespace"}}
+    server = start_shared_server(start=False, extensions=EXTENSION, config=config)
     server.environment.update(_failpoints(server).environment)
+    if request.param == "postgres":
+        server.environment["NBSESSIONS_STORE_URL"] = shared_cluster().make_schema()
     return server
 
 
@@ -66,7 +71,7 @@ def test_a_kill_in_a_create_leaves_a_whole_session_or_nothing(
     with _killed_at(server, point):
         server.create("new.ipynb", kernel="python3")
 
-    paths = [row["path"] for row in read_store(server.store).sessions]
+    paths = [row["path"] for row in read_store(_place(server)).sessions]
     assert paths == ["kept.ipynb"] + ["new.ipynb"] * committed
     _check_clean_start(server, "new.ipynb")
 
@@ -79,7 +84,7 @@ def test_a_kill_in_a_delete_leaves_a_whole_session_or_nothing(
     with _killed_at(server, point):
         server.delete(kept["id"])
 
-    paths = [row["path"] for row in read_store(server.store).sessions]
+    paths = [row["path"] for row in read_store(_place(server)).sessions]
     assert paths == ["kept.ipynb"] * there
     _check_clean_start(server, "kept.ipynb")
 
@@ -92,9 +97,13 @@ def test_a_kill_in_an_exchange_of_kernels_leaves_one_of_them(
     with _killed_at(server, point):
         server.patch(kept["id"], {"kernel": {"name": "python3"}})
 
-    (row,) = read_store(server.store).sessions
+    (row,) = read_store(_place(server)).sessions
     assert row["kernel_name"] == ("python3" if exchanged else "light")
     _check_clean_start(server, "kept.ipynb")
+
+
+def _place(server: Server) -> Path | str:
+    return server.environment.get("NBSESSIONS_STORE_URL") or server.store
 
 
 def _failpoints(server: Server) -> Failpoints:
@@ -116,13 +125,13 @@ def _killed_at(server: Server, point: str) -> Iterator[None]:
 
 def _check_clean_start(server: Server, path: str) -> None:
     """The next start brings back what is in the file, and ends all other kernels."""
-    kept = read_store(server.store).sessions
+    kept = read_store(_place(server)).sessions
     server.start()
     assert [(each["id"], each["kernel"]["id"]) for each in server.list_sessions()] == [
         (row["session_id"], row["kernel_id"]) for row in kept
     ]
-    wait_for_rest(server.store)
-    contents = read_store(server.store)
+    wait_for_rest(_place(server))
+    contents = read_store(_place(server))
     assert contents.session_ids() == {row["session_id"] for row in kept}
     assert len(contents.owners) == 1
     server.wait_for_kernels(len(kept))

@@ -20,19 +20,14 @@ from typing import Any
 
 from nbsessions.errors import StoreUnavailable, StoreUncertain
 from nbsessions.kernels.host import HostKernelProvider
+from nbsessions.stores.postgres import PostgresSessionStore
 from nbsessions.stores.sqlite.database import Database
 from nbsessions.stores.sqlite.store import SQLiteSessionStore
 
+STORE = ("acquire", "commit", "update", "delete", "finish_stop", "find_orphans", "recover")
 WRAPPED = {
-    SQLiteSessionStore: (
-        "acquire",
-        "commit",
-        "update",
-        "delete",
-        "finish_stop",
-        "find_orphans",
-        "recover",
-    ),
+    SQLiteSessionStore: STORE,
+    PostgresSessionStore: STORE,
     HostKernelProvider: ("start", "shutdown"),
 }
 EXTENSION = {"support.failpoints": True}

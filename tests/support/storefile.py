@@ -1,4 +1,4 @@
-"""Reads a store's file from outside, as it would be found after a crash, or locks it."""
+"""Reads a store from outside, as it would be found after a crash, or locks its file."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import psycopg
+from psycopg.rows import dict_row
 
 from support.waiting import wait_until
 
@@ -40,13 +43,27 @@ class StoreContents(NamedTuple):
         return [row for row in self.intents if row["verb"] in UNFINISHED]
 
 
-def read_store(path: Path) -> StoreContents:
-    """Read a copy of the file. Opening the file itself would already clean up after a crash."""
+def read_store(path: Path | str) -> StoreContents:
+    """Read a copy of the file, or the database with this URL.
+
+    Opening the file itself would already clean up after a crash.
+    """
+    if isinstance(path, str):
+        return _read_database(path)
     return StoreContents(
         read_rows(path, "SELECT * FROM nbsessions_session ORDER BY seq"),
         read_rows(path, "SELECT * FROM nbsessions_intent ORDER BY rowid"),
         read_rows(path, "SELECT * FROM nbsessions_owner ORDER BY rowid"),
     )
+
+
+def _read_database(url: str) -> StoreContents:
+    with psycopg.connect(url, row_factory=dict_row) as connection:
+        return StoreContents(
+            connection.execute("SELECT * FROM nbsessions_session ORDER BY seq").fetchall(),
+            connection.execute("SELECT * FROM nbsessions_intent ORDER BY seq").fetchall(),
+            connection.execute("SELECT * FROM nbsessions_owner ORDER BY heartbeat").fetchall(),
+        )
 
 
 def read_rows(path: Path, query: str, *parameters: object) -> list[dict[str, Any]]:
@@ -74,6 +91,6 @@ def find_paths(path: Path) -> dict[str, Any] | None:
     return {row["session_id"]: row["path"] for row in rows}
 
 
-def wait_for_rest(path: Path) -> None:
+def wait_for_rest(path: Path | str) -> None:
     """Wait until nothing is under way."""
     wait_until(lambda: not read_store(path).unfinished(), "no intent is open")
