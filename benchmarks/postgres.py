@@ -1,0 +1,125 @@
+"""Measures the PostgreSQL store with many namespaces, against the same on an empty database.
+
+Run it in the environment of the tests: .venv/test/bin/python benchmarks/postgres.py
+
+It starts a PostgreSQL server of its own, which syncs its files, and prints milliseconds for each
+operation and their ratios. Then it prints how many sessions are created in a second by one server,
+and by many servers at once, each in a namespace of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import statistics
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import psycopg
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(REPOSITORY / "tests"))
+
+from nbsessions.models import Session  # noqa: E402
+from nbsessions.stores.postgres import PostgresSessionStore  # noqa: E402
+from nbsessions.stores.postgres.settings import connection_settings  # noqa: E402
+from support.postgres import running_cluster  # noqa: E402  # found by the lines before
+from support.values import make_id, make_owner, make_session, make_start  # noqa: E402
+
+LOG = logging.getLogger("benchmark")
+
+FILL = """INSERT INTO nbsessions_session (namespace, session_id, scope, provider, path, document,
+    name, type, kernel_id, kernel_name, created, last_activity)
+    SELECT 'n' || n, gen_random_uuid(), 'o' || n, 'local:', p || '.ipynb', p || '.ipynb', p || '',
+    'notebook', gen_random_uuid(), 'python3', now(), now()
+    FROM generate_series(1, %s) AS n, generate_series(1, %s) AS p"""
+FILL_KERNELS = """INSERT INTO nbsessions_kernel (kernel_id, namespace)
+    SELECT kernel_id, namespace FROM nbsessions_session ON CONFLICT DO NOTHING"""
+
+
+async def open_store(url: str, namespace: str) -> PostgresSessionStore:
+    store = PostgresSessionStore(connection_settings(url), namespace, log=LOG)
+    await store.open(make_owner(namespace))
+    return store
+
+
+async def create(store: PostgresSessionStore, scope: str, path: str) -> Session:
+    """Create a session as a server does: an intent, then the session."""
+    start = make_start(path, scope=scope)
+    await store.acquire(start)
+    return await store.commit(start.token, make_session(path, scope=scope))
+
+
+async def measure(url: str, sessions: int, rounds: int) -> dict[str, float]:
+    """Return the median milliseconds of each operation, with this number of own sessions."""
+    store = await open_store(url, "own")
+    for number in range(sessions):
+        await create(store, "own", f"{number}.ipynb")
+    times: dict[str, list[float]] = {}
+
+    async def timed(name: str, operation: Callable[[], Awaitable[object]]) -> object:
+        begun = time.perf_counter()
+        outcome = await operation()
+        times.setdefault(name, []).append((time.perf_counter() - begun) * 1000)
+        return outcome
+
+    for number in range(rounds):
+        await timed("list", store.list_sessions)
+        await timed("get by path", lambda: store.find_by_document("1.ipynb"))
+        session = await timed("create", lambda n=number: create(store, "own", f"new {n}"))
+        assert isinstance(session, Session)
+        await timed("delete", lambda s=session: store.delete(s.session_id, stop_token=make_id()))
+    store.close()
+    return {name: statistics.median(each) for name, each in times.items()}
+
+
+async def rate(url: str, servers: int, seconds: float) -> float:
+    """Return how many sessions these servers create in a second, each one after the other."""
+    stores = [(f"s{number}", await open_store(url, f"s{number}")) for number in range(servers)]
+    end = time.perf_counter() + seconds
+
+    async def work(scope: str, store: PostgresSessionStore) -> int:
+        count = 0
+        while time.perf_counter() < end:
+            await create(store, scope, make_id())
+            count += 1
+        return count
+
+    counts = await asyncio.gather(*(work(*each) for each in stores))
+    for _, store in stores:
+        store.close()
+    return sum(counts) / seconds
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--namespaces", type=int, default=1000)
+    parser.add_argument("--sessions", type=int, default=100, help="in each namespace")
+    parser.add_argument("--servers", type=int, default=50)
+    parser.add_argument("--rounds", type=int, default=200)
+    options = parser.parse_args()
+    with running_cluster(max_connections="400") as cluster:
+        empty, full = cluster.make_schema(), cluster.make_schema()
+        asyncio.run(rate(full, 1, 0.1))  # makes the tables
+        with psycopg.connect(full) as connection:
+            connection.execute(FILL, (options.namespaces, options.sessions))
+            connection.execute(FILL_KERNELS)
+        with psycopg.connect(full, autocommit=True) as connection:
+            connection.execute("VACUUM ANALYZE")
+        before = asyncio.run(measure(empty, options.sessions, options.rounds))
+        after = asyncio.run(measure(full, options.sessions, options.rounds))
+        for name, milliseconds in before.items():
+            print(
+                f"{name:12} empty {milliseconds:6.2f} ms   full {after[name]:6.2f} ms   "
+                f"ratio {after[name] / milliseconds:4.2f}"
+            )
+        one = asyncio.run(rate(cluster.make_schema(), 1, 5.0))
+        many = asyncio.run(rate(cluster.make_schema(), options.servers, 5.0))
+        print(f"creates a second: 1 server {one:.0f}, {options.servers} servers {many:.0f}")
+
+
+if __name__ == "__main__":
+    main()
