@@ -12,7 +12,7 @@ from pathlib import Path
 
 from preparation.commands import StepFailed, clean_environment, say
 
-PROGRAMS = ("strace", "chromium", "openssl", "gcc", "nginx")
+PROGRAMS = ("strace", "chromium", "openssl", "gcc", "nginx", "pgbouncer")
 """Their Debian packages have the same names."""
 
 POLICY = Path("/usr/sbin/policy-rc.d")
@@ -41,7 +41,7 @@ def ensure_programs() -> None:
 
 def missing_programs() -> list[str]:
     """Return the programs that are not installed."""
-    # Not everybody's PATH has the folder of nginx.
+    # Not everybody's PATH has the folder of nginx and PgBouncer.
     path = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin"])
     return [name for name in PROGRAMS if shutil.which(name, path=path) is None]
 

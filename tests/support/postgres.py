@@ -11,7 +11,7 @@ import signal
 import subprocess
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
@@ -48,9 +48,17 @@ class Cluster:
         """Return a URL, which may have more parameters."""
         return f"postgresql://{user}@/{database}?host={self.folder}&port={self.port}{more}"
 
+    @property
+    def socket(self) -> Path:
+        """The Unix socket that it listens on."""
+        return self.folder / f".s.PGSQL.{self.port}"
+
     def create(self, **settings: str) -> Cluster:
         """Create the data, with these settings in the configuration."""
         self._run("initdb", "-D", self._data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "-N")
+        return self._configure(settings)
+
+    def _configure(self, settings: Mapping[str, str]) -> Cluster:
         own = {
             "listen_addresses": "",
             "port": str(self.port),
@@ -105,6 +113,12 @@ class Cluster:
         self.execute(f"CREATE SCHEMA {schema}")
         return self.url_of(more=f"&options=-csearch_path%3D{schema}")
 
+    def make_database(self) -> str:
+        """Return the name of a database of its own, which is empty."""
+        name = f"d{uuid.uuid4().hex}"
+        self.execute(f"CREATE DATABASE {name}")
+        return name
+
     def _answers(self) -> bool:
         assert self._process is not None
         if self._process.poll() is not None:
@@ -146,18 +160,25 @@ def packaged_programs() -> Path:
 
 
 @contextmanager
-def running_cluster(**settings: str) -> Iterator[Cluster]:
-    """Yield a server of the newest version."""
+def running_cluster(programs: Path | None = None, **settings: str) -> Iterator[Cluster]:
+    """Yield a server of the newest version, or from the programs in a folder."""
+    with private_folder() as folder:
+        cluster = Cluster(folder, programs or packaged_programs()).create(**settings)
+        try:
+            yield cluster.start()
+        finally:
+            cluster.clean_up()
+
+
+@contextmanager
+def private_folder() -> Iterator[Path]:
+    """Yield a new folder for USER."""
     # The folders of pytest belong to root alone, and the name of a socket may not be long.
     folder = Path(tempfile.mkdtemp(prefix="nbs-pg-"))
     try:
         if USER:
             shutil.chown(folder, USER)
-        cluster = Cluster(folder, packaged_programs()).create(**settings)
-        try:
-            yield cluster.start()
-        finally:
-            cluster.clean_up()
+        yield folder
     finally:
         shutil.rmtree(folder)
 
