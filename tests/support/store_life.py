@@ -18,6 +18,7 @@ async def live(stores: Stores) -> None:
     store = await stores.open()
     await _start_and_end(store)
     await _recover(stores, store)
+    await _read_again(stores, store)
     await _follow(stores, store)
 
 
@@ -67,6 +68,12 @@ async def _recover(stores: Stores, store: SessionStore) -> None:
     assert ids(await store.list_sessions()) == [kept.session_id]
     found = await store.find_endings([kept.session_id, lost.session_id])
     assert {key: each.reason for key, each in found.items()} == {lost.session_id: EndReason.DIED}
+
+
+async def _read_again(stores: Stores, store: SessionStore) -> None:
+    """Let a store that has written nothing list what is in the database."""
+    reader = await stores.open()
+    assert list(await reader.list_sessions()) == list(await store.list_sessions()) != []
 
 
 async def _follow(stores: Stores, store: SessionStore) -> None:
