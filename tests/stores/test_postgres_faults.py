@@ -11,6 +11,7 @@ import pytest
 
 from nbsessions.errors import StoreUnavailable, StoreUncertain
 from nbsessions.stores.base import SessionStore
+from nbsessions.stores.postgres import PostgresSessionStore
 from support.postgres import FAST, Cluster, running_cluster, shared_cluster
 from support.proxy import Proxy, running_proxy
 from support.stores import Stores, ids
@@ -82,6 +83,22 @@ async def test_a_connection_that_is_cut_before_the_commit_is_replaced(
     proxy.cut_at(b"SELECT", arrives=False)
     assert ids(await store.list_sessions()) == [session.session_id]
     assert proxy.cuts == 2
+
+
+async def test_connections_that_were_all_lost_are_replaced_at_once(
+    stores: Stores, proxy: Proxy
+) -> None:
+    store = await stores.open()
+    assert isinstance(store, PostgresSessionStore)
+    opened = store._database.connection
+    with opened(5), opened(5), opened(5):
+        pass
+    stores.rows(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = ?",
+        "nbsessions",
+    )
+    assert await store.list_intents() == []
+    await store.ensure_intact()
 
 
 # A silent network

@@ -126,6 +126,9 @@ class Database:
                     if connection.pgconn.transaction_status == TransactionStatus.ACTIVE:
                         # The answer to a query that timed out may still come.
                         connection.close()
+                    if connection.closed:
+                        # The others lead to the same server, which may have ended.
+                        self._pool.drain()
         except PoolTimeout as error:
             raise self.error((*self._failures, error)[0]) from error
         except (psycopg.Error, PoolClosed) as error:
