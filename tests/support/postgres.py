@@ -58,6 +58,13 @@ class Cluster:
         self._run("initdb", "-D", self._data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "-N")
         return self._configure(settings)
 
+    def copy(self, primary: Cluster, **settings: str) -> Cluster:
+        """Copy the data of a running server, to follow it as its standby."""
+        options = ("--write-recovery-conf", "--checkpoint=fast", "--no-sync")
+        self._run("pg_basebackup", "-D", self._data, "-d", primary.url, *options)
+        # Once it is the primary, nobody follows it.
+        return self._configure({**settings, "synchronous_standby_names": ""})
+
     def _configure(self, settings: Mapping[str, str]) -> Cluster:
         own = {
             "listen_addresses": "",
@@ -96,6 +103,16 @@ class Cluster:
             with suppress(psutil.NoSuchProcess):
                 each.kill()
         self._end(signal.SIGKILL)
+
+    def promote(self) -> None:
+        """Make this standby the primary, and wait until it is."""
+        self._run("pg_ctl", "promote", "-D", self._data)
+
+    def wait_for(self, standby: Cluster) -> None:
+        """Wait until the standby has everything that was written here."""
+        ((position,),) = self.execute("SELECT pg_current_wal_flush_lsn()::text")
+        select = "SELECT 1 WHERE pg_last_wal_replay_lsn() >= %s::text::pg_lsn"
+        wait_until(lambda: standby.execute(select, position), "the standby has followed")
 
     def clean_up(self) -> None:
         """End the server at once, and let it remove its shared memory."""
@@ -166,6 +183,20 @@ def running_cluster(programs: Path | None = None, **settings: str) -> Iterator[C
         cluster = Cluster(folder, programs or packaged_programs()).create(**settings)
         try:
             yield cluster.start()
+        finally:
+            cluster.clean_up()
+
+
+@contextmanager
+def running_standby(primary: Cluster, **settings: str) -> Iterator[Cluster]:
+    """Yield a server that follows the primary."""
+    with private_folder() as folder:
+        cluster = Cluster(folder, packaged_programs()).copy(primary, **settings)
+        try:
+            cluster.start()
+            streams = "SELECT 1 FROM pg_stat_replication WHERE state = 'streaming'"
+            wait_until(lambda: primary.execute(streams), "the standby follows")
+            yield cluster
         finally:
             cluster.clean_up()
 
