@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from preparation.commands import StepFailed, clean_environment, say
@@ -15,8 +15,14 @@ from preparation.commands import StepFailed, clean_environment, say
 PROGRAMS = ("strace", "chromium", "openssl", "gcc", "nginx", "pgbouncer")
 """Their Debian packages have the same names."""
 
+POSTGRESQL = "postgresql"
+"""The package of Debian's own version of PostgreSQL. The programs are not in the PATH."""
+
 POLICY = Path("/usr/sbin/policy-rc.d")
 """What Debian's packages ask whether they may start their services."""
+
+NO_CLUSTER = Path("/etc/postgresql-common/createcluster.d/nbsessions-tests.conf")
+"""Tells the package of PostgreSQL to create no database, which later boots would start."""
 
 
 def ensure_programs() -> None:
@@ -31,7 +37,7 @@ def ensure_programs() -> None:
         raise StepFailed(f"{names} missing; on Debian and Ubuntu: apt-get install {names}")
     say(f"- installing {names}")
     environment = {**clean_environment(), "DEBIAN_FRONTEND": "noninteractive"}
-    with services_kept_off():
+    with services_kept_off(), databases_kept_off():
         for command in (["apt-get", "update"], ["apt-get", "install", "--yes", *missing]):
             subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, check=False)
     missing = missing_programs()
@@ -43,7 +49,13 @@ def missing_programs() -> list[str]:
     """Return the programs that are not installed."""
     # Not everybody's PATH has the folder of nginx and PgBouncer.
     path = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin"])
-    return [name for name in PROGRAMS if shutil.which(name, path=path) is None]
+    missing = [name for name in PROGRAMS if shutil.which(name, path=path) is None]
+    return missing if list_postgresql() else [*missing, POSTGRESQL]
+
+
+def list_postgresql() -> list[Path]:
+    """Return the folders with the programs of PostgreSQL's versions, as Debian installs them."""
+    return sorted(each.parent for each in Path("/usr/lib/postgresql").glob("*/bin/postgres"))
 
 
 @contextmanager
@@ -60,3 +72,18 @@ def services_kept_off(policy: Path = POLICY) -> Iterator[None]:
         yield
     finally:
         policy.unlink()
+
+
+@contextmanager
+def databases_kept_off(file: Path = NO_CLUSTER) -> Iterator[None]:
+    """Keep Debian's package of PostgreSQL from creating a database."""
+    made = [each for each in file.parents[:2] if not each.exists()]
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("create_main_cluster = false\n")
+    try:
+        yield
+    finally:
+        file.unlink()
+        for folder in made:
+            with suppress(OSError):  # The package has put something into it.
+                folder.rmdir()
