@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import psycopg
 import pytest
 
 from nbsessions import __version__
@@ -28,6 +29,7 @@ from preparation.wheel import PACKAGED
 from support.cli import CommandLine
 from support.environments import REPOSITORY
 from support.nginx import FIRST_LINE, running_nginx
+from support.postgres import shared_cluster
 from support.rest import RestClient
 from support.server import StartServer
 from support.waiting import wait_until
@@ -43,6 +45,8 @@ LAB, CLASSIC, TESTS = (
     for part in (".venv/lab", ".venv/classic", "tests/run.py")
 )
 LIST = "$ jupyter nbsessions list"
+DATABASE_URL = "postgresql://127.0.0.1/nbsessions"
+DATABASE = f"export NBSESSIONS_STORE_URL={DATABASE_URL}"
 ALONE = "from nbsessions import SessionManager"
 SETTINGS = "from pathlib import Path"
 MODULE = "from jupyter_server.services.kernels.kernelmanager import ("
@@ -71,7 +75,7 @@ _TIMEOUT = 600.0
 
 def test_each_block_is_tested_here() -> None:
     python = {ALONE, SETTINGS, MODULE, NAMED, APPLICATION}
-    tested = {LAB, CLASSIC, TESTS, LIST, PROXY, OFF} | python
+    tested = {LAB, CLASSIC, TESTS, LIST, PROXY, DATABASE, OFF} | python
     assert set(BLOCKS) == tested
 
 
@@ -256,6 +260,19 @@ def test_each_command_in_the_text_works(home: Home, lab: str, command: str) -> N
         wait_until(lambda: not home.kernels(), "the orphan has ended")
     else:
         home.run(command, "lab")
+
+
+def test_a_server_keeps_its_sessions_in_a_database(home: Home, lab: str) -> None:
+    cluster = shared_cluster()
+    url = cluster.url_of(database=cluster.make_database())
+    command = BLOCKS[DATABASE]
+    assert command.count(DATABASE_URL) == 1
+    with home.serving(as_root(command.replace(DATABASE_URL, shlex.quote(url)))) as server:
+        model = server.create("c.ipynb", "python3")
+        with psycopg.connect(url) as connection:
+            rows = connection.execute("SELECT namespace, session_id FROM nbsessions_session")
+            assert rows.fetchall() == [("ada", model["id"])]
+        assert server.delete(model["id"]).status == 204
 
 
 def test_classic_notebook_runs_and_nbsessions_can_be_disabled_there(home: Home) -> None:

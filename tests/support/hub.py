@@ -44,8 +44,13 @@ class Hub(RestClient):
         activity_interval: int = 5,
         config: Mapping[str, Mapping[str, Any]] | None = None,
         environment: Mapping[str, str] | None = None,
+        deployed: Path | None = None,
+        variables: Mapping[str, str] | None = None,
     ) -> None:
         """``config`` is added to the hub's, ``environment`` to that of the users' servers.
+
+        ``deployed`` is a configuration to be tested as it is, which finds its ``variables`` in the
+        environment of the hub, besides those that say where the hub is.
 
         Every ``poll_interval`` seconds, the hub looks whether servers are still running. Every
         ``activity_interval`` seconds, the servers report when they were last used.
@@ -61,6 +66,13 @@ class Hub(RestClient):
         )
         for user in users:
             self.home(user).mkdir(parents=True)
+        self._variables = {
+            "HUB_URL": self.url,
+            "HUB_API_PORT": str(hub_port),
+            "HUB_PROXY_API_PORT": str(proxy_port),
+            "HUB_FOLDER": str(folder),
+            **(variables or {}),
+        }
         self._config_file = write_settings(
             folder,
             {
@@ -79,6 +91,7 @@ class Hub(RestClient):
                 **(environment or {}),
             },
             user_ports=dict(zip(users, user_ports, strict=True)),
+            deployed=deployed,
         )
 
     @property
@@ -99,7 +112,7 @@ class Hub(RestClient):
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "jupyterhub", "-f", self._config_file],
                 cwd=self.folder,
-                env=_own_environment(),
+                env={**_own_environment(), **self._variables},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -25,8 +25,14 @@ import json
 from pathlib import Path
 
 settings = json.loads(Path(__file__).with_suffix(".json").read_text())
+if settings["deployed"]:
+    load_subconfig(settings["deployed"])
 for section, options in settings["config"].items():
-    c[section].update(options)
+    for name, value in options.items():
+        if name == "environment":
+            c[section][name] = {**value, **c[section].get(name, {})}
+        else:
+            c[section].setdefault(name, value)
 
 
 def choose_port(spawner):
@@ -35,7 +41,10 @@ def choose_port(spawner):
 
 c.Spawner.pre_spawn_hook = choose_port
 """
-"""The configuration. It gives each user's server the port that is reserved for it."""
+"""The configuration. It gives each user's server the port that is reserved for it.
+
+What the configuration under test says is left as it is.
+"""
 
 Config = Mapping[str, Mapping[str, Any]]
 
@@ -45,17 +54,23 @@ def write_settings(
     *more: Config,
     environment: Mapping[str, str],
     user_ports: Mapping[str, int],
+    deployed: Path | None = None,
 ) -> Path:
     """Write the configuration for a hub in this folder, and return its file.
 
     Later configurations in ``more`` override earlier ones, and all of them what is common to all
-    hubs. ``environment`` is added to that of the users' servers.
+    hubs. ``environment`` is added to that of the users' servers. What ``deployed`` says, a file to
+    be tested, overrides them all.
     """
     config: dict[str, dict[str, Any]] = {}
     for each in (_common(folder, environment), *more):
         for section, options in each.items():
             config.setdefault(section, {}).update(options)
-    settings = {"config": config, "user_ports": user_ports}
+    settings = {
+        "config": config,
+        "user_ports": user_ports,
+        "deployed": str(deployed) if deployed else None,
+    }
     (folder / "hub_config.json").write_text(json.dumps(settings, indent=2))
     file = folder / "hub_config.py"
     file.write_text(_CODE)

@@ -24,30 +24,35 @@ SETTINGS = """
 pool_mode = transaction
 default_pool_size = {pool_size}
 auth_type = trust
-auth_file = {folder}/users.txt
+auth_file = {folder}/{users}
 listen_addr =
 unix_socket_dir = {folder}
 listen_port = {port}
 """
 _PORT = 6432
-_USERS = '"postgres" ""\\n'
+USERS_FILE = "users.txt"
+"""Beside the ini file: the roles and their passwords."""
 
 
 class Pooler:
-    """One PgBouncer, which can be started again. It listens on a Unix socket."""
+    """One PgBouncer, which can be started again."""
 
-    def __init__(self, folder: Path, settings: str) -> None:
-        """``settings`` is the text of its ini file."""
+    def __init__(self, folder: Path, settings: str, *, users: str, host: str, port: int) -> None:
+        """``settings`` and ``users`` are the texts of its files.
+
+        ``host`` is its address on the loopback interface, or the folder of its socket.
+        """
         self._folder = folder
+        self._host, self._port = host, port
         self._log = folder / "log"
         self._file = folder / "pgbouncer.ini"
         self._file.write_text(settings)
-        (folder / "users.txt").write_text(_USERS)
+        (folder / USERS_FILE).write_text(users)
         self._process: subprocess.Popen[bytes] | None = None
 
     def url_of(self, database: str) -> str:
         """Return the URL of a database, through this pooler."""
-        return f"postgresql://postgres@/{database}?host={self._folder}&port={_PORT}"
+        return f"postgresql://postgres@/{database}?host={self._host}&port={self._port}"
 
     def start(self) -> Pooler:
         """Start it and wait until it accepts connections."""
@@ -75,8 +80,11 @@ class Pooler:
         assert self._process is not None
         if self._process.poll() is not None:
             pytest.fail(f"PgBouncer ended:\n{self._log.read_text()}")
+        if not self._host.startswith("/"):
+            with socket.socket() as client:
+                return client.connect_ex((self._host, self._port)) == 0
         with socket.socket(socket.AF_UNIX) as client:
-            return client.connect_ex(str(self._folder / f".s.PGSQL.{_PORT}")) == 0
+            return client.connect_ex(f"{self._host}/.s.PGSQL.{self._port}") == 0
 
 
 def pgbouncer_or_fail() -> str:
@@ -89,14 +97,21 @@ def pgbouncer_or_fail() -> str:
 
 
 @contextmanager
-def running_pooler(
-    cluster: Cluster, *, pool_size: int, settings: str = SETTINGS
-) -> Iterator[Pooler]:
+def running_pooler(cluster: Cluster, *, pool_size: int) -> Iterator[Pooler]:
     """Yield a pooler that has ``pool_size`` connections to each database of the cluster."""
     with private_folder() as folder:
-        text = settings.format(cluster=cluster, folder=folder, pool_size=pool_size, port=_PORT)
-        pooler = Pooler(folder, text)
-        try:
-            yield pooler.start()
-        finally:
-            pooler.kill()
+        settings = SETTINGS.format(
+            cluster=cluster, folder=folder, pool_size=pool_size, port=_PORT, users=USERS_FILE
+        )
+        users = '"postgres" ""\n'
+        with running(Pooler(folder, settings, users=users, host=str(folder), port=_PORT)) as each:
+            yield each
+
+
+@contextmanager
+def running(pooler: Pooler) -> Iterator[Pooler]:
+    """Start the pooler, and end it afterwards."""
+    try:
+        yield pooler.start()
+    finally:
+        pooler.kill()
