@@ -30,8 +30,10 @@ class SQLiteTransaction(SQLTransaction):
         try:
             yield
         except BaseException:
-            self._execute("ROLLBACK TO operation")
-            self._execute("RELEASE operation")
+            # After some errors, such as a full disk, SQLite has rolled back everything.
+            if self._connection.in_transaction:
+                self._execute("ROLLBACK TO operation")
+                self._execute("RELEASE operation")
             raise
         self._execute("RELEASE operation")
 
