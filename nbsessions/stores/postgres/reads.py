@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, TypeVar
 
-from nbsessions.errors import StoreError, StoreUnavailable
+from nbsessions.errors import StoreUnavailable
 from nbsessions.models import Ending, EndReason, Orphans, Owner, Session
 from nbsessions.stores.base import ENDINGS_KEPT_FOR
 from nbsessions.stores.cache import SessionCache, Version
@@ -22,7 +21,7 @@ from nbsessions.stores.postgres.rows import (
 )
 from nbsessions.stores.postgres.writer import Writer
 from nbsessions.stores.sql.mark import Mark, StoreReverted
-from nbsessions.stores.sql.reloading import SharedReload
+from nbsessions.stores.sql.reads import CachedReads
 from nbsessions.stores.sql.thread import ReaderThread
 
 T = TypeVar("T")
@@ -31,8 +30,8 @@ READ_TIMEOUT = 1.5
 """Seconds that a read may take, including the wait for a connection."""
 
 
-class Reads:
-    """The reads for one scope. Call the methods on the event loop."""
+class Reads(CachedReads):
+    """The reads for one scope, see CachedReads."""
 
     def __init__(
         self,
@@ -45,26 +44,12 @@ class Reads:
         owner: Owner,
         log: logging.Logger,
     ) -> None:
+        super().__init__(writer, cache, owner, log=log)
         self._database = database
         self._writer = writer
-        self._cache = cache
         self._thread = thread
         self._namespace = namespace
-        self._owner = owner
         self._scope = owner.scope
-        self._log = log
-        self._reloading = SharedReload(self._reload)
-        self._restoring: asyncio.Task[None] | None = None
-
-    async def refresh(self) -> SessionCache:
-        """Return the cache, with everything that was committed before this call.
-
-        If the database cannot be read, the cache has the sessions that this server knows. These
-        are all sessions of the scope, because only this server writes them. Raises StoreError if
-        the scope is shared.
-        """
-        await self._reloading.run()
-        return self._cache
 
     async def query(self, statement: str, *values: object) -> list[Any]:
         """Return rows from the database, not from the cache. Raises StoreError."""
@@ -105,41 +90,8 @@ class Reads:
 
     # On the event loop
 
-    async def _reload(self) -> None:
-        try:
-            await self._read()
-        except StoreReverted:
-            self._restore()
-        except StoreError as error:
-            if self._owner.shared_scope:
-                raise
-            self._log.debug(
-                "Sessions are listed from memory because the store cannot be read: %s", error
-            )
-
-    async def _read(self) -> None:
-        """Bring the cache up to date. Raises StoreError."""
-        try:
-            found = await self._run(self._read_unless_current)
-        except StoreReverted:
-            if not self._owner.shared_scope:
-                raise
-            # Others have written to this scope, so it has to be read.
-            await self._writer.heartbeat()
-            found = await self._run(self._read_unless_current)
-        while found is not None and not self._cache.replace(*found):
-            found = await self._run(self._read_unless_current)
-
-    def _restore(self) -> None:
-        """Write this server's sessions and intents to the database again, in the background."""
-        if self._restoring is None:
-            self._restoring = asyncio.ensure_future(self._writer.heartbeat())
-            self._restoring.add_done_callback(self._restored)
-
-    def _restored(self, task: asyncio.Task[None]) -> None:
-        self._restoring = None
-        if not task.cancelled() and task.exception() is not None:
-            self._log.debug("The session store will be updated later: %s", task.exception())
+    async def _read_unless_current(self) -> tuple[Version, list[Session]] | None:
+        return await self._run(self._read_in_thread)
 
     async def _run(self, function: Callable[[TimedConnection], T]) -> T:
         """Run the function in the thread, with a connection. Raises StoreError."""
@@ -162,10 +114,7 @@ class Reads:
             with self._database.connection(rest) as connection:
                 return function(connection)
 
-    def _read_unless_current(
-        self, connection: TimedConnection
-    ) -> tuple[Version, list[Session]] | None:
-        """Return the sessions and their version, or None if the cache has that version."""
+    def _read_in_thread(self, connection: TimedConnection) -> tuple[Version, list[Session]] | None:
         mark, generation = self._writer.mark, self._writer.generation
         key = (self._namespace, self._owner.owner_id)
         row = connection.execute(statements.SELECT_VERSION, key).fetchone()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TypeVar
 
 from nbsessions.models import Ending, EndReason, Intent, Orphans, Owner, Session
@@ -44,6 +44,9 @@ class PostgresSessionStore(SQLSessionStore[PostgresTransaction]):
     check_interval = 15.0
     can_be_replaced = False
 
+    _writer: Writer | None = None
+    _reads: Reads | None = None
+
     def __init__(
         self, settings: Mapping[str, str], namespace: str, *, log: logging.Logger
     ) -> None:
@@ -52,8 +55,6 @@ class PostgresSessionStore(SQLSessionStore[PostgresTransaction]):
         self._log = log
         self._database = Database(settings, log=log)
         self._thread = ReaderThread()
-        self._writer: Writer | None = None
-        self._reads: Reads | None = None
 
     # Lifecycle
 
@@ -136,13 +137,3 @@ class PostgresSessionStore(SQLSessionStore[PostgresTransaction]):
             lambda transaction: transaction.recover(orphans, adopted, ended, undone)
         )
         return removed
-
-    # Steps
-
-    async def _refreshed(self) -> SessionCache:
-        return await self._opened(self._reads).refresh()
-
-    async def _write(
-        self, operation: Callable[[PostgresTransaction], T], *, durable: bool = True
-    ) -> T:
-        return await self._opened(self._writer).submit(operation, durable=durable)

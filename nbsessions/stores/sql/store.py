@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Callable, Collection, Sequence
 from datetime import timedelta
 from typing import Generic, TypeVar
@@ -11,7 +10,9 @@ from nbsessions.errors import StoreUnavailable
 from nbsessions.models import Changes, Intent, Owner, Release, Session
 from nbsessions.stores.base import START_LEASE, SessionStore
 from nbsessions.stores.cache import SessionCache
+from nbsessions.stores.sql.reads import CachedReads
 from nbsessions.stores.sql.transaction import SQLTransaction
+from nbsessions.stores.sql.writer import BatchWriter
 from nbsessions.stores.transaction import raise_if_lost
 
 T = TypeVar("T")
@@ -29,13 +30,15 @@ class SQLSessionStore(SessionStore, Generic[Tx]):
         """The scope of this store's owner. Raises StoreUnavailable before ``open``."""
         return self._opened(self._owner).scope
 
-    @abstractmethod
-    async def _refreshed(self) -> SessionCache:
-        """Return the cache, with everything that was committed before this call."""
+    _writer: BatchWriter[Tx] | None = None
+    _reads: CachedReads | None = None
 
-    @abstractmethod
+    async def _refreshed(self) -> SessionCache:
+        return await self._opened(self._reads).refresh()
+
     async def _write(self, operation: Callable[[Tx], T], *, durable: bool = True) -> T:
         """Return the result of the operation after its transaction is committed."""
+        return await self._opened(self._writer).submit(operation, durable=durable)
 
     @staticmethod
     def _opened(part: T | None) -> T:

@@ -9,69 +9,8 @@ from dataclasses import replace
 
 from nbsessions.models import EndReason, Intent, Orphans, Owner, Session
 from nbsessions.stores.base import ENDINGS_KEPT_FOR, START_LEASE
-from nbsessions.stores.transaction import Tables, Transaction
-
-
-class SQLTables(Tables):
-    """The rows of one namespace and scope, in a transaction that the caller has begun.
-
-    ``changed`` collects the changed sessions by id, for the store's cache. The value is None for
-    a removed session. ``intents`` does the same for intents, by token.
-    """
-
-    def __init__(self) -> None:
-        self.changed: dict[str, Session | None] = {}
-        self.intents: dict[str, Intent | None] = {}
-
-    # Sessions and intents
-
-    @abstractmethod
-    def list_sessions(self) -> list[Session]:
-        """Return all sessions, oldest first."""
-
-    @abstractmethod
-    def list_intents(self) -> list[Intent]:
-        """Return all intents, oldest first."""
-
-    @abstractmethod
-    def delete_intent(self, token: str) -> None:
-        """Remove the intent, if it exists."""
-
-    @abstractmethod
-    def clear(self) -> None:
-        """Remove the sessions of the scope and the intents of the owner."""
-
-    @abstractmethod
-    def delete_session_anywhere(self, session_id: str) -> None:
-        """Remove the session from whatever scope of the namespace has it."""
-
-    # Sessions and intents of other owners
-
-    @abstractmethod
-    def claim(self, intent: Intent) -> bool:
-        """Make the intent one of this owner, unless it is gone or has another owner by now."""
-
-    @abstractmethod
-    def adopt(self, session: Session) -> bool:
-        """Give the session this scope and its provider, unless it has another scope by now."""
-
-    @abstractmethod
-    def remove_orphan(self, session: Session) -> bool:
-        """Remove the session, unless it has another scope or kernel by now."""
-
-    # Owners
-
-    @abstractmethod
-    def put_owner(self, owner: Owner) -> None:
-        """Insert the owner's row as alive, or renew its heartbeat."""
-
-    @abstractmethod
-    def stop_owner(self) -> None:
-        """Mark this owner as stopped."""
-
-    @abstractmethod
-    def forget_owner(self, owner_id: str) -> bool:
-        """Remove the owner's row if it has left nothing. Return whether it was removed."""
+from nbsessions.stores.sql.tables import SQLTables
+from nbsessions.stores.transaction import Transaction
 
 
 class SQLTransaction(Transaction, ABC):

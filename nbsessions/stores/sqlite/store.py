@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sqlite3
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -47,6 +47,9 @@ class SQLiteSessionStore(SQLSessionStore[SQLiteTransaction]):
     cannot be read, they are returned from the cache then.
     """
 
+    _writer: Writer | None = None
+    _reads: Reads | None = None
+
     def __init__(
         self,
         path: Path,
@@ -72,8 +75,6 @@ class SQLiteSessionStore(SQLSessionStore[SQLiteTransaction]):
         self._thread = ReaderThread()
         self._connection: sqlite3.Connection | None = None
         """The writer's first connection. The writer may replace it."""
-        self._writer: Writer | None = None
-        self._reads: Reads | None = None
 
     # Lifecycle
 
@@ -233,13 +234,3 @@ class SQLiteSessionStore(SQLSessionStore[SQLiteTransaction]):
         )
         await self._thread.run(remove_locks, self.path, forgotten)
         return removed
-
-    # Steps
-
-    async def _refreshed(self) -> SessionCache:
-        return await self._opened(self._reads).refresh()
-
-    async def _write(
-        self, operation: Callable[[SQLiteTransaction], T], *, durable: bool = True
-    ) -> T:
-        return await self._opened(self._writer).submit(operation, durable=durable)
