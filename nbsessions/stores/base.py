@@ -226,10 +226,10 @@ class SessionStore(ABC):
         may be live or dead. This owner serves these kernels now.
 
         An owner is dead if it marked itself as stopped, or if its process has ended, as its lock
-        shows, or its process id on this machine. Where that cannot be found out, an owner is dead
-        if it ran in an earlier boot of this host, or if it has sent no heartbeat for a day. In a
-        shared scope, a few minutes without a heartbeat are enough: its sessions go on without
-        it, and it learns of that at its next write. The data of all others is left alone.
+        or its process id on this machine shows. Where neither can be checked, an owner is dead if
+        it has sent no heartbeat for a day. Minutes at most are enough if it ran in another boot of
+        this host, or if its scope is shared: the sessions there go on without it, and it learns
+        of that at its next write. The data of all others is left alone.
         """
 
     @abstractmethod

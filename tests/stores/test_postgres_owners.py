@@ -11,7 +11,7 @@ import pytest
 from nbsessions.identity import pid_namespace, process_key
 from nbsessions.models import ABANDONED_AFTER, Owner
 from nbsessions.stores.base import SILENT_KEPT_FOR, SessionStore
-from nbsessions.stores.postgres.owners import SHARING_KEPT_FOR
+from nbsessions.stores.postgres.owners import REBOOTED_AFTER, SHARING_KEPT_FOR
 from support.stores import Stores, ids
 from support.values import BOOT, HOST, make_owner, make_session, make_start
 
@@ -74,9 +74,17 @@ async def test_an_owner_whose_process_has_ended_on_this_boot_is_dead(stores: Sto
     assert not await is_dead(stores, make_owner("stranger", host="there", boot_id="another"))
 
 
-async def test_an_owner_of_an_earlier_boot_of_this_host_is_dead(stores: Stores) -> None:
+async def test_an_owner_of_another_boot_of_this_host_is_dead_once_it_is_silent(
+    stores: Stores,
+) -> None:
     await leave(stores)
-    assert await is_dead(stores, make_owner("observer", host=HOST, boot_id="the next boot"))
+    observer = make_owner("observer", host=HOST, boot_id="another boot")
+    # It may be alive on another machine that has the same name.
+    assert not await is_dead(stores, observer)
+    silence(stores, "owner-1", REBOOTED_AFTER - MARGIN)
+    assert not await is_dead(stores, observer)
+    silence(stores, "owner-1", 2 * MARGIN)
+    assert await is_dead(stores, observer)
 
 
 async def test_in_a_shared_scope_others_claim_the_intents_of_a_silent_owner(

@@ -12,6 +12,13 @@ from nbsessions.stores.base import SILENT_KEPT_FOR
 SHARING_KEPT_FOR = timedelta(minutes=5)
 """How long an owner in a shared scope may send no heartbeat before others claim its intents."""
 
+REBOOTED_AFTER = timedelta(minutes=5)
+"""How long an owner of another boot may send no heartbeat, if its host has the name of this one.
+
+Two machines, or containers on them, may have the same name. An owner that is alive sends several
+heartbeats a minute.
+"""
+
 
 class OtherOwner(NamedTuple):
     """A row of another owner, with the columns of SELECT_OTHER_OWNERS."""
@@ -28,7 +35,7 @@ class OtherOwner(NamedTuple):
     """How long ago its last heartbeat was, by the clock of the database."""
 
     def is_dead(self, observer: Owner) -> bool:
-        """Return whether the owner is certainly dead, or was silent for a day.
+        """Return whether the owner is certainly dead, or was silent for too long.
 
         Its process can be looked for only on the same boot of the same machine.
         """
@@ -39,5 +46,5 @@ class OtherOwner(NamedTuple):
             if gone is not None:
                 return gone
         elif self.boot_id and observer.boot_id and self.host == observer.host:
-            return True
+            return self.silent > REBOOTED_AFTER
         return self.silent > (SHARING_KEPT_FOR if self.shares else SILENT_KEPT_FOR)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Mapping, Sequence
-from typing import TypeVar
 
 from nbsessions.models import Ending, EndReason, Intent, Orphans, Owner, Session
 from nbsessions.stores.cache import SessionCache
@@ -18,8 +17,6 @@ from nbsessions.stores.postgres.transaction import PostgresTransaction
 from nbsessions.stores.postgres.writer import Writer
 from nbsessions.stores.sql.store import SQLSessionStore
 from nbsessions.stores.sql.thread import ReaderThread
-
-T = TypeVar("T")
 
 _OPEN_TIMEOUT = 10.0
 """Seconds for connecting and for migrating the tables, before this is tried again."""

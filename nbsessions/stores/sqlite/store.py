@@ -6,7 +6,6 @@ import logging
 import sqlite3
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
 
 from nbsessions.errors import StoreDamaged, StoreUnavailable
 from nbsessions.models import Ending, EndReason, Intent, Orphans, Owner, Session
@@ -35,8 +34,6 @@ from nbsessions.stores.sqlite.statements import (
 )
 from nbsessions.stores.sqlite.transaction import SQLiteTransaction
 from nbsessions.stores.sqlite.writer import Writer
-
-T = TypeVar("T")
 
 
 class SQLiteSessionStore(SQLSessionStore[SQLiteTransaction]):
