@@ -8,12 +8,12 @@ from datetime import timedelta
 import psycopg
 import pytest
 
-from nbsessions.identity import pid_namespace, process_key
+from nbsessions.identity import process_key
 from nbsessions.models import ABANDONED_AFTER, Owner
 from nbsessions.stores.base import SILENT_KEPT_FOR, SessionStore
 from nbsessions.stores.postgres.owners import REBOOTED_AFTER, SHARING_KEPT_FOR
 from support.stores import Stores, ids
-from support.values import BOOT, HOST, make_owner, make_session, make_start
+from support.values import BOOT, ENDED_PROCESS, HOST, make_owner, make_session, make_start
 
 pytestmark = [
     pytest.mark.parametrize("stores", ["postgres"], indirect=True),
@@ -21,8 +21,6 @@ pytestmark = [
 ]
 
 MARGIN = timedelta(minutes=1)
-ENDED = f"{pid_namespace()} {2**30} 1"
-"""Identifies a process of this machine that has ended."""
 
 
 def silence(stores: Stores, owner_id: str, by: timedelta) -> None:
@@ -69,7 +67,7 @@ async def test_an_owner_that_may_be_alive_is_not_dead_until_it_was_silent_for_a_
 
 async def test_an_owner_whose_process_has_ended_on_this_boot_is_dead(stores: Stores) -> None:
     await leave(stores)
-    set_process(stores, "owner-1", ENDED)
+    set_process(stores, "owner-1", ENDED_PROCESS)
     assert await is_dead(stores, make_owner("observer"))
     assert not await is_dead(stores, make_owner("stranger", host="there", boot_id="another"))
 

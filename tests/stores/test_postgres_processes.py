@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -20,6 +19,7 @@ from support.store_processes import (
     list_sessions,
     open_store,
     other_process,
+    stall_in_a_transaction,
 )
 from support.values import make_owner, make_session
 
@@ -85,7 +85,7 @@ def test_a_process_that_stalls_in_a_transaction_stops_no_other_for_long(
     stalled, other = others[:2]
     for number, process in enumerate((stalled, other)):
         process.ask(open_store, url, make_owner(f"owner-{number}"))
-    stalled.tell(stall_in_a_transaction)
+    stalled.tell(stall_in_a_transaction, make_session("b", scope="owner-0"))
     deadline = time.monotonic() + 30
     while not rows(url, "SELECT 1 FROM pg_stat_activity WHERE state = 'idle in transaction'"):
         assert time.monotonic() < deadline
@@ -96,18 +96,3 @@ def test_a_process_that_stalls_in_a_transaction_stops_no_other_for_long(
     stalled.resume()
     session = stalled.answer()
     assert stalled.ask(list_sessions) == [session]
-
-
-def stall_in_a_transaction() -> object:
-    """Insert a session, and stop this process on the way."""
-    from nbsessions.stores.postgres.tables import PostgresTables
-
-    add_session = PostgresTables.add_session
-
-    def stalling(self: PostgresTables, session: object) -> object:
-        PostgresTables.add_session = add_session  # type: ignore[method-assign]
-        signal.raise_signal(signal.SIGSTOP)
-        return add_session(self, session)  # type: ignore[arg-type]
-
-    PostgresTables.add_session = stalling  # type: ignore[method-assign,assignment]
-    return insert(make_session("b", scope="owner-0"))

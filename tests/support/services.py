@@ -16,7 +16,6 @@ from typing import Any, TypeVar
 import psycopg
 from psycopg.conninfo import make_conninfo
 
-from nbsessions.identity import pid_namespace
 from nbsessions.models import (
     Intent,
     LiveSession,
@@ -36,12 +35,10 @@ from support.faults import StoreFaults
 from support.interruptions import Interruption
 from support.postgres import shared_cluster
 from support.provider import FakeKernelProvider, Gate
-from support.values import make_start
+from support.values import ENDED_PROCESS, make_start
 
 STORES = ("memory", "sqlite", "postgres")
 NAMESPACE = "/a/root"
-ENDED_PID = 2**30
-"""The id of no process."""
 FREE_ID = "11111111-2222-4333-8444-555555555555"
 """An id under which no kernel runs yet."""
 
@@ -116,7 +113,7 @@ class Bench:
             with psycopg.connect(settings) as connection:
                 connection.execute(
                     "UPDATE nbsessions_owner SET process = %s WHERE owner = %s",
-                    (f"{pid_namespace()} {ENDED_PID} 1", self.owner.owner_id),
+                    (ENDED_PROCESS, self.owner.owner_id),
                 )
 
     def crash(self) -> None:

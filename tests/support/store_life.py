@@ -7,7 +7,7 @@ import asyncio
 from nbsessions.models import EndReason, Verb
 from nbsessions.stores.base import SessionStore
 from support.stores import Stores, ids, recover
-from support.values import make_owner, make_session, make_start
+from support.values import ENDED_PROCESS, make_owner, make_session, make_start
 
 SERVERS = 20
 
@@ -57,8 +57,8 @@ async def _start_and_end(store: SessionStore) -> None:
 
 
 async def _recover(stores: Stores, store: SessionStore) -> None:
-    """Take over one of the sessions of a server that crashed before the last boot."""
-    dead = await stores.open(make_owner("dead", boot_id="the boot before"))
+    """Take over one of the sessions of a server that has crashed."""
+    dead = await stores.open(make_owner("dead", process=ENDED_PROCESS))
     kept, lost = [await dead.insert(make_session(path, scope="dead")) for path in "de"]
     await dead.acquire(make_start("f", scope="dead"))
     orphans = await store.find_orphans()

@@ -22,6 +22,7 @@ from nbsessions.models import Owner, Session
 from nbsessions.stores.base import SessionStore
 from nbsessions.stores.postgres import PostgresSessionStore
 from nbsessions.stores.postgres.settings import connection_settings
+from nbsessions.stores.postgres.tables import PostgresTables
 from nbsessions.stores.sqlite import SQLiteSessionStore, database
 from nbsessions.stores.sqlite.locks import StoreLocks
 from support.values import make_id, make_owner, make_session, make_start
@@ -120,6 +121,19 @@ def insert(session: Session) -> Session:
     assert _loop is not None
     assert _store is not None
     return _loop.run_until_complete(_store.insert(session))
+
+
+def stall_in_a_transaction(session: Session) -> Session:
+    """Insert a session in PostgreSQL, and stop this process on the way (SIGSTOP)."""
+    add_session = PostgresTables.add_session
+
+    def stalling(tables: PostgresTables, added: Session) -> Session:
+        PostgresTables.add_session = add_session  # type: ignore[method-assign]
+        signal.raise_signal(signal.SIGSTOP)
+        return add_session(tables, added)
+
+    PostgresTables.add_session = stalling  # type: ignore[method-assign,assignment]
+    return insert(session)
 
 
 def list_sessions() -> list[Session]:

@@ -6,6 +6,7 @@ import os
 import uuid
 from datetime import datetime, timedelta
 
+from nbsessions.identity import pid_namespace
 from nbsessions.models import Changes, Intent, Kernel, Owner, Session, Verb, utcnow
 
 SCOPE = "owner-1"
@@ -14,6 +15,8 @@ SCOPE = "owner-1"
 HOST = "this-host"
 BOOT = "this-boot"
 PROVIDER = f"local:{BOOT}"
+ENDED_PROCESS = f"{pid_namespace()} {2**30} 1"
+"""Identifies a process of this machine that has ended."""
 
 
 def make_owner(
@@ -22,6 +25,7 @@ def make_owner(
     host: str = HOST,
     boot_id: str = BOOT,
     pid: int | None = None,
+    process: str = "",
     shared_scope: str = "",
 ) -> Owner:
     return Owner(
@@ -29,6 +33,7 @@ def make_owner(
         host=host,
         boot_id=boot_id,
         pid=os.getpid() if pid is None else pid,
+        process=process,
         shared_scope=shared_scope,
     )
 
