@@ -65,11 +65,10 @@ class Conflict(StoreUnavailable):
 class Database:
     """A pool of connections to one database. All methods block; call them off the event loop."""
 
-    def __init__(self, settings: Mapping[str, str], *, log: logging.Logger) -> None:
+    def __init__(self, settings: Mapping[str, str]) -> None:
         """``settings`` are those of libpq. They may have a password, which is never logged."""
         # The pool would log each attempt to connect. Callers get the errors.
         logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
-        self._log = log
         self.settings = settings
         self.name = _name(settings)
         """Where the database is, for messages."""
@@ -174,7 +173,7 @@ class Database:
         if isinstance(error, psycopg.DataError):
             return InvalidRequest("text", f"cannot be stored: {_first_line(error)}")
         if isinstance(error, errors.UndefinedTable):
-            return StoreUnusable(f"{text}. Run `jupyter nbsessions database migrate`")
+            return StoreUnusable(f"{text}. A server creates the tables when it starts")
         if isinstance(error, errors.InsufficientPrivilege):
             return StoreUnusable(text)
         if isinstance(error, psycopg.ProgrammingError):

@@ -123,8 +123,8 @@ def migrate(connection: Connection) -> None:
                 connection.execute(_PUT_META, ("oldest_compatible", OLDEST_COMPATIBLE))
     except errors.InsufficientPrivilege as error:
         raise StoreUnusable(
-            "the database has no tables of this release, and this role may not create them. Run "
-            "`jupyter nbsessions database migrate` as the owner of the database"
+            "the database lacks tables of this release, and this role may not create them. Start "
+            "a server once with a role that may, such as the owner of the database"
         ) from error
 
 

@@ -50,7 +50,7 @@ class PostgresSessionStore(SQLSessionStore[PostgresTransaction]):
         """Prepare the store without connecting. ``settings`` are those of libpq."""
         self._namespace = check_namespace(namespace)
         self._log = log
-        self._database = Database(settings, log=log)
+        self._database = Database(settings)
         self._thread = ReaderThread()
 
     # Lifecycle

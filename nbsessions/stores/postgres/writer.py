@@ -27,6 +27,9 @@ _TRANSACTION_TIMEOUT = 6.0
 _BATCH_TIMEOUT = 10.0
 """Seconds after which a batch is not tried again."""
 
+_FIRST_PAUSE, _LAST_PAUSE = 0.02, 0.5
+"""Seconds before the second attempt, and between later ones at the most."""
+
 _SETTLE_TIMEOUT = 5.0
 """Seconds to find out whether a commit succeeded."""
 
@@ -56,18 +59,19 @@ class Writer(BatchWriter[PostgresTransaction]):
         return self._generation
 
     def _commit(self, jobs: Sequence[Job]) -> Committed | None:
-        deadline = time.monotonic() + _BATCH_TIMEOUT
+        deadline, pause = time.monotonic() + _BATCH_TIMEOUT, _FIRST_PAUSE
         while True:
             try:
                 if self._is_reverted:
                     self._restore()
                 return self._commit_once(jobs)
-            except StoreReverted:
-                self._is_reverted = True
-            except (Conflict, ConnectionLost):
+            except (StoreReverted, Conflict, ConnectionLost) as error:
                 if time.monotonic() > deadline:
                     raise
-                time.sleep(random.uniform(0.0, 0.05))
+                if isinstance(error, StoreReverted):
+                    self._is_reverted = True
+            time.sleep(random.uniform(0.0, pause))
+            pause = min(2 * pause, _LAST_PAUSE)
             for job in jobs:
                 job.outcome = job.error = None
 
