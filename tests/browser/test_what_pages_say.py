@@ -22,21 +22,31 @@ from support.waiting import wait_until
 
 PATH = "a.ipynb"
 
+WAITS_FOR_A_FILE = """
+import time
+from pathlib import Path
+Path("begun").touch()
+while not Path("end").exists():
+    time.sleep(0.1)
+Path("ended").touch()
+"""
+
 
 @pytest.mark.parametrize("kind", kinds_of_pages("lab", "lab-4.0"))
 def test_a_cell_whose_reply_was_lost_does_not_stay_running(
     context: BrowserContext, start_server: StartServer, kind: str
 ) -> None:
     server = start_page_server(start_server, kind)
-    # The cell ends while no server is there.
-    source = "import os, time\nwhile not os.path.exists('end'):\n    time.sleep(0.1)"
-    write_notebook(server, PATH, [source, "done = 1; done"])
+    write_notebook(server, PATH, [WAITS_FOR_A_FILE, "done = 1; done"])
     notebook = open_page(context, server, kind, PATH)
     notebook.run(0)
-    wait_until(lambda: notebook.prompt(0) == "[*]:", "the cell is running")
+    # The prompt tells only that the page wants the cell to run.
+    wait_until((server.root_dir / "begun").exists, "the cell is running")
     server.kill()
+    # The cell ends while no server is there.
     (server.root_dir / "end").touch()
-    wait_until(lambda: kernels_are_idle(server), "the kernel has ended its cell")
+    wait_until((server.root_dir / "ended").exists, "the cell comes to its end")
+    wait_until(lambda: kernels_are_idle(server), "the kernel has sent its reply")
     server.start(again=True)
     wait_until(lambda: notebook.prompt(0) == "[?]:", "the cell is settled")
     text = notebook.lab.wait_for_notification("Back after")
