@@ -11,6 +11,9 @@ from nbsessions.models import Changes, Ending, EndReason, Intent, Orphans, Owner
 START_LEASE = timedelta(seconds=60)
 """How long a kernel start may take before another request may take it over."""
 
+LONGEST_LEASE = timedelta(minutes=10)
+"""Leases are not longer than this, so one that seems to be tells of a clock that was set back."""
+
 ENDED_KEPT_FOR = timedelta(minutes=10)
 """How long to remember a stopped kernel, so that no session attaches to it in the meantime."""
 
@@ -127,7 +130,8 @@ class SessionStore(ABC):
         calls ``commit`` or ``drop_start``.
 
         Raises StartInProgress while another start for the document is in progress. A start
-        whose ``lease`` has expired, by the clock of the store, is taken over. Raises
+        whose ``lease`` has expired, by the clock of the store, is taken over. So is one whose
+        lease ends later than LONGEST_LEASE from now, because that clock was set back. Raises
         KernelConflict when the kernel id of the intent belongs to any session in the store, or
         to a kernel that is being started or stopped.
         """

@@ -231,9 +231,9 @@ class _MemoryTables(Tables):
         del self.intents[token]
         return True
 
-    def expire_starts(self, document: str, before: datetime) -> None:
+    def expire_starts(self, document: str, first: datetime, last: datetime) -> None:
         for intent in self._starts_of(document):
-            if _has_lapsed(intent, before):
+            if intent.lease_until is not None and not first <= intent.lease_until <= last:
                 self.intents[intent.token] = replace(intent, verb=Verb.LOST)
 
     def end_stop(self, token: str, lease_until: datetime) -> None:

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from nbsessions.errors import KernelConflict, SessionNotFound, StartInProgress, StartLost
 from nbsessions.models import UNSET, Changes, EndReason, Intent, Release, Session, Verb
-from nbsessions.stores.base import ENDED_KEPT_FOR, ENDINGS_KEPT_FOR, START_LEASE
+from nbsessions.stores.base import ENDED_KEPT_FOR, ENDINGS_KEPT_FOR, LONGEST_LEASE, START_LEASE
 
 T = TypeVar("T")
 
@@ -88,8 +88,8 @@ class Tables(ABC):
         """Remove the intent if it has this verb. Return whether it was removed."""
 
     @abstractmethod
-    def expire_starts(self, document: str, before: datetime) -> None:
-        """Change the document's 'start' intent to 'lost' if its lease ended before ``before``."""
+    def expire_starts(self, document: str, first: datetime, last: datetime) -> None:
+        """Change the document's 'start' intent to 'lost' unless its lease ends between these."""
 
     @abstractmethod
     def end_stop(self, token: str, lease_until: datetime) -> None:
@@ -140,7 +140,9 @@ class Transaction:
         if intent.kernel_id is not None:
             self._refuse_used(intent.kernel_id)
         if intent.document is not None:
-            self._tables.expire_starts(intent.document, self._tables.now())
+            now = self._tables.now()
+            # A lease that ends too late was granted before the clock was set back.
+            self._tables.expire_starts(intent.document, now, now + LONGEST_LEASE)
         if not self._tables.add_intent(intent, self._tables.now() + lease):
             raise StartInProgress(intent.document)
         if intent.kernel_id is not None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 
 from nbsessions.errors import KernelConflict, StartInProgress, StartLost
 from nbsessions.models import Verb
-from nbsessions.stores.base import SessionStore
+from nbsessions.stores.base import LONGEST_LEASE, SessionStore
 from support.contract import state, stopped
 from support.stores import KINDS
 from support.values import LAPSED, make_id, make_session, make_start
@@ -50,10 +51,17 @@ async def test_starts_of_no_document_do_not_meet(store: SessionStore) -> None:
     assert await store.acquire(make_start(None)) is None
 
 
+# As if the clock had been set back after the start had begun.
+SET_BACK = LONGEST_LEASE + timedelta(minutes=1)
+
+
 @pytest.mark.gen_test
-async def test_a_start_whose_lease_lapsed_is_taken_over(store: SessionStore) -> None:
+@pytest.mark.parametrize("lease", [LAPSED, SET_BACK])
+async def test_a_start_whose_lease_lapsed_is_taken_over(
+    store: SessionStore, lease: timedelta
+) -> None:
     lapsed, start = make_start("a"), make_start("a")
-    await store.acquire(lapsed, lease=LAPSED)
+    await store.acquire(lapsed, lease=lease)
     assert await store.acquire(start) is None
     lost = await store.find_intent(lapsed.token)
     assert lost is not None

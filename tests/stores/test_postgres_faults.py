@@ -14,6 +14,7 @@ from nbsessions.stores.base import SessionStore
 from nbsessions.stores.postgres import PostgresSessionStore
 from support.postgres import FAST, Cluster, running_cluster, shared_cluster
 from support.proxy import Proxy, running_proxy
+from support.store_load import running_load
 from support.stores import Stores, ids
 from support.values import make_id, make_session, make_start
 
@@ -118,6 +119,23 @@ async def test_while_the_network_is_silent_lists_come_from_memory_and_writes_fai
     proxy.flow()
     after = await eventually_insert(store, "b")
     assert ids(await store.list_sessions()) == [session.session_id, after]
+
+
+async def test_nothing_is_lost_or_doubled_when_the_network_is_silent_for_half_a_minute(
+    stores: Stores, proxy: Proxy
+) -> None:
+    store = await stores.open()
+    async with running_load(store) as load:
+        await load.more()
+        proxy.stall()
+        await asyncio.sleep(30)
+        proxy.flow()
+        back = time.monotonic()
+        await load.more(1)
+        assert time.monotonic() - back < 5
+        await load.more()
+    assert load.slowest_list < LISTED_WITHIN
+    await load.check(stores)
 
 
 async def eventually_insert(store: SessionStore, path: str) -> str:

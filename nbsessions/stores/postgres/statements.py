@@ -85,7 +85,7 @@ INSERT_INTENT = """INSERT INTO nbsessions_intent
     VALUES (%s, %s, %s, %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING"""
 LOSE_STARTS = """UPDATE nbsessions_intent SET verb = 'lost' WHERE namespace = %s AND scope = %s
     AND left(document, 300) = left(%s, 300) AND document = %s
-    AND verb = 'start' AND lease_until < %s"""
+    AND verb = 'start' AND NOT lease_until BETWEEN %s AND %s"""
 RENEW_START = """UPDATE nbsessions_intent SET lease_until = %s
     WHERE token = %s AND verb = 'start'"""
 CLAIM_INTENT = """UPDATE nbsessions_intent SET owner = %s WHERE token = %s AND owner = %s"""

@@ -69,8 +69,9 @@ class PostgresTables(SQLTables):
         )
         self.changed[session.session_id] = session
 
-    def expire_starts(self, document: str, before: datetime) -> None:
-        self._execute(statements.LOSE_STARTS, *self._scope_key, document, document, before)
+    def expire_starts(self, document: str, first: datetime, last: datetime) -> None:
+        values = (*self._scope_key, document, document, first, last)
+        self._execute(statements.LOSE_STARTS, *values)
 
     def put_owner(self, owner: Owner) -> None:
         self._execute(

@@ -56,7 +56,7 @@ INSERT_INTENT = """INSERT OR IGNORE INTO nbsessions_intent
     (token, namespace, scope, document, verb, kernel_id, owner, lease_until)
     VALUES (?, ?, ?, ?, ?, ?, ?, ?)"""
 LOSE_STARTS = """UPDATE nbsessions_intent SET verb = 'lost' WHERE namespace = ? AND scope = ?
-    AND document = ? AND verb = 'start' AND lease_until < ?"""
+    AND document = ? AND verb = 'start' AND NOT lease_until BETWEEN ? AND ?"""
 RENEW_START = """UPDATE nbsessions_intent SET lease_until = ?
     WHERE token = ? AND verb = 'start'"""
 CLAIM_INTENT = """UPDATE nbsessions_intent SET owner = ? WHERE token = ? AND owner = ?"""

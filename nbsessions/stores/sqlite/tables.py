@@ -58,8 +58,9 @@ class SQLiteTables(SQLTables):
         self._execute(statements.UPDATE_SESSION, *values)
         self.changed[session.session_id] = session
 
-    def expire_starts(self, document: str, before: datetime) -> None:
-        self._execute(statements.LOSE_STARTS, *self._scope_key, document, timestamp(before))
+    def expire_starts(self, document: str, first: datetime, last: datetime) -> None:
+        values = (*self._scope_key, document, timestamp(first), timestamp(last))
+        self._execute(statements.LOSE_STARTS, *values)
 
     def put_owner(self, owner: Owner) -> None:
         self._execute(
