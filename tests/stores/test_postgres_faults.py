@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from nbsessions.errors import StoreUnavailable, StoreUncertain
@@ -16,7 +17,7 @@ from support.postgres import FAST, Cluster, running_cluster, shared_cluster
 from support.proxy import Proxy, running_proxy
 from support.store_load import running_load
 from support.stores import Stores, ids
-from support.values import make_id, make_session, make_start
+from support.values import make_id, make_owner, make_session, make_start
 
 pytestmark = [
     pytest.mark.parametrize("stores", ["postgres"], indirect=True),
@@ -100,6 +101,43 @@ async def test_connections_that_were_all_lost_are_replaced_at_once(
     )
     assert await store.list_intents() == []
     await store.ensure_intact()
+
+
+# Tables that are gone
+
+
+@pytest.mark.parametrize("shared", ["", "shared"])
+async def test_tables_that_somebody_removed_are_made_and_filled_again(
+    stores: Stores, shared: str
+) -> None:
+    owner = make_owner(shared_scope=shared)
+    store = await stores.open(owner)
+    session = await store.insert(make_session("a", scope=owner.scope))
+    remove_tables(stores)
+    await store.ensure_intact()
+    assert ids(await store.list_sessions()) == [session.session_id]
+    remove_tables(stores)
+    assert ids(await store.list_sessions()) == [session.session_id]
+    other = await store.insert(make_session("b", scope=owner.scope))
+    found = stores.rows("SELECT session_id FROM nbsessions_session ORDER BY seq")
+    assert [row[0] for row in found] == [session.session_id, other.session_id]
+
+
+async def test_without_one_of_its_tables_the_store_is_unavailable(stores: Stores) -> None:
+    store = await stores.open()
+    remove_tables(stores, "nbsessions_intent")
+    with pytest.raises(StoreUnavailable, match="nbsessions_intent"):
+        await store.acquire(make_start())
+    assert await store.list_sessions() == []
+
+
+def remove_tables(stores: Stores, pattern: str = "nbsessions_%") -> None:
+    select = (
+        "SELECT tablename FROM pg_tables WHERE tablename LIKE ? AND schemaname = current_schema"
+    )
+    tables = [str(row[0]) for row in stores.rows(select, pattern)]
+    with psycopg.connect(stores.url) as connection:
+        connection.execute(f"DROP TABLE {', '.join(tables)}")  # type: ignore[arg-type]
 
 
 # A silent network

@@ -21,6 +21,7 @@ from nbsessions.errors import (
     StoreUnusable,
 )
 from nbsessions.stores.postgres.statements import BEGIN
+from nbsessions.stores.sql.mark import StoreReverted
 
 _CONNECT_TIMEOUT = 3
 """Seconds that an attempt to connect to one host of the URL may take."""
@@ -173,7 +174,7 @@ class Database:
         if isinstance(error, psycopg.DataError):
             return InvalidRequest("text", f"cannot be stored: {_first_line(error)}")
         if isinstance(error, errors.UndefinedTable):
-            return StoreUnusable(f"{text}. A server creates the tables when it starts")
+            return StoreReverted(text)
         if isinstance(error, errors.InsufficientPrivilege):
             return StoreUnusable(text)
         if isinstance(error, psycopg.ProgrammingError):

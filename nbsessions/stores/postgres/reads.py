@@ -59,7 +59,12 @@ class Reads(CachedReads):
         """Renew the heartbeat. Return False if the database lacks what this server wrote."""
         values = (self._owner.owner_id, self._writer.mark.written)
         beat = statements.BEAT
-        return await self._run(lambda connection: connection.execute(beat, values).rowcount == 1)
+        try:
+            return await self._run(
+                lambda connection: connection.execute(beat, values).rowcount == 1
+            )
+        except StoreReverted:
+            return False
 
     async def find_endings(self, session_ids: Collection[str]) -> dict[str, Ending]:
         """See SessionStore.find_endings."""

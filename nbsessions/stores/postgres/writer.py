@@ -16,6 +16,7 @@ from nbsessions.stores.postgres.database import (
     Database,
     TimedConnection,
 )
+from nbsessions.stores.postgres.schema import migrate
 from nbsessions.stores.postgres.statements import LOCK_NAMESPACE, SELECT_WRITTEN
 from nbsessions.stores.postgres.transaction import PostgresTransaction
 from nbsessions.stores.sql.mark import Mark, StoreReverted
@@ -66,10 +67,11 @@ class Writer(BatchWriter[PostgresTransaction]):
                     self._restore()
                 return self._commit_once(jobs)
             except (StoreReverted, Conflict, ConnectionLost) as error:
-                if time.monotonic() > deadline:
+                is_reverted = isinstance(error, StoreReverted)
+                # What cannot be restored now is tried again with the next batch.
+                if time.monotonic() > deadline or (is_reverted and self._is_reverted):
                     raise
-                if isinstance(error, StoreReverted):
-                    self._is_reverted = True
+                self._is_reverted |= is_reverted
             time.sleep(random.uniform(0.0, pause))
             pause = min(2 * pause, _LAST_PAUSE)
             for job in jobs:
@@ -134,29 +136,32 @@ class Writer(BatchWriter[PostgresTransaction]):
 
     def _restore(self) -> None:
         """Write all sessions and intents of this server to the database again."""
-        with (
-            self._database.connection(_TRANSACTION_TIMEOUT) as connection,
-            self._database.transaction(connection),
-        ):
-            transaction = PostgresTransaction(connection, self._namespace, self._owner)
-            # Another server has removed this one's record, and undone its starts and stops.
-            is_forgotten = transaction.revision >= self.mark.revision
-            self._log.warning(
-                "The session store %s %s. This server writes its sessions to it again.",
-                self._database.name,
-                "no longer has a record of this server"
-                if is_forgotten
-                else "was restored to an earlier state",
-            )
-            if is_forgotten:
-                self._intents.clear()
-            transaction.raise_writes_over(self.mark.written)
-            transaction.restore(self._known_sessions(), self._intents.values())
-            transaction.record_write(0)
-            transaction.raise_revision()
+        with self._database.connection(_TRANSACTION_TIMEOUT) as connection:
+            migrate(connection)  # Somebody may have removed the tables, too.
+            with self._database.transaction(connection):
+                transaction = self._write_again(connection)
         self._generation += 1
         self.mark = Mark(transaction.writes, transaction.writes)
         self._is_reverted = False
+
+    def _write_again(self, connection: TimedConnection) -> PostgresTransaction:
+        transaction = PostgresTransaction(connection, self._namespace, self._owner)
+        # Another server has removed this one's record, and undone its starts and stops.
+        is_forgotten = transaction.revision >= self.mark.revision
+        self._log.warning(
+            "The session store %s %s. This server writes its sessions to it again.",
+            self._database.name,
+            "no longer has a record of this server"
+            if is_forgotten
+            else "was restored to an earlier state",
+        )
+        if is_forgotten:
+            self._intents.clear()
+        transaction.raise_writes_over(self.mark.written)
+        transaction.restore(self._known_sessions(), self._intents.values())
+        transaction.record_write(0)
+        transaction.raise_revision()
+        return transaction
 
     def _commit_last(self, last: Callable[[PostgresTransaction], None]) -> None:
         with (

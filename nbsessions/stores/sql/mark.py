@@ -8,10 +8,12 @@ from nbsessions.errors import StoreUnavailable
 
 
 class StoreReverted(StoreUnavailable):
-    """The store was restored to an earlier state, or it no longer has the owner's row."""
+    """The store was restored to an earlier state, or lacks the owner's row or the tables."""
 
-    def __init__(self) -> None:
-        super().__init__("the session store was restored to an earlier state. Try again")
+    def __init__(
+        self, text: str = "the session store was restored to an earlier state. Try again"
+    ) -> None:
+        super().__init__(text)
 
 
 @dataclass(frozen=True)
