@@ -11,7 +11,7 @@ import pytest
 from support.postgres import FAST, Cluster, running_cluster, running_standby
 from support.store_load import running_load
 from support.stores import Stores, ids
-from support.values import make_session, make_start
+from support.values import make_owner, make_session, make_start
 
 pytestmark = [
     pytest.mark.parametrize("stores", ["postgres"], indirect=True),
@@ -22,6 +22,7 @@ LISTED_WITHIN = 3.5
 """Seconds that a list may take on a busy machine while there is no primary."""
 RIGHT_WITHIN = 5.0 + LISTED_WITHIN
 """Seconds from the promotion of the standby to the next write, on a busy machine."""
+SHARED = "shared"
 ASYNCHRONOUS = {**FAST, "synchronous_commit": "on"}
 SYNCHRONOUS = {**ASYNCHRONOUS, "synchronous_standby_names": "*"}
 """A commit is acknowledged when the standby has it."""
@@ -90,3 +91,31 @@ async def test_what_a_late_standby_lacks_is_written_to_it_again(
     assert {intent.token for intent in await store.list_intents()} == {"stop", start.token}
     committed = await store.commit(start.token, make_session("d"))
     assert ids(await store.list_sessions()) == [*sessions, committed.session_id]
+
+
+@pytest.mark.parametrize("primary", [ASYNCHRONOUS], indirect=True)
+async def test_servers_of_one_scope_together_write_what_a_late_standby_lacks(
+    stores: Stores, primary: Cluster, standby: Cluster
+) -> None:
+    one, other = [await stores.open(make_owner(name, shared_scope=SHARED)) for name in ("1", "2")]
+    early = await one.insert(make_session("a", scope=SHARED))
+    await asyncio.to_thread(primary.wait_for, standby)
+    await asyncio.to_thread(standby.stop)
+    late = await one.insert(make_session("b", scope=SHARED))
+    replaced = await one.insert(make_session("c", scope=SHARED))
+    assert replaced in await other.list_sessions()
+    await asyncio.to_thread(primary.kill)
+    await asyncio.to_thread(standby.start)
+    await asyncio.to_thread(standby.promote)
+    new = await stores.open(make_owner("3", shared_scope=SHARED))
+    # It does not know that there was one.
+    instead = await new.attach(make_session("c", scope=SHARED))
+
+    for store in (one, other):
+        await store.ensure_intact()
+
+    sessions = [early.session_id, instead.session_id, late.session_id]
+    for store in (one, other, new):
+        assert ids(await store.list_sessions()) == sessions
+    rows = standby.execute("SELECT session_id FROM nbsessions_session ORDER BY seq")
+    assert [row[0] for row in rows] == sessions

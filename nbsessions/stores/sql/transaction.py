@@ -49,15 +49,20 @@ class SQLTransaction(Transaction, ABC):
     def restore(self, sessions: Iterable[Session], intents: Iterable[Intent]) -> None:
         """Replace this owner's rows in the store with the given sessions and intents.
 
-        In a shared scope, sessions are written only if there are none: others may have restored
-        them already, and changed them since.
+        In a shared scope, others may have restored sessions already and changed them since, or
+        started others for their documents. So only those that are missing are added.
         """
         self.register(self._owner)
-        if self._owner.shared_scope and self.tables.list_sessions():
-            sessions = ()
+        present: list[Session] = []
+        if self._owner.shared_scope:
+            present = self.tables.list_sessions()
         else:
             self.tables.clear()
+        known = {session.session_id for session in present}
+        documents = {session.document for session in present} - {None}
         for session in sessions:
+            if session.session_id in known or session.document in documents:
+                continue
             # An older copy of the store may have the session with an earlier owner.
             self.tables.delete_session_anywhere(session.session_id)
             self._add(session)
