@@ -12,12 +12,16 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
+import multiprocessing
 import statistics
 import sys
 import time
 from collections.abc import Awaitable, Callable
+from multiprocessing.queues import SimpleQueue
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
+import psutil
 import psycopg
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -76,9 +80,36 @@ async def measure(url: str, sessions: int, rounds: int) -> dict[str, float]:
     return {name: statistics.median(each) for name, each in times.items()}
 
 
-async def rate(url: str, servers: int, seconds: float) -> float:
+def rate(url: str, servers: int, seconds: float, processes: int = 1) -> float:
     """Return how many sessions these servers create in a second, each one after the other."""
-    stores = [(f"s{number}", await open_store(url, f"s{number}")) for number in range(servers)]
+    context = multiprocessing.get_context("spawn")
+    barrier = context.Barrier(processes)
+    counts = context.SimpleQueue()
+    workers = [
+        context.Process(
+            target=create_many,
+            args=(url, range(number, servers, processes), seconds, barrier, counts),
+        )
+        for number in range(processes)
+    ]
+    for worker in workers:
+        worker.start()
+    total = sum(counts.get() for _ in workers)
+    for worker in workers:
+        worker.join()
+    return total / seconds
+
+
+def create_many(
+    url: str, servers: range, seconds: float, barrier: Barrier, counts: SimpleQueue[int]
+) -> None:
+    """Create sessions in the stores of these servers, in one process."""
+    counts.put(asyncio.run(create_in_all(url, servers, seconds, barrier)))
+
+
+async def create_in_all(url: str, servers: range, seconds: float, barrier: Barrier) -> int:
+    stores = [(f"s{number}", await open_store(url, f"s{number}")) for number in servers]
+    await asyncio.to_thread(barrier.wait, 60)
     end = time.perf_counter() + seconds
 
     async def work(scope: str, store: PostgresSessionStore) -> int:
@@ -91,7 +122,7 @@ async def rate(url: str, servers: int, seconds: float) -> float:
     counts = await asyncio.gather(*(work(*each) for each in stores))
     for _, store in stores:
         store.close()
-    return sum(counts) / seconds
+    return sum(counts)
 
 
 def main() -> None:
@@ -99,11 +130,13 @@ def main() -> None:
     parser.add_argument("--namespaces", type=int, default=1000)
     parser.add_argument("--sessions", type=int, default=100, help="in each namespace")
     parser.add_argument("--servers", type=int, default=50)
+    parser.add_argument("--processes", type=int, default=4, help="that the servers are in")
+    parser.add_argument("--sync", type=float, default=10, help="milliseconds of the disk's sync")
     parser.add_argument("--rounds", type=int, default=200)
     options = parser.parse_args()
     with running_cluster(max_connections="400") as cluster:
         empty, full = cluster.make_schema(), cluster.make_schema()
-        asyncio.run(rate(full, 1, 0.1))  # makes the tables
+        rate(full, 1, 0.1)  # makes the tables
         with psycopg.connect(full) as connection:
             connection.execute(FILL, (options.namespaces, options.sessions))
             connection.execute(FILL_KERNELS)
@@ -116,9 +149,16 @@ def main() -> None:
                 f"{name:12} empty {milliseconds:6.2f} ms   full {after[name]:6.2f} ms   "
                 f"ratio {after[name] / milliseconds:4.2f}"
             )
-        one = asyncio.run(rate(cluster.make_schema(), 1, 5.0))
-        many = asyncio.run(rate(cluster.make_schema(), options.servers, 5.0))
-        print(f"creates a second: 1 server {one:.0f}, {options.servers} servers {many:.0f}")
+    # commit_delay makes each commit wait as for a slow disk. Commits that wait share one sync.
+    slow = {"commit_delay": str(int(options.sync * 1000)), "commit_siblings": "0"}
+    with running_cluster(max_connections="400", **slow) as cluster:
+        one = rate(cluster.make_schema(), 1, 5.0)
+        psutil.cpu_percent()
+        many = rate(cluster.make_schema(), options.servers, 5.0, options.processes)
+        print(
+            f"creates a second: 1 server {one:.0f}, {options.servers} servers {many:.0f} (ratio "
+            f"{many / one:.1f}); processors busy {psutil.cpu_percent():.0f} %"
+        )
 
 
 if __name__ == "__main__":
