@@ -45,7 +45,7 @@ async def test_a_role_that_may_not_create_tables_uses_those_of_another(stores: S
 
 async def test_a_role_that_may_not_create_tables_is_told_who_can(stores: Stores) -> None:
     use_role(stores)
-    with pytest.raises(StoreUnusable, match="Start a server once with a role that may"):
+    with pytest.raises(StoreUnusable, match="Run `jupyter nbsessions database migrate`"):
         await stores.open()
 
 

@@ -142,6 +142,14 @@ def list_sessions() -> list[Session]:
     return list(_loop.run_until_complete(_store.list_sessions()))
 
 
+def insert_and_list(scope: str, count: int) -> int:
+    """Insert sessions, list them after each one, and return how many are listed."""
+    for number in range(count):
+        insert(make_session(f"{number}", scope=scope))
+        assert len(list_sessions()) == number + 1
+    return len(list_sessions())
+
+
 def close_store(running: Collection[str] = ()) -> None:
     assert _store is not None
     _store.close(running)

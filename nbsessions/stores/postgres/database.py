@@ -6,7 +6,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from typing import Any, ClassVar
 
 import psycopg
@@ -16,6 +16,7 @@ from psycopg_pool import ConnectionPool, PoolClosed, PoolTimeout
 
 from nbsessions.errors import (
     InvalidRequest,
+    StoreError,
     StoreUnavailable,
     StoreUncertain,
     StoreUnusable,
@@ -74,20 +75,24 @@ class Database:
         self.name = _name(settings)
         """Where the database is, for messages."""
         self._failures: deque[psycopg.Error] = deque(maxlen=1)
+        self._kind: type[TimedConnection] = type(
+            "Connection", (TimedConnection,), {"failures": self._failures}
+        )
+        self._parameters: dict[str, Any] = {
+            "connect_timeout": str(_CONNECT_TIMEOUT),
+            "application_name": "nbsessions",
+            "keepalives_idle": "30",
+            "keepalives_interval": "10",
+            "keepalives_count": "3",
+            **settings,
+            "autocommit": True,
+            # Poolers give each transaction another connection, which lacks what the last one has
+            # prepared.
+            "prepare_threshold": None,
+        }
         self._pool: ConnectionPool[TimedConnection] = ConnectionPool(
-            kwargs={
-                "connect_timeout": str(_CONNECT_TIMEOUT),
-                "application_name": "nbsessions",
-                "keepalives_idle": "30",
-                "keepalives_interval": "10",
-                "keepalives_count": "3",
-                **settings,
-                "autocommit": True,
-                # Poolers give each transaction another connection, which lacks what the last one
-                # has prepared.
-                "prepare_threshold": None,
-            },
-            connection_class=type("Connection", (TimedConnection,), {"failures": self._failures}),
+            kwargs=self._parameters,
+            connection_class=self._kind,
             min_size=1,
             max_size=_LARGEST_POOL,
             # A new attempt to connect begins with the next request, not after a long pause.
@@ -135,6 +140,23 @@ class Database:
             raise self.error(error) from error
 
     @contextmanager
+    def single_connection(self, timeout: float) -> Iterator[TimedConnection]:
+        """Yield a new connection outside of the pool, which need not be open.
+
+        Its operations end within ``timeout`` seconds. A password is tried only once. Raises
+        StoreError instead of psycopg.Error.
+        """
+        try:
+            with closing(self._kind.connect(**self._parameters)) as connection:
+                connection.deadline = time.monotonic() + timeout
+                yield connection
+        except psycopg.Error as error:
+            known = self.error(error)
+            if not isinstance(known, StoreError):
+                known = StoreUnusable(self._problem(error))
+            raise known from error
+
+    @contextmanager
     def transaction(self, connection: TimedConnection) -> Iterator[None]:
         """Run the body in one transaction. Roll it back when the body raises an error.
 
@@ -168,7 +190,7 @@ class Database:
 
     def error(self, error: Exception, connection: Connection | None = None) -> Exception:
         """Return the SessionError for an error of psycopg, or the error itself if it is a bug."""
-        text = f"the session store {self.name} cannot be used: {_first_line(error)}"
+        text = self._problem(error)
         if isinstance(error, (errors.SerializationFailure, errors.DeadlockDetected)):
             return Conflict(text)
         if isinstance(error, psycopg.DataError):
@@ -182,6 +204,9 @@ class Database:
         if connection is not None and connection.broken:
             return ConnectionLost(text)
         return StoreUnavailable(text)
+
+    def _problem(self, error: Exception) -> str:
+        return f"the session store {self.name} cannot be used: {_first_line(error)}"
 
 
 def _first_line(error: Exception) -> str:

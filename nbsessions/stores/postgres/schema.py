@@ -2,9 +2,40 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from psycopg import Connection, errors
 
 from nbsessions.errors import StoreTooNew, StoreUnusable
+
+MEMBERS = "nbsessions_member"
+"""The table that says which role may use which namespaces."""
+
+ISOLATED = (
+    "nbsessions_namespace",
+    "nbsessions_owner",
+    "nbsessions_intent",
+    "nbsessions_session",
+    "nbsessions_ending",
+    "nbsessions_kernel",
+)
+"""The tables with a namespace, in an order in which they can be locked without a deadlock.
+
+Each write of a server begins with the first one.
+"""
+
+
+def _for_operators(table: str) -> str:
+    return f"""CREATE POLICY nbsessions_operators ON {table} USING (
+        (SELECT pg_catalog.pg_has_role(current_user, relowner, 'USAGE')
+        FROM pg_catalog.pg_class WHERE oid = '{table}'::regclass))"""
+
+
+def _for_members(table: str) -> str:
+    return f"""CREATE POLICY nbsessions_members ON {table}
+        USING (namespace IN (SELECT namespace FROM {MEMBERS} WHERE member = current_user))
+        WITH CHECK (namespace IN (SELECT namespace FROM {MEMBERS} WHERE member = current_user))"""
+
 
 MIGRATIONS: tuple[tuple[str, ...], ...] = (
     (
@@ -82,14 +113,26 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         )""",
         """CREATE INDEX nbsessions_kernel_namespace ON nbsessions_kernel (namespace)""",
     ),
+    (
+        f"""CREATE TABLE {MEMBERS} (
+            member name NOT NULL,
+            namespace text COLLATE "C" NOT NULL,
+            PRIMARY KEY (member, namespace)
+        )""",
+        # The policies have no effect until row-level security is enabled (see grants.py).
+        *(policy(table) for table in ISOLATED for policy in (_for_operators, _for_members)),
+        _for_operators(MEMBERS),
+        f"""CREATE POLICY nbsessions_members ON {MEMBERS} FOR SELECT
+            USING (member = current_user)""",
+    ),
 )
 """One entry per schema version. An entry that has been released is never edited."""
 
 OLDEST_COMPATIBLE = 1
 """The lowest schema version whose code can work with a database of the newest version."""
 
-_LOCK = 7_307_218_412_950_271
-"""The number of the advisory lock that migrations hold. Chosen at random."""
+LOCK = 7_307_218_412_950_271
+"""The number of the advisory lock that migrations and grants hold. Chosen at random."""
 
 # to_regclass() could answer from a cache that lacks what another server has just created.
 _HAS_META = """SELECT EXISTS (SELECT 1 FROM pg_catalog.pg_class
@@ -100,20 +143,31 @@ _PUT_META = """INSERT INTO nbsessions_meta (key, value) VALUES (%s, %s)
     ON CONFLICT (key) DO UPDATE SET value = excluded.value"""
 
 
-def migrate(connection: Connection) -> None:
+class Meta(NamedTuple):
+    """The versions in a database."""
+
+    schema: int
+    """The version of our tables, or 0 if there are none."""
+    oldest_compatible: int
+    """See OLDEST_COMPATIBLE."""
+
+
+def migrate(connection: Connection) -> tuple[int, int]:
     """Migrate the database to the newest schema, in one transaction.
 
     Does nothing if it has that schema already, so a role that may not create tables can use it.
     A database of a newer release is used as it is if that release has marked it as compatible, so
     that servers of two releases can share it. Any number of servers may call this at once.
 
-    Raises StoreTooNew, StoreUnusable if this role may not create the tables, psycopg.Error.
+    Returns the versions before and after. Raises StoreTooNew, StoreUnusable if this role may not
+    create the tables, psycopg.Error.
     """
-    if read_version(connection) >= len(MIGRATIONS):
-        return
+    version = read_version(connection)
+    if version >= len(MIGRATIONS):
+        return version, version
     try:
         with connection.transaction():
-            connection.execute(_LOCK_MIGRATIONS, (_LOCK,))
+            connection.execute(_LOCK_MIGRATIONS, (LOCK,))
             version = read_version(connection)
             for statements in MIGRATIONS[version:]:
                 for statement in statements:
@@ -121,22 +175,29 @@ def migrate(connection: Connection) -> None:
             if version < len(MIGRATIONS):
                 connection.execute(_PUT_META, ("schema", len(MIGRATIONS)))
                 connection.execute(_PUT_META, ("oldest_compatible", OLDEST_COMPATIBLE))
-    except errors.InsufficientPrivilege as error:
+    except (errors.InsufficientPrivilege, errors.InvalidSchemaName) as error:
         raise StoreUnusable(
-            "the database lacks tables of this release, and this role may not create them. Start "
-            "a server once with a role that may, such as the owner of the database"
+            "the database lacks tables of this release, and this role may not create them. Run "
+            "`jupyter nbsessions database migrate` as the owner of the database"
         ) from error
+    return version, max(version, len(MIGRATIONS))
 
 
 def read_version(connection: Connection) -> int:
     """Return the version of our tables, or 0 if there are none. Raises StoreTooNew."""
-    if not connection.execute(_HAS_META).fetchone()[0]:  # type: ignore[index]
-        return 0
-    meta: dict[str, int] = dict(connection.execute(_SELECT_META).fetchall())
-    version = meta.get("schema", 0)
-    if meta.get("oldest_compatible", 0) > len(MIGRATIONS):
+    meta = read_meta(connection)
+    if meta.oldest_compatible > len(MIGRATIONS):
         raise StoreTooNew(
-            f"the session store has schema {version}, but this release of nbsessions reads only "
-            f"schemas up to {len(MIGRATIONS)}. Upgrade nbsessions, or configure another database"
+            f"the session store has schema {meta.schema}, but this release of nbsessions reads "
+            f"only schemas up to {len(MIGRATIONS)}. Upgrade nbsessions, or configure another "
+            "database"
         )
-    return version
+    return meta.schema
+
+
+def read_meta(connection: Connection) -> Meta:
+    """Return the versions in the database, even if this release cannot use it."""
+    if not connection.execute(_HAS_META).fetchone()[0]:  # type: ignore[index]
+        return Meta(0, 0)
+    meta: dict[str, int] = dict(connection.execute(_SELECT_META).fetchall())
+    return Meta(meta.get("schema", 0), meta.get("oldest_compatible", 0))

@@ -1,0 +1,97 @@
+"""The rights of roles: those that servers need, and no sight of other namespaces.
+
+Row-level security separates the roles. The policies are in the schema.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from psycopg import Connection
+from psycopg.sql import SQL, Composed, Identifier, Literal
+
+from nbsessions.errors import StoreUnusable
+from nbsessions.stores.postgres.schema import ISOLATED, LOCK, MEMBERS, MIGRATIONS, read_version
+
+# Two grants on one table at once would fail.
+_LOCK_GRANTS = SQL("SELECT pg_advisory_xact_lock({lock})")
+_ALLOW_SCHEMA = SQL("GRANT USAGE ON SCHEMA {schema} TO {role}")
+_ALLOW_READING = SQL("GRANT SELECT ON TABLE {table} TO {role}")
+_ALLOW_WRITING = SQL("GRANT SELECT, INSERT, UPDATE, DELETE ON TABLE {table} TO {role}")
+_ADD_MEMBER = SQL("""INSERT INTO {members} (member, namespace) VALUES ({name}, {namespace})
+    ON CONFLICT DO NOTHING""")
+_ISOLATE = SQL("ALTER TABLE {table} ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
+
+_SELECT_PLACE = """SELECT nspname::text, relowner, pg_has_role(relowner, 'USAGE')
+    FROM pg_catalog.pg_class JOIN pg_catalog.pg_namespace ON pg_namespace.oid = relnamespace
+    WHERE relname = %s AND pg_catalog.pg_table_is_visible(pg_class.oid)"""
+_SELECT_ROLE = """SELECT rolsuper OR rolbypassrls, pg_has_role(oid, %s::oid, 'MEMBER')
+    FROM pg_catalog.pg_roles WHERE rolname = %s"""
+_SELECT_OPEN = """SELECT relname::text FROM pg_catalog.pg_class
+    JOIN pg_catalog.pg_namespace ON pg_namespace.oid = relnamespace
+    WHERE nspname = %s AND relname = ANY(%s) AND NOT (relrowsecurity AND relforcerowsecurity)"""
+
+
+def grant_statements(
+    connection: Connection, namespace: str, role: str, *, apply: bool
+) -> Sequence[Composed]:
+    """Return the statements that let a role use a namespace and see no others.
+
+    They belong into one transaction, and may be run again. With ``apply``, this role must be able
+    to run them. Raises StoreUnusable, and StoreTooNew.
+    """
+    place = connection.execute(_SELECT_PLACE, (MEMBERS,)).fetchone()
+    if place is None or read_version(connection) < len(MIGRATIONS):
+        raise StoreUnusable(
+            "the database lacks tables of this release. Run `jupyter nbsessions database migrate`"
+        )
+    schema, owner, is_operator = place
+    _check_role(connection, role, owner)
+    if apply and not is_operator:
+        raise StoreUnusable(
+            f"the role {connection.info.user!r} does not own the tables, so it cannot grant "
+            "rights. Connect as their owner"
+        )
+    open_tables = connection.execute(_SELECT_OPEN, (schema, [*ISOLATED, MEMBERS])).fetchall()
+    return _statements(schema, namespace, role, {name for (name,) in open_tables})
+
+
+def _check_role(connection: Connection, role: str, owner: int) -> None:
+    """Raise StoreUnusable if row-level security cannot isolate the role."""
+    found = connection.execute(_SELECT_ROLE, (owner, role)).fetchone()
+    if found is None:
+        raise StoreUnusable(f"the database has no role {role!r}. Create it first (CREATE ROLE)")
+    is_above, is_operator = found
+    if is_above:
+        raise StoreUnusable(
+            f"the role {role!r} is a superuser or has BYPASSRLS, so nothing isolates it"
+        )
+    if is_operator:
+        raise StoreUnusable(
+            f"the role {role!r} owns the tables, or is a member of the role that does, so it sees "
+            "all namespaces"
+        )
+
+
+def _statements(
+    schema: str, namespace: str, role: str, open_tables: set[str]
+) -> Sequence[Composed]:
+    # Altering a table waits for all servers, so leave those alone that are isolated already.
+    isolated = [table for table in (*ISOLATED, MEMBERS) if table in open_tables]
+    grantee = Identifier(role)
+    return [
+        _LOCK_GRANTS.format(lock=Literal(LOCK)),
+        _ALLOW_SCHEMA.format(schema=Identifier(schema), role=grantee),
+        *(
+            _ALLOW_READING.format(table=Identifier(schema, table), role=grantee)
+            for table in ("nbsessions_meta", MEMBERS)
+        ),
+        *(
+            _ALLOW_WRITING.format(table=Identifier(schema, table), role=grantee)
+            for table in ISOLATED
+        ),
+        _ADD_MEMBER.format(
+            members=Identifier(schema, MEMBERS), name=Literal(role), namespace=Literal(namespace)
+        ),
+        *(_ISOLATE.format(table=Identifier(schema, table)) for table in isolated),
+    ]
