@@ -19,7 +19,8 @@
         ├── StoreUncertain      it is not known whether a commit succeeded
         ├── StoreDamaged        the file is not a usable database
         ├── StoreUnsupported    the file system lacks what a store needs
-        └── StoreTooNew         the file was written by a newer release
+        ├── StoreTooNew         the file was written by a newer release
+        └── MoveRefused         what a store has cannot be moved to another one
 """
 
 from __future__ import annotations
@@ -159,3 +160,7 @@ class StoreUnsupported(StoreError):
 
 class StoreTooNew(StoreError):
     """A newer release wrote the file or the database, and this one cannot read it."""
+
+
+class MoveRefused(StoreError):
+    """What a store has cannot be moved to another one. Nothing was moved."""

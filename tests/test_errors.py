@@ -30,6 +30,7 @@ EXAMPLES = [
     (errors.StoreTooNew("newer"), 503),
     (errors.StoreUnsupported("no locks"), 503),
     (errors.StoreUnusable("forbidden"), 503),
+    (errors.MoveRefused("in use"), 503),
 ]
 
 

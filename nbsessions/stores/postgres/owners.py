@@ -19,6 +19,9 @@ Two machines, or containers on them, may have the same name. An owner that is al
 heartbeats a minute.
 """
 
+SILENT_AFTER = timedelta(minutes=1)
+"""How long ago the last heartbeat of an owner that is alive may be. There is one every 15 s."""
+
 
 class OtherOwner(NamedTuple):
     """A row of another owner, with the columns of SELECT_OTHER_OWNERS."""
@@ -41,10 +44,21 @@ class OtherOwner(NamedTuple):
         """
         if self.stopped:
             return True
-        if self.boot_id and self.boot_id == observer.boot_id:
-            gone = has_ended(self.process)
-            if gone is not None:
-                return gone
-        elif self.boot_id and observer.boot_id and self.host == observer.host:
+        gone = self._has_ended(observer)
+        if gone is not None:
+            return gone
+        rebooted = self.boot_id and observer.boot_id and self.boot_id != observer.boot_id
+        if rebooted and self.host == observer.host:
             return self.silent > REBOOTED_AFTER
         return self.silent > (SHARING_KEPT_FOR if self.shares else SILENT_KEPT_FOR)
+
+    def is_live(self, observer: Owner) -> bool:
+        """Return whether the owner runs on this machine, or sent a heartbeat a moment ago."""
+        if self.is_dead(observer):
+            return False
+        return self._has_ended(observer) is False or self.silent <= SILENT_AFTER
+
+    def _has_ended(self, observer: Owner) -> bool | None:
+        """Return whether its process has ended, or None if it cannot be seen here."""
+        on_this_boot = self.boot_id and self.boot_id == observer.boot_id
+        return has_ended(self.process) if on_this_boot else None

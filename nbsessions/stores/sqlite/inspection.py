@@ -107,8 +107,8 @@ class StoreCondition:
 def read_contents(path: Path) -> StoreContents:
     """Return the contents of the file. Raises StoreError."""
     path = real_path(path)
-    with _opened(path) as connection:
-        if _schema(connection) == 0:
+    with opened(path) as connection:
+        if schema_of(connection) == 0:
             return StoreContents()
         observer, rows = new_owner(), RowReader(path, _LOG)
         return StoreContents(
@@ -133,9 +133,9 @@ def is_there(path: Path) -> bool:
 def examine(path: Path) -> StoreCondition:
     """Check the whole file. Raises StoreError when the file cannot be read."""
     path = real_path(path)
-    with _opened(path) as connection:
+    with opened(path) as connection:
         verdict: str = connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
-        schema, whole = _schema(connection), verdict == "ok"
+        schema, whole = schema_of(connection), verdict == "ok"
         return StoreCondition(
             schema=schema,
             is_stock=is_stock_file(connection),
@@ -146,7 +146,8 @@ def examine(path: Path) -> StoreCondition:
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[sqlite3.Connection]:
+def opened(path: Path) -> Iterator[sqlite3.Connection]:
+    """Yield a connection that reads one state of the file. Raises StoreError."""
     try:
         with _parameters(path) as parameters:
             connection = sqlite3.connect(
@@ -226,7 +227,7 @@ def _write_lock(path: Path) -> Iterator[None]:
         lock.close()
 
 
-def _schema(connection: sqlite3.Connection) -> int:
+def schema_of(connection: sqlite3.Connection) -> int:
     """Return the version of our tables. Raises StoreTooNew."""
     if connection.execute(_SELECT_TABLE, ("nbsessions_meta",)).fetchone() is None:
         return 0

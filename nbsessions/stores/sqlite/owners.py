@@ -44,6 +44,11 @@ def is_dead(row: sqlite3.Row, observer: Owner, database: Path, rows: RowReader) 
     return _silent_for(row, rows) > SILENT_KEPT_FOR
 
 
+def holds_lock(database: Path, owner_id: str) -> bool:
+    """Return whether the owner certainly runs, because it holds its lock."""
+    return _lock_is_free(lock_path(database, owner_id)) is False
+
+
 def is_abandoned(row: sqlite3.Row, database: Path, rows: RowReader) -> bool:
     """Return whether the owner has been silent for so long that its rows can be removed."""
     if _silent_for(row, rows) <= ABANDONED_AFTER:
