@@ -6,9 +6,9 @@ import contextlib
 import sys
 
 from nbsessions._version import __version__
-from nbsessions.cli.command import Command
+from nbsessions.cli.database_command import DatabaseCommand
+from nbsessions.cli.dispatcher import Dispatcher
 from nbsessions.cli.doctor_command import DoctorCommand
-from nbsessions.cli.errors import CommandError
 from nbsessions.cli.list_command import ListCommand
 from nbsessions.cli.show_command import ShowCommand
 from nbsessions.cli.stop_command import StopCommand
@@ -18,23 +18,17 @@ _SUBCOMMANDS = {
     "show": (ShowCommand, "Show everything known about one session."),
     "stop": (StopCommand, "End sessions, or kernels whose server is dead."),
     "doctor": (DoctorCommand, "Look for anything that keeps sessions and kernels from surviving."),
+    "database": (DatabaseCommand, "Migrate, check, share or move a database of sessions."),
 }
 
 
-class SessionsCommand(Command):
+class SessionsCommand(Dispatcher):
     """``jupyter nbsessions``: dispatches to its subcommands."""
 
     name = "jupyter-nbsessions"
     version = __version__
     description = "List, inspect and end notebook sessions, with or without a running server."
     subcommands = _SUBCOMMANDS
-
-    def start(self) -> None:
-        """Run the subcommand given on the command line."""
-        if self.subapp is None:
-            super().start()
-        else:
-            self.subapp.start()
 
     def print_help(self, classes: bool = False) -> None:
         """Print the help. With ``classes``, add the settings of servers.
@@ -48,13 +42,6 @@ class SessionsCommand(Command):
 
                 self.classes = [*self.classes, SurvivingKernels]
         super().print_help(classes)
-
-    def run(self) -> int:
-        """Print the help, since no subcommand was given."""
-        if self.extra_args:
-            raise CommandError(f"there is no subcommand {self.extra_args[0]!r}, see --help")
-        self.print_help()
-        return 1
 
 
 def main() -> None:

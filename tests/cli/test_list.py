@@ -513,7 +513,7 @@ def test_show_takes_one_name(server: Server, cli: CommandLine, arguments: list[s
 def test_without_a_subcommand_there_is_help(server: Server, cli: CommandLine) -> None:
     ran = cli()
     assert ran.status == 1
-    for subcommand in ("list", "show", "stop", "doctor"):
+    for subcommand in ("list", "show", "stop", "doctor", "database"):
         assert subcommand in ran.out
 
 

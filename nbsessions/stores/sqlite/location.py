@@ -28,4 +28,9 @@ def default_file(folder: Path) -> Path:
 
 def store_from_url(url: str, *, namespace: str, log: logging.Logger) -> SQLiteSessionStore:
     """Return a store for ``sqlite:///absolute/path``."""
-    return SQLiteSessionStore(Path(unquote(urlsplit(url).path)), namespace, log=log)
+    return SQLiteSessionStore(path_from_url(url), namespace, log=log)
+
+
+def path_from_url(url: str) -> Path:
+    """Return the path in ``sqlite:///absolute/path``."""
+    return Path(unquote(urlsplit(url).path))

@@ -1,0 +1,1 @@
+"""The subcommands of ``jupyter nbsessions database``, for operators."""

@@ -1,0 +1,59 @@
+"""``jupyter nbsessions database grant``."""
+
+from __future__ import annotations
+
+import sys
+
+from traitlets import Bool, TraitError
+
+from nbsessions.cli.command import FLAGS
+from nbsessions.cli.database.subcommand import DatabaseSubcommand
+from nbsessions.cli.errors import CommandError
+from nbsessions.cli.output import plain
+from nbsessions.errors import SessionError
+
+_FLAGS = {
+    **FLAGS,
+    "apply": ({"GrantCommand": {"apply": True}}, "Run the statements, instead of printing them."),
+}
+
+
+class GrantCommand(DatabaseSubcommand):
+    """Isolates a role to a namespace."""
+
+    name = "jupyter-nbsessions-database-grant"
+    description = """Print the SQL that lets a role of the database use a namespace: it gives the
+    role the rights that servers need, adds it to the table nbsessions_member and enables row-level
+    security for all tables. Then each role sees and changes only the rows of its own namespaces,
+    whatever it sends to the database. The owner of the tables sees all. From then on, a role
+    without any namespace sees nothing.
+
+    The role must exist, and must not be the owner of the tables or a superuser. Run the command
+    again for each namespace of the role. The statements may be run again, too. Pipe them to psql
+    as the owner of the tables, or use --apply.
+    """
+    examples = """
+jupyter nbsessions database grant hub.example.org/ada/ ada
+jupyter nbsessions database grant hub.example.org/ada/ ada --apply
+"""
+    flags = _FLAGS
+
+    apply = Bool(False, help="Whether to run the statements.").tag(config=True)
+
+    def run(self) -> int:
+        """Print the statements, or run them."""
+        if len(self.extra_args) != 2:
+            raise CommandError("`database grant` takes two arguments: NAMESPACE ROLE")
+        namespace, role = self.extra_args
+        database = self.database()
+        try:
+            script = database.grant(namespace, role, apply=self.apply)
+        except (SessionError, TraitError) as error:
+            raise CommandError(str(error)) from error
+        if self.apply:
+            done = f"{database.name}: the role {role!r} can use the namespace {namespace!r}"
+            self.out.print(plain(done))
+        else:
+            # Unlike the console, this wraps no lines.
+            sys.stdout.write(script)
+        return 0
