@@ -32,6 +32,7 @@ from nbsessions.plugins import (
     check_plugin,
     is_remote,
     kernel_provider_factory,
+    scheme_of,
     store_factory,
 )
 from nbsessions.service import ServiceOpening, SessionService
@@ -108,7 +109,7 @@ class AsyncSessionManager(LoggingConfigurable):
     def _validate_store_url(self, proposal: Any) -> str:
         value: str = proposal["value"]
         if value:
-            check_plugin("store_url", STORES, value.partition(":")[0])
+            check_plugin("store_url", STORES, scheme_of(value))
         return value
 
     @validate("kernel_provider")

@@ -86,6 +86,12 @@ def process_key(pid: int) -> str:
     return f"{pid_namespace()} {pid} {process_started(pid)}"
 
 
+def pid_of(key: str) -> int:
+    """Return the process id in a key that ``process_key`` has made, or 0 in another text."""
+    pid = key.partition(" ")[2].partition(" ")[0]
+    return int(pid) if pid.isdecimal() else 0
+
+
 def has_ended(key: str) -> bool | None:
     """Return whether the process of this boot has ended, or None if it cannot be seen here."""
     namespace, _, process = key.partition(" ")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable
 from importlib.metadata import entry_points
 from typing import Any, Protocol
@@ -11,9 +12,13 @@ from traitlets import TraitError
 
 from nbsessions.kernels.base import KernelHost, KernelProvider
 from nbsessions.stores.base import SessionStore
+from nbsessions.stores.inspection import StoreInspection
 
 STORES = "nbsessions.stores"
+INSPECTIONS = "nbsessions.store_inspections"
 KERNEL_PROVIDERS = "nbsessions.kernel_providers"
+
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(?=:)")
 
 
 class StoreFactory(Protocol):
@@ -28,9 +33,37 @@ class StoreFactory(Protocol):
         """Return a store that is not open yet."""
 
 
+class InspectionFactory(Protocol):
+    """An object behind an ``nbsessions.store_inspections`` entry point: a URL scheme."""
+
+    def __call__(self, url: str) -> StoreInspection:
+        """Return an inspection that has not connected yet. Raises TraitError."""
+
+
+def scheme_of(url: str) -> str:
+    """Return the scheme of a store's URL. Raises TraitError, without the text, if it has none."""
+    scheme = _SCHEME.match(url)
+    if scheme is None:
+        # Do not repeat any of it. It may be the settings of a database, with a password.
+        raise TraitError("`store_url`: must be a URL, such as sqlite:///absolute/path")
+    return scheme[0]
+
+
 def store_factory(url: str) -> StoreFactory:
     """Return the factory for the URL's scheme. Raises TraitError for an unknown scheme."""
-    factory: StoreFactory = _load("store_url", STORES, url.partition(":")[0])
+    factory: StoreFactory = _load("store_url", STORES, scheme_of(url))
+    return factory
+
+
+def inspection_factory(url: str) -> InspectionFactory | None:
+    """Return the factory for the URL's scheme, or None if such stores cannot be inspected.
+
+    Raises TraitError if a package that it needs cannot be imported.
+    """
+    scheme = scheme_of(url)
+    if not entry_points(group=INSPECTIONS, name=scheme):
+        return None
+    factory: InspectionFactory = _load("store_url", INSPECTIONS, scheme)
     return factory
 
 

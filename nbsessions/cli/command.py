@@ -11,7 +11,7 @@ from typing import Any
 from jupyter_core.application import JupyterApp
 from jupyter_core.paths import jupyter_runtime_dir
 from rich.console import Console
-from traitlets import Bool
+from traitlets import Bool, Unicode
 from traitlets.config import Configurable
 from traitlets.config.application import Application
 
@@ -20,16 +20,25 @@ from nbsessions.cli.configuration import CONFIG_NAMES, store_location
 from nbsessions.cli.errors import CommandError
 from nbsessions.cli.output import make_console, plain
 from nbsessions.cli.overview import Overview
+from nbsessions.stores.inspection import StoreInspection
 
 _INTERRUPTED = 130
 
 FLAGS: dict[str, Any] = {
     "debug": ({"Application": {"log_level": logging.DEBUG}}, "Log debug messages, too.")
 }
-_ALIASES = {"log-level": "Application.log_level", "config": "JupyterApp.config_file"}
+ALIASES = {"log-level": "Application.log_level", "config": "JupyterApp.config_file"}
+_ALIASES = {**ALIASES, "store": "Command.store"}
 _CLASSES: list[type[Configurable]] = [AsyncSessionManager]
 JSON_FLAG: dict[str, Any] = {
     "json": ({"Command": {"json": True}}, "Write JSON for programs instead of a table.")
+}
+ALL_NAMESPACES_FLAG: dict[str, Any] = {
+    "all-namespaces": (
+        {"Command": {"all_namespaces": True}},
+        "Include the sessions of all servers that share the store, not only those of the "
+        "configured namespace.",
+    )
 }
 
 
@@ -41,6 +50,12 @@ class Command(JupyterApp):
     classes = _CLASSES
 
     json = Bool(False, help="Whether to write JSON.").tag(config=True)
+    all_namespaces = Bool(False, help="Whether to include all namespaces.").tag(config=True)
+    store = Unicode(
+        help="""The URL of the session store, as in c.AsyncSessionManager.store_url, which it
+        overrides. Others on this machine can see what is on the command line, so put passwords
+        where libpq looks for them: in PGPASSWORD, or in the file that PGPASSFILE names."""
+    ).tag(config=True)
 
     @cached_property
     def out(self) -> Console:
@@ -74,17 +89,22 @@ class Command(JupyterApp):
 
     def overview(self) -> Overview:
         """Return the overview, and print what could not be found out."""
-        try:
-            location = store_location(self)
-        except CommandError as error:
-            self.say(f"The session store is configured wrongly: {error}")
-            file = None
-        else:
-            file = location.file
-        overview = Overview(self.runtime_path, file, log=self.log)
+        overview = Overview(self.runtime_path, *self._readable(), log=self.log)
         for notice in overview.notices:
             self.say(notice[:1].upper() + notice[1:])
         return overview
+
+    def _readable(self) -> tuple[StoreInspection | None, str | None]:
+        """Return the store to read, and the namespace or None for all, and say what is wrong."""
+        try:
+            location = store_location(self, self.store)
+        except CommandError as error:
+            self.say(f"The session store is configured wrongly: {error}")
+            return None, None
+        if location.problem is None or self.all_namespaces:
+            return location.inspection, None if self.all_namespaces else location.namespace
+        self.say(f"The sessions in {location.label} are not known: {location.problem}")
+        return None, None
 
     @property
     def runtime_path(self) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,11 @@ from traitlets.utils.importstring import import_item
 
 from nbsessions.async_sessionmanager import AsyncSessionManager
 from nbsessions.cli.errors import CommandError
-from nbsessions.stores.sqlite.location import store_from_url
+from nbsessions.plugins import inspection_factory, is_remote, scheme_of, store_factory
+from nbsessions.stores.base import SessionStore
+from nbsessions.stores.inspection import StoreInspection
+from nbsessions.stores.memory import MemorySessionStore
+from nbsessions.stores.sqlite.inspection import SQLiteInspection
 from nbsessions.stores.sqlite.repair import real_path
 
 CONFIG_NAMES = (
@@ -31,11 +36,24 @@ class StoreLocation:
     """Where sessions are kept."""
 
     label: str
-    file: Path | None
-    """None for a store that is not an SQLite file."""
-    private_folder: bool = False
-    """Whether the folder belongs to nbsessions alone."""
+    inspection: StoreInspection | None
+    """None for a store that cannot be read from here."""
     is_memory: bool = False
+    namespace: str | None = None
+    """The configured namespace of a remote store. None if the configuration is wrong."""
+    problem: str | None = None
+    """Why servers with this configuration refuse to start, as far as it concerns the namespace."""
+
+    @property
+    def file(self) -> Path | None:
+        """The file that the store consists of, if it is one."""
+        return None if self.inspection is None else self.inspection.file
+
+    @property
+    def private_folder(self) -> bool:
+        """Whether the folder of the file belongs to nbsessions alone."""
+        private = real_path(Path(jupyter_data_dir())) / "nbsessions"
+        return self.file is not None and self.file.parent == private
 
 
 def configured(config: Config, section: str, option: str) -> Any:
@@ -65,23 +83,72 @@ def configured_session_manager(config: Config) -> type | None:
     return None
 
 
-def store_location(parent: Application) -> StoreLocation:
-    """Return where the servers with this configuration keep sessions. Raises CommandError."""
+def store_location(parent: Application, url: str = "") -> StoreLocation:
+    """Return where the servers with this configuration keep sessions. Raises CommandError.
+
+    A ``url`` takes precedence over the configured one.
+    """
     try:
-        settings = _manager_class(parent.config)(parent=parent)
+        settings = _settings(parent, url)
+        if settings.store_url:
+            return _at(settings.store_url, settings, parent.log)
     except (TraitError, ImportError) as error:
         raise CommandError(str(error)) from error
-    url, file = settings.store_url, settings.database_filepath
-    settings.close()
-    scheme = url.partition(":")[0]
-    if scheme == "sqlite":
-        return _in_file(store_from_url(url, namespace="", log=parent.log).path)
-    if scheme == "memory" or (not url and file == ":memory:"):
-        return StoreLocation(label="the memory of the server", file=None, is_memory=True)
-    if url:
+    if settings.database_filepath == ":memory:":
+        return _IN_MEMORY
+    return _in(SQLiteInspection(Path(os.path.expanduser(settings.database_filepath))))
+
+
+def configured_store_url(parent: Application) -> str:
+    """Return the URL that servers with this configuration use, or "". Raises CommandError."""
+    try:
+        return _settings(parent).store_url
+    except TraitError as error:
+        raise CommandError(str(error)) from error
+
+
+_IN_MEMORY = StoreLocation(label="the memory of the server", inspection=None, is_memory=True)
+
+
+def _at(url: str, settings: AsyncSessionManager, log: logging.Logger) -> StoreLocation:
+    if scheme_of(url) == "memory":
+        return _IN_MEMORY
+    factory = inspection_factory(url)
+    if factory is None:
         # Show only the scheme: the URL may contain a password.
-        return StoreLocation(label=f"a store of type {scheme!r}", file=None)
-    return _in_file(real_path(Path(os.path.expanduser(file))))
+        return StoreLocation(label=f"a store of type {scheme_of(url)!r}", inspection=None)
+    inspection = factory(url)
+    if not is_remote(store_factory(url)):
+        return _in(inspection)
+    try:
+        namespace = settings.namespace
+        store_factory(url)(url, namespace=namespace, log=log)
+    except TraitError as error:
+        return StoreLocation(label=inspection.name, inspection=inspection, problem=str(error))
+    return StoreLocation(label=inspection.name, inspection=inspection, namespace=namespace)
+
+
+def _in(inspection: StoreInspection) -> StoreLocation:
+    return StoreLocation(label=inspection.name, inspection=inspection)
+
+
+def _settings(parent: Application, url: str = "") -> AsyncSessionManager:
+    """Return a closed session manager with the settings of the configured one, and no store.
+
+    To make the store, a server needs a namespace. Operators do not. Raises TraitError.
+    """
+    manager = _manager_class(parent.config)
+    # Settings are found by the names of the classes.
+    without_store = type(manager.__name__, (manager,), {"_make_store": _make_no_store})
+    settings: AsyncSessionManager = without_store(
+        parent=parent, **({"store_url": url} if url else {})
+    )
+    settings.close()
+    return settings
+
+
+def _make_no_store(settings: AsyncSessionManager) -> SessionStore:
+    return MemorySessionStore()
 
 
 def _manager_class(config: Config) -> type[AsyncSessionManager]:
@@ -93,8 +160,3 @@ def _manager_class(config: Config) -> type[AsyncSessionManager]:
     if found is not None and issubclass(found, AsyncSessionManager):
         return found
     return AsyncSessionManager
-
-
-def _in_file(path: Path) -> StoreLocation:
-    private = real_path(Path(jupyter_data_dir())) / "nbsessions"
-    return StoreLocation(label=str(path), file=path, private_folder=path.parent == private)

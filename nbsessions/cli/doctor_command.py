@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from rich.text import Text
 
-from nbsessions.cli.checks.finding import Finding, Level
+from nbsessions.cli.checks.finding import Finding, Level, error
 from nbsessions.cli.checks.kernels import check_orphans, check_records, check_running_servers
 from nbsessions.cli.checks.locks import check_locks
 from nbsessions.cli.checks.servers import check_servers
@@ -56,12 +56,16 @@ jupyter nbsessions doctor --json
 
     def _findings(self) -> Iterator[Finding]:
         try:
-            file = store_location(self).file
-        except CommandError:
-            file = None  # check_store reports the error.
-        overview = Overview(self.runtime_path, file, log=self.log)
-        yield from check_store(self)
-        yield from check_locks(file, self.runtime_path)
+            location = store_location(self, self.store)
+        except CommandError as problem:
+            location = None
+            yield error("store", f"the session store is configured wrongly: {problem}")
+        inspection = None if location is None else location.inspection
+        namespace = None if location is None else location.namespace
+        overview = Overview(self.runtime_path, inspection, namespace, log=self.log)
+        if location is not None:
+            yield from check_store(location)
+        yield from check_locks(location.file if location else None, self.runtime_path)
         servers = list(check_servers(self.config, self.config_file_paths))
         yield from servers
         yield from check_records(self.runtime_path)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from traitlets import Bool
 
-from nbsessions.cli.command import FLAGS, JSON_FLAG, Command
+from nbsessions.cli.command import ALL_NAMESPACES_FLAG, FLAGS, JSON_FLAG, Command
 from nbsessions.cli.errors import CommandError
 from nbsessions.cli.output import session_table, write_json
 from nbsessions.cli.values import Entry, ServerState
@@ -14,6 +14,7 @@ from nbsessions.cli.values import Entry, ServerState
 _FLAGS = {
     **FLAGS,
     **JSON_FLAG,
+    **ALL_NAMESPACES_FLAG,
     "orphans": (
         {"ListCommand": {"orphans": True}},
         "List the kernels whose server is dead, and those that a running server has taken over "
@@ -28,17 +29,20 @@ class ListCommand(Command):
     name = "jupyter-nbsessions-list"
     description = """List the sessions of all running servers. Sessions whose server is dead are
     listed too while their kernel is still running: the next server with the same root directory
-    takes them over.
+    takes them over. The owner is the host of the server that has written the session to the store.
 
     With --json, the output is an array of objects with the keys id, path, name, type, kernel_id,
     kernel_name, state, last_activity (ISO 8601), idle_seconds, pid, memory_bytes (of the kernel
-    and all its child processes), server ("running", "unreachable" or "none") and server_url.
-    Unknown values are null. If the server could not be asked, state is the last known one.
+    and all its child processes), server ("running", "unreachable" or "none"), server_url,
+    namespace, owner (the id of the run of the server), host, owner_state ("live", "silent" or
+    "dead") and heartbeat_age_seconds (by the clock of the store). Unknown values are null. If the
+    server could not be asked, state is the last known one.
     """
     examples = """
 jupyter nbsessions list
 jupyter nbsessions list --orphans
 jupyter nbsessions list --json
+jupyter nbsessions list --store postgresql://host/database --all-namespaces
 """
     flags = _FLAGS
 
@@ -55,9 +59,9 @@ jupyter nbsessions list --json
         if self.json:
             write_json([entry.to_json() for entry in entries])
         elif entries:
-            self.out.print(session_table(entries))
+            self.out.print(session_table(entries, namespaces=self.all_namespaces))
         else:
-            self.say("There are no orphaned kernels" if self.orphans else "There are no sessions")
+            self.say("There are no orphaned kernels" if self.orphans else overview.no_sessions)
         without = [entry for entry in overview.orphans if entry.session_id is None]
         if self.orphans:
             self._tell_how_to_reach(without)

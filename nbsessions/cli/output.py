@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from nbsessions.cli.values import Entry, ServerState
+from nbsessions.stores.inspection import OwnerState
 
 _UNLIMITED_WIDTH = 4096
 _MINUTE, _HOUR, _DAY = 60, 3600, 86400
@@ -37,14 +38,17 @@ def plain(text: str | None) -> Text:
     return Text("".join(characters), overflow="fold")
 
 
-def session_table(entries: Sequence[Entry]) -> Table:
-    """Return the table that ``list`` prints."""
+def session_table(entries: Sequence[Entry], *, namespaces: bool = False) -> Table:
+    """Return the table that ``list`` prints, with or without a column of namespaces."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for column in ("id", "path", "type", "kernel", "state", "idle for"):
         table.add_column(column, justify="right" if column == "idle for" else "left")
     for column in ("pid", "memory"):
         table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("owner")
     table.add_column("server")
+    if namespaces:
+        table.add_column("namespace")
     for entry in entries:
         table.add_row(
             plain((entry.session_id or entry.kernel_id)[:8]),
@@ -55,9 +59,19 @@ def session_table(entries: Sequence[Entry]) -> Table:
             format_duration(entry.idle_seconds),
             "" if entry.pid is None else str(entry.pid),
             format_bytes(entry.memory),
+            plain(owner_label(entry)),
             plain(server_label(entry)),
+            *([plain(entry.namespace)] if namespaces else []),
         )
     return table
+
+
+def owner_label(entry: Entry) -> str:
+    """Return the host of the owner, and whether it is known to be alive."""
+    if entry.owner is None:
+        return ""
+    host, state = entry.owner.owner.host, entry.owner.state
+    return host if state is OwnerState.LIVE else f"{host} ({state.value})"
 
 
 def server_label(entry: Entry) -> str:

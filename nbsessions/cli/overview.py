@@ -18,13 +18,15 @@ from nbsessions.cli.rest import ServerClient
 from nbsessions.cli.running_servers import RunningServer, find_running_servers
 from nbsessions.cli.values import Entry, ServerState
 from nbsessions.errors import StoreError
+from nbsessions.identity import boot_id, process_key
+from nbsessions.kernels.registry.place import IMPORTED, this_place
 from nbsessions.kernels.registry.servers import State
-from nbsessions.stores.sqlite.inspection import (
+from nbsessions.models import Owner
+from nbsessions.stores.inspection import (
     StoreContents,
     StoredOwner,
     StoredSession,
-    is_there,
-    read_contents,
+    StoreInspection,
 )
 
 _MAX_PARALLEL_REQUESTS = 8
@@ -46,13 +48,25 @@ class Overview:
     ``notices`` tells the user what could not be found out.
     """
 
-    def __init__(self, runtime_dir: Path, store: Path | None, *, log: logging.Logger) -> None:
+    def __init__(
+        self,
+        runtime_dir: Path,
+        store: StoreInspection | None,
+        namespace: str | None = None,
+        *,
+        log: logging.Logger,
+    ) -> None:
+        """Ask and read everything. Of the store, read one namespace, or all with None."""
         self.notices: list[str] = []
+        self._place = this_place(str(runtime_dir), boot_id())
         self.kernels = LocalKernels(runtime_dir, log=log)
         self.answers = _ask(self._find_servers(runtime_dir))
         self.notices += [str(answer.trouble) for answer in self.answers if answer.trouble]
-        self.contents = self._read(store)
-        self._stored = {each.session.session_id: each.session for each in self.contents.sessions}
+        contents = self._read(store, namespace)
+        self.store_is_known = contents is not None
+        """Whether the store could be read."""
+        self.contents = contents or StoreContents()
+        self._stored = {each.session.session_id: each for each in self.contents.sessions}
         self._tree = ProcessTree()
         self.sessions: tuple[Entry, ...] = (
             *self._sessions_of_servers(),
@@ -60,10 +74,21 @@ class Overview:
         )
         self.orphans: tuple[Entry, ...] = tuple(self._find_orphans())
 
+    @property
+    def no_sessions(self) -> str:
+        """What to say when there are no sessions. There may be some in a store that is unknown."""
+        known = "" if self.store_is_known else " of running servers"
+        return f"There are no sessions{known}"
+
     def server_of(self, entry: Entry) -> RunningServer:
         """Return the running server that has the entry's session."""
         servers = (answer.server for answer in self.answers)
         return next(server for server in servers if server.url == entry.server_url)
+
+    def owner_of(self, server: RunningServer) -> StoredOwner | None:
+        """Return the owner in the store that this server is."""
+        owners = (each for each in self.contents.owners if not each.dead)
+        return next((each for each in owners if is_run(each.owner, server.pid)), None)
 
     def sharing(self, kernel_id: str) -> list[Entry]:
         """Return the sessions of a kernel."""
@@ -75,22 +100,26 @@ class Overview:
         self._all_servers_are_known = not problems
         return servers
 
-    def _read(self, store: Path | None) -> StoreContents:
+    def _read(self, store: StoreInspection | None, namespace: str | None) -> StoreContents | None:
+        if store is None:
+            return None
         try:
-            if store is not None and is_there(store):
-                return read_contents(store)
+            return store.read_contents(namespace)
         except StoreError as error:
-            self.notices.append(str(error))
-        return StoreContents()
+            self.notices.append(f"{error}. Sessions of running servers are known all the same")
+            return None
 
     # Sessions of servers that can be asked
 
     def _sessions_of_servers(self) -> Iterator[Entry]:
         for answer in self.answers:
+            owner = self.owner_of(answer.server)
             for model in answer.sessions:
-                yield self._from_model(model, answer.server)
+                yield self._from_model(model, answer.server, owner)
 
-    def _from_model(self, model: Mapping[str, Any], server: RunningServer) -> Entry:
+    def _from_model(
+        self, model: Mapping[str, Any], server: RunningServer, owner: StoredOwner | None
+    ) -> Entry:
         kernel: Mapping[str, Any] = model.get("kernel") or {}
         kernel_id = str(kernel.get("id"))
         stored = self._stored.get(str(model.get("id")))
@@ -99,7 +128,7 @@ class Overview:
             path=model.get("path"),
             name=model.get("name"),
             type=model.get("type"),
-            created=None if stored is None else stored.created,
+            created=None if stored is None else stored.session.created,
             kernel_id=kernel_id,
             kernel_name=kernel.get("name"),
             state=str(kernel.get("execution_state", "unknown")),
@@ -109,16 +138,17 @@ class Overview:
             server=ServerState.RUNNING,
             server_url=server.url,
             root_dir=server.root_dir,
+            namespace=None if stored is None else stored.namespace,
+            owner=owner,
         )
 
     # Sessions of servers that are dead or cannot be asked
 
     def _sessions_of_store(self) -> Iterator[Entry]:
-        owners = {stored.owner.owner_id: stored for stored in self.contents.owners}
         listed = {model.get("id") for answer in self.answers for model in answer.sessions}
         for stored in self.contents.sessions:
             if stored.session.session_id not in listed:
-                entry = self._from_store(stored, owners.get(stored.session.scope))
+                entry = self._from_store(stored, self.contents.owner_of(stored))
                 if entry is not None:
                     yield entry
 
@@ -129,23 +159,29 @@ class Overview:
             if answer is not None and answer.trouble is None:
                 return None  # It has just ended: its server no longer lists it.
             url = None if answer is None else answer.server.url
-            return self._from_row(stored, kernel, ServerState.UNREACHABLE, url)
+            return self._from_row(stored, owner, kernel, ServerState.UNREACHABLE, url)
+        if kernel is None and not self._would_see(stored.session.provider):
+            return self._from_row(stored, owner, None, ServerState.NONE, None)
         if kernel is None or kernel.record is None:
             return None
         # If the server is not dead, it has adopted the kernel and will take over the session next.
         dead = kernel.server is State.DEAD
         state = ServerState.NONE if dead else ServerState.UNREACHABLE
-        return self._from_row(stored, kernel, state, None)
+        return self._from_row(stored, owner, kernel, state, None)
+
+    def _would_see(self, provider: str) -> bool:
+        """Return whether the provider's kernels have ended if they are not found here."""
+        place = self._place
+        return provider == IMPORTED or place.sees(provider) or place.has_rebooted(provider)
 
     def _answer_of(self, stored: StoredOwner) -> Answer | None:
-        if stored.owner.host != socket.gethostname():
-            return None
-        answers = (each for each in self.answers if each.server.pid == stored.owner.pid)
+        answers = (each for each in self.answers if is_run(stored.owner, each.server.pid))
         return next(answers, None)
 
     def _from_row(
         self,
         stored: StoredSession,
+        owner: StoredOwner | None,
         kernel: LocalKernel | None,
         server: ServerState,
         server_url: str | None,
@@ -166,7 +202,9 @@ class Overview:
             **self._process_of(session.kernel_id),
             server=server,
             server_url=server_url,
-            root_dir=record.root_dir if record else stored.namespace,
+            root_dir=record.root_dir if record else None,
+            namespace=stored.namespace,
+            owner=owner,
         )
 
     # Kernels whose server is dead, or that a server has taken over without a session
@@ -222,6 +260,8 @@ class Overview:
             server=ServerState.NONE,
             server_url=None,
             root_dir=record.root_dir if record else None,
+            namespace=None,
+            owner=None,
         )
 
     def _process_of(self, kernel_id: str) -> dict[str, int | None]:
@@ -230,6 +270,17 @@ class Overview:
             return {"pid": None, "memory": None}
         pid = kernel.identity.pid
         return {"pid": pid, "memory": self._tree.memory_of(pid)}
+
+
+def is_run(owner: Owner, pid: int) -> bool:
+    """Return whether the owner is the process of this machine that has this id."""
+    if not owner.process:
+        return owner.host == socket.gethostname() and owner.pid == pid
+    try:
+        # In containers, many hosts may have the same name and process ids.
+        return owner.boot_id == boot_id() and owner.process == process_key(pid)
+    except ProcessLookupError:
+        return False
 
 
 def _ask(servers: Sequence[RunningServer]) -> list[Answer]:

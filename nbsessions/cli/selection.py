@@ -23,7 +23,8 @@ def select_one(overview: Overview, wanted: str) -> Entry:
             raise CommandError(f"{wanted!r} is ambiguous, it matches:\n{_lines(found)}")
         if found:
             return found[0]
-    raise CommandError(f"no session has the id or path {wanted!r}")
+    known = "" if overview.store_is_known else " of a running server"
+    raise CommandError(f"no session{known} has the id or path {wanted!r}")
 
 
 def _is_exactly(entry: Entry, wanted: str) -> bool:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from rich.table import Table
 
-from nbsessions.cli.command import FLAGS, JSON_FLAG, Command
+from nbsessions.cli.command import ALL_NAMESPACES_FLAG, FLAGS, JSON_FLAG, Command
 from nbsessions.cli.errors import CommandError
 from nbsessions.cli.output import format_bytes, format_duration, plain, write_json
 from nbsessions.cli.selection import select_one
 from nbsessions.cli.values import Entry
 
-_FLAGS = {**FLAGS, **JSON_FLAG}
+_FLAGS = {**FLAGS, **JSON_FLAG, **ALL_NAMESPACES_FLAG}
 
 
 class ShowCommand(Command):
@@ -51,5 +51,7 @@ def _table(entry: Entry) -> Table:
             key, value = "memory", format_bytes(entry.memory)
         elif key == "idle_seconds":
             key, value = "idle for", format_duration(idle)
+        elif key == "heartbeat_age_seconds":
+            key, value = "heartbeat age", format_duration(value)
         table.add_row(key.replace("_", " "), plain(str(value)))
     return table

@@ -67,7 +67,7 @@ jupyter nbsessions stop --all -y
         entries = overview.orphans if self.orphans else overview.sessions
         if not entries:
             raise CommandError(
-                "There are no orphaned kernels" if self.orphans else "There are no sessions"
+                "There are no orphaned kernels" if self.orphans else overview.no_sessions
             )
         return entries
 

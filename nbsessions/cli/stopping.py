@@ -97,7 +97,8 @@ class Stopper:
                 f"its kernel is also used by {names}: stop them together, or start a server"
             )
         kernel = self._overview.kernels.find(kernel_id)
-        assert kernel is not None, "every orphan has a running kernel"
+        if kernel is None:
+            raise CommandError(_where(entries))
         if kernel.record is None:
             _end_unrecorded(kernel)
         else:
@@ -143,6 +144,13 @@ def _outcome_of(entries: Sequence[Entry], job: Callable[[], None]) -> Outcome:
     except (CommandError, OSError) as error:
         return Outcome(entries=entries, problem=str(error))
     return Outcome(entries=entries)
+
+
+def _where(entries: Sequence[Entry]) -> str:
+    """Tell where to end a kernel that does not run on this machine, if it runs at all."""
+    hosts = sorted({each.owner.owner.host for each in entries if each.owner is not None})
+    there = f" If it still runs, it can be stopped on {', '.join(hosts)}" if hosts else ""
+    return f"its kernel does not run here, and no server is there to end it.{there}"
 
 
 def _end_unrecorded(kernel: LocalKernel) -> None:

@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from nbsessions.models import utcnow
+from nbsessions.stores.inspection import StoredOwner
 
 
 class ServerState(str, enum.Enum):
@@ -41,6 +42,9 @@ class Entry:
     server: ServerState
     server_url: str | None
     root_dir: str | None
+    namespace: str | None
+    owner: StoredOwner | None
+    """The run of a server that has it, as far as the store tells."""
 
     @property
     def label(self) -> str:
@@ -56,7 +60,8 @@ class Entry:
 
     def to_json(self) -> Mapping[str, Any]:
         """Return what ``list --json`` prints. Its keys are a public interface."""
-        idle = self.idle_seconds
+        idle, owner = self.idle_seconds, self.owner
+        age = None if owner is None else owner.silent_for
         return {
             "id": self.session_id,
             "path": self.path,
@@ -71,6 +76,11 @@ class Entry:
             "memory_bytes": self.memory,
             "server": self.server.value,
             "server_url": self.server_url,
+            "namespace": self.namespace,
+            "owner": None if owner is None else owner.owner.owner_id,
+            "host": None if owner is None else owner.owner.host,
+            "owner_state": None if owner is None else owner.state.value,
+            "heartbeat_age_seconds": None if age is None else round(age.total_seconds(), 3),
         }
 
     def to_full_json(self) -> Mapping[str, Any]:

@@ -27,6 +27,11 @@ KEYS = [
     "memory_bytes",
     "server",
     "server_url",
+    "namespace",
+    "owner",
+    "host",
+    "owner_state",
+    "heartbeat_age_seconds",
 ]
 SHOWN_KEYS = [*KEYS, "created", "connections", "root_dir"]
 

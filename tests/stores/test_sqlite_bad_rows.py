@@ -143,7 +143,7 @@ async def test_bad_rows_are_told_by_who_looks_into_the_file(stores: Stores) -> N
     rows(stores.path, "UPDATE nbsessions_owner SET heartbeat = 'today'")
     contents = read_contents(stores.path)
     assert [each.session.session_id for each in contents.sessions] == [good.session_id]
-    assert [each.heartbeat for each in contents.owners] == [None]
+    assert [each.silent_for for each in contents.owners] == [None]
     problems = examine(stores.path).unreadable
     assert len(problems) == 2
     assert any("yesterday" in each for each in problems)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,14 +34,13 @@ def check_records(runtime_dir: Path) -> Iterator[Finding]:
 
 def check_running_servers(overview: Overview) -> Iterator[Finding]:
     """Check that running servers answer, and keep their sessions in the configured store."""
-    host = socket.gethostname()
-    owners = (each for each in overview.contents.owners if not each.dead)
-    pids = {each.owner.pid for each in owners if each.owner.host == host}
     for answer in overview.answers:
         server = answer.server
         if answer.trouble is not None:
             yield warning("server", str(answer.trouble))
-        elif server.pid in pids:
+        elif not overview.store_is_known:
+            yield warning("server", f"it is not known whether {server.url} uses the store")
+        elif overview.owner_of(server) is not None:
             yield ok("server", f"{server.url} keeps its sessions in the store")
         else:
             yield warning(

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from traitlets.config import Application
-
+from nbsessions.cli.checks.database import check_database
 from nbsessions.cli.checks.finding import Finding, error, ok, warning
 from nbsessions.cli.checks.permissions import exposed, is_writable, replaceable
-from nbsessions.cli.configuration import StoreLocation, store_location
-from nbsessions.cli.errors import CommandError
+from nbsessions.cli.configuration import StoreLocation
 from nbsessions.errors import StoreDamaged, StoreError, StoreTooNew
+from nbsessions.stores.inspection import DatabaseInspection
 from nbsessions.stores.sqlite.errors import store_error
 from nbsessions.stores.sqlite.filesystem import is_local
 from nbsessions.stores.sqlite.folder import StoreFolder
@@ -21,14 +20,11 @@ _SUFFIXES = ("", "-wal", "-shm", "-journal")
 _MAX_NAMED_ROWS = 5
 
 
-def check_store(parent: Application) -> Iterator[Finding]:
+def check_store(location: StoreLocation) -> Iterator[Finding]:
     """Check the configured store."""
-    try:
-        location = store_location(parent)
-    except CommandError as problem:
-        yield error("store", f"the session store is configured wrongly: {problem}")
-        return
-    if location.file is None:
+    if isinstance(location.inspection, DatabaseInspection):
+        yield from check_database(location, location.inspection)
+    elif location.file is None:
         yield from _no_file(location)
     else:
         try:

@@ -6,7 +6,7 @@ from typing import Any
 
 from traitlets import List, Unicode
 
-from nbsessions.cli.command import Command
+from nbsessions.cli.command import ALIASES, Command
 from nbsessions.cli.database.stores import open_movable
 from nbsessions.cli.errors import CommandError
 from nbsessions.cli.output import plain
@@ -14,7 +14,7 @@ from nbsessions.errors import SessionError
 from nbsessions.stores.moving import StoredRows, move
 
 _ALIASES: dict[str, Any] = {
-    **Command.aliases,
+    **ALIASES,
     "from": "MoveCommand.source",
     "to": "MoveCommand.target",
     "namespace": "MoveCommand.renames",

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 
 from psycopg import ProgrammingError
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.pq import Conninfo
 from traitlets import TraitError
+
+_HOST = re.compile(r"(\[[^]]*\]|[^:]*)(:[0-9]*)?")
+"""A host in a URL, with or without its port."""
 
 LONGEST_NAMESPACE = 255
 """In bytes. A longer one would not fit in an index."""
@@ -20,6 +24,7 @@ def connection_settings(url: str) -> Mapping[str, str]:
     They are read now, because a server removes the variables from its environment later, so that
     kernels do not get them. Raises TraitError, without the URL: it may have a password.
     """
+    _check_escapes(url)
     try:
         given = {key: str(value) for key, value in conninfo_to_dict(url).items()}
     except ProgrammingError as error:
@@ -42,6 +47,22 @@ def check_namespace(namespace: str) -> str:
             f"`namespace`: must have between 1 and {LONGEST_NAMESPACE} bytes, but has {size}"
         )
     return namespace
+
+
+def _check_escapes(url: str) -> None:
+    """Raise TraitError if libpq would take a part of the password for the host or the port.
+
+    Messages name these.
+    """
+    rest = url.partition("://")[2]
+    user = re.match(r"[^@/]*@", rest)
+    address = rest[user.end() if user else 0 :].partition("?")[0]
+    hosts = address.partition("/")[0].split(",")
+    if "@" in address or not all(map(_HOST.fullmatch, hosts)):
+        raise TraitError(
+            "`store_url`: not a URL of a PostgreSQL database: in a password or a user's name, "
+            "write `@` as %40 and `/` as %2F"
+        )
 
 
 def _safe(error: Exception) -> str:

@@ -8,16 +8,24 @@ import os
 import sqlite3
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import timedelta
 from pathlib import Path
 
 from nbsessions.errors import StoreUnavailable
 from nbsessions.identity import new_owner
 from nbsessions.locks import FileLock
-from nbsessions.models import Owner, Session
+from nbsessions.models import Owner, utcnow
 from nbsessions.private import open_file
+from nbsessions.stores.inspection import (
+    OwnerState,
+    StoreContents,
+    StoredOwner,
+    StoredSession,
+    StoreInspection,
+)
 from nbsessions.stores.sqlite.errors import store_error
-from nbsessions.stores.sqlite.owners import is_dead
+from nbsessions.stores.sqlite.location import path_from_url
+from nbsessions.stores.sqlite.owners import holds_lock, is_dead
 from nbsessions.stores.sqlite.repair import beside, real_path
 from nbsessions.stores.sqlite.rows import (
     RowReader,
@@ -61,32 +69,36 @@ _CONVERSIONS: tuple[tuple[str, str, Callable[[sqlite3.Row], object]], ...] = (
 _LOG = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, kw_only=True)
-class StoredOwner:
-    """One run of a server that has written to the file."""
-
-    owner: Owner
-    namespace: str
-    heartbeat: datetime | None
-    """None when it cannot be read."""
-    dead: bool
-    """Whether the owner counts as dead, see ``is_dead``."""
+_SILENT_AFTER = timedelta(minutes=20)
+"""Servers send a heartbeat every ten minutes."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class StoredSession:
-    """A session and its namespace."""
+class SQLiteInspection(StoreInspection):
+    """Reads the file of a store."""
 
-    namespace: str
-    session: Session
+    file: Path
+
+    def __init__(self, path: Path) -> None:
+        """``path`` is the file, which need not exist."""
+        self.file = real_path(path)
+        self.name = str(self.file)
+
+    def read_contents(self, namespace: str | None = None) -> StoreContents:
+        """See StoreInspection."""
+        if not is_there(self.file):
+            return StoreContents()
+        contents = read_contents(self.file)
+        if namespace is None:
+            return contents
+        return StoreContents(
+            sessions=tuple(each for each in contents.sessions if each.namespace == namespace),
+            owners=tuple(each for each in contents.owners if each.namespace == namespace),
+        )
 
 
-@dataclass(frozen=True, kw_only=True)
-class StoreContents:
-    """The sessions and owners of all namespaces, oldest first."""
-
-    sessions: tuple[StoredSession, ...] = ()
-    owners: tuple[StoredOwner, ...] = ()
+def inspection_from_url(url: str) -> SQLiteInspection:
+    """Return an inspection for ``sqlite:///absolute/path``."""
+    return SQLiteInspection(path_from_url(url))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -241,12 +253,27 @@ def _sessions(connection: sqlite3.Connection, rows: RowReader) -> Iterator[Store
 
 
 def _owner(row: sqlite3.Row, observer: Owner, path: Path, rows: RowReader) -> StoredOwner:
+    heartbeat = rows.heartbeat(row)
+    silent_for = None if heartbeat is None else utcnow() - heartbeat
     return StoredOwner(
         owner=Owner(owner_id=row["owner"], host=row["host"], boot_id=row["boot"], pid=row["pid"]),
         namespace=row["namespace"],
-        heartbeat=rows.heartbeat(row),
-        dead=is_dead(row, observer, path, rows),
+        silent_for=silent_for,
+        state=_state(row, silent_for, observer, path, rows),
     )
+
+
+def _state(
+    row: sqlite3.Row,
+    silent_for: timedelta | None,
+    observer: Owner,
+    path: Path,
+    rows: RowReader,
+) -> OwnerState:
+    if is_dead(row, observer, path, rows):
+        return OwnerState.DEAD
+    beats = silent_for is not None and silent_for <= _SILENT_AFTER
+    return OwnerState.LIVE if beats or holds_lock(path, row["owner"]) else OwnerState.SILENT
 
 
 def _unreadable_rows(connection: sqlite3.Connection) -> Iterator[str]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from nbsessions.errors import MoveRefused
-from nbsessions.identity import new_owner
+from nbsessions.identity import new_owner, pid_of
 from nbsessions.locks import FileLock
 from nbsessions.stores.moving import (
     EndingRow,
@@ -217,7 +217,7 @@ def _insert(connection: sqlite3.Connection, rows: StoredRows) -> None:
                 row.provider,
                 row.host,
                 row.boot,
-                _pid(row.process),
+                pid_of(row.process),
                 timestamp(row.heartbeat),
                 None if row.stopped is None else timestamp(row.stopped),
                 row.written,
@@ -235,13 +235,6 @@ def _insert(connection: sqlite3.Connection, rows: StoredRows) -> None:
 
 def _value(value: Any) -> Any:
     return timestamp(value) if isinstance(value, datetime) else value
-
-
-def _pid(process: str) -> int:
-    """Return the process id in a process key, or 0 if there is none."""
-    _, _, rest = process.partition(" ")
-    pid = rest.partition(" ")[0]
-    return int(pid) if pid.isdecimal() else 0
 
 
 def _text(value: Any) -> str:

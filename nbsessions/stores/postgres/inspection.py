@@ -1,0 +1,109 @@
+"""Reads a database without registering as a server. Writes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from nbsessions.identity import new_owner, pid_of
+from nbsessions.models import Owner
+from nbsessions.stores.inspection import (
+    DatabaseCondition,
+    DatabaseInspection,
+    OwnerState,
+    StoreContents,
+    StoredOwner,
+    StoredSession,
+)
+from nbsessions.stores.postgres.database import Database
+from nbsessions.stores.postgres.examination import examine
+from nbsessions.stores.postgres.owners import OtherOwner
+from nbsessions.stores.postgres.rows import Row, session_from_row
+from nbsessions.stores.postgres.schema import read_version
+from nbsessions.stores.postgres.settings import connection_settings
+from nbsessions.stores.postgres.statements import SESSION_COLUMNS
+
+READ_TIMEOUT = 3.0
+"""Seconds for reading, after the connection was made."""
+
+# A snapshot, so that each session is read with its owner.
+_BEGIN = """BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;
+    SET LOCAL lock_timeout = '3s';
+    SET LOCAL statement_timeout = '3s'"""
+_SELECT_SESSIONS = f"""SELECT namespace, {SESSION_COLUMNS} FROM nbsessions_session
+    WHERE %(namespace)s::text IS NULL OR namespace = %(namespace)s ORDER BY seq"""
+_SELECT_OWNERS = """SELECT owner, namespace, scope, provider, host, boot, process,
+    stopped IS NOT NULL AS stopped, clock_timestamp() - heartbeat AS silent
+    FROM nbsessions_owner
+    WHERE %(namespace)s::text IS NULL OR namespace = %(namespace)s ORDER BY heartbeat"""
+
+
+def inspection_from_url(url: str) -> PostgresInspection:
+    """Return an inspection for a URL that libpq understands."""
+    return PostgresInspection(connection_settings(url))
+
+
+class PostgresInspection(DatabaseInspection):
+    """Reads a database over a new connection each time."""
+
+    def __init__(self, settings: Mapping[str, str]) -> None:
+        """``settings`` are those of libpq. They may have a password, which is never logged."""
+        self._database = Database(settings)
+        self.name = self._database.name
+
+    def read_contents(self, namespace: str | None = None) -> StoreContents:
+        """See StoreInspection."""
+        with self._database.single_connection(READ_TIMEOUT) as connection:
+            connection.execute(_BEGIN)
+            if read_version(connection) == 0:
+                return StoreContents()
+            values = {"namespace": namespace}
+            sessions = connection.execute(_SELECT_SESSIONS, values).fetchall()
+            owners = connection.execute(_SELECT_OWNERS, values).fetchall()
+        observer = new_owner()
+        return StoreContents(
+            sessions=tuple(
+                StoredSession(namespace=row[0], session=session_from_row(row[1:]))
+                for row in sessions
+            ),
+            owners=tuple(_owner(row, observer) for row in owners),
+        )
+
+    def examine(self) -> DatabaseCondition:
+        """See DatabaseInspection."""
+        with self._database.single_connection(READ_TIMEOUT) as connection:
+            return examine(connection, begin=_BEGIN)
+
+
+def _owner(row: Row, observer: Owner) -> StoredOwner:
+    owner_id, namespace, scope, provider, host, boot_id, process, stopped, silent = row
+    shares = scope != owner_id
+    other = OtherOwner(
+        owner_id=owner_id,
+        provider=provider,
+        host=host,
+        boot_id=boot_id,
+        process=process,
+        shares=shares,
+        stopped=stopped,
+        silent=silent,
+    )
+    return StoredOwner(
+        owner=Owner(
+            owner_id=owner_id,
+            host=host,
+            boot_id=boot_id,
+            pid=pid_of(process),
+            process=process,
+            provider=provider,
+            shared_scope=scope if shares else "",
+        ),
+        namespace=namespace,
+        silent_for=silent,
+        state=_state(other, observer),
+    )
+
+
+def _state(other: OtherOwner, observer: Owner) -> OwnerState:
+    if other.is_dead(observer):
+        return OwnerState.DEAD
+    return OwnerState.LIVE if other.is_live(observer) else OwnerState.SILENT
