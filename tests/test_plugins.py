@@ -76,3 +76,10 @@ def test_another_package_can_provide_a_store(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr("nbsessions.plugins.entry_points", entry_points)
     AsyncSessionManager(store_url="foreign://server/x", namespace="mine").close()
     assert made == [("foreign://server/x", "mine")]
+
+
+def test_settings_in_place_of_a_url_are_not_repeated() -> None:
+    for settings in ("host=there password=a-secret", "password=a-secret:2 host=there"):
+        with pytest.raises(TraitError) as caught:
+            AsyncSessionManager(store_url=settings)
+        assert "secret" not in str(caught.value)
