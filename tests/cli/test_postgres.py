@@ -156,16 +156,6 @@ def test_the_password_is_not_in_the_debug_log(shared: Shared, command: str) -> N
         assert ran.status == 0
 
 
-def test_reading_writes_nothing(shared: Shared) -> None:
-    select = "SELECT pg_current_xact_id_if_assigned() IS NULL, sum(n_tup_ins) + sum(n_tup_del)"
-    schema = shared.url.rpartition("%3D")[2]
-    tables = f"{select} FROM pg_stat_user_tables WHERE schemaname = '{schema}'"
-    before = shared_cluster().execute(tables)
-    for command in (["list"], ["show", "ada.ipynb"], ["doctor"]):
-        run(shared.cli, *command)
-    assert shared_cluster().execute(tables) == before
-
-
 # Stores that cannot be read
 
 
