@@ -18,6 +18,7 @@ from traitlets.config.application import Application
 from nbsessions.async_sessionmanager import AsyncSessionManager
 from nbsessions.cli.configuration import CONFIG_NAMES, store_location
 from nbsessions.cli.errors import CommandError
+from nbsessions.cli.masking import MaskingFormatter, mask
 from nbsessions.cli.output import make_console, plain
 from nbsessions.cli.overview import Overview
 from nbsessions.stores.inspection import StoreInspection
@@ -48,6 +49,7 @@ class Command(JupyterApp):
     flags = FLAGS
     aliases = _ALIASES
     classes = _CLASSES
+    _log_formatter_cls = MaskingFormatter
 
     json = Bool(False, help="Whether to write JSON.").tag(config=True)
     all_namespaces = Bool(False, help="Whether to include all namespaces.").tag(config=True)
@@ -84,7 +86,7 @@ class Command(JupyterApp):
 
     def say(self, message: str) -> None:
         """Print a message for the user to stderr, apart from the results."""
-        for line in message.splitlines():
+        for line in mask(message).splitlines():
             self.err.print(plain(line))
 
     def overview(self) -> Overview:

@@ -53,7 +53,7 @@ def test_a_good_condition_has_no_warnings() -> None:
     found = check()
     assert {each.level for each in found.values()} == {Level.OK}
     assert found["store-contents"].message == (
-        "this role can see 2 sessions, 1 server that have not been stopped, and 1 namespace"
+        "sessions: 2, servers that were not stopped: 1, namespaces: 1"
     )
 
 

@@ -20,6 +20,25 @@ def test_the_help_has_the_settings_of_servers(start_server: StartServer) -> None
         assert f"--{option}=" in ran.out
 
 
+@pytest.mark.parametrize(
+    ("command", "options"),
+    [
+        ("list", ["--store", "--json", "--all-namespaces", "--orphans"]),
+        ("show", ["--store", "--json", "--all-namespaces"]),
+        ("stop", ["--store", "--yes", "--all", "--orphans"]),
+        ("doctor", ["--store", "--json"]),
+    ],
+)
+def test_the_help_of_a_command_has_its_options(
+    start_server: StartServer, command: str, options: list[str]
+) -> None:
+    ran = CommandLine(start_server(start=False))(command, "--help")
+    assert ran.status == 0
+    listed = [line.partition("=")[0].strip() for line in ran.out.splitlines()]
+    for option in options:
+        assert option in listed
+
+
 @pytest.mark.parametrize("host_name", ["oldest", "notebook6"])
 def test_the_command_line_works_where_older_packages_are_installed(
     start_server: StartServer, host_name: str

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
 
+import psycopg
 import pytest
 
 from support.cli import CommandLine, Ran
@@ -156,6 +157,29 @@ def test_the_password_is_not_in_the_debug_log(shared: Shared, command: str) -> N
         assert ran.status == 0
 
 
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "c.AsyncSessionManager.store_url = '{url}&application_name=x'",
+        "c.AsyncSessionManager.store_url = ['{url}']",
+        "c.AsyncSessionManager.store_url = '{url}",
+    ],
+    ids=["twice", "list", "syntax"],
+)
+def test_the_password_is_not_in_what_is_said_about_the_configuration(
+    shared: Shared, setting: str
+) -> None:
+    cli = shared.elsewhere(namespace=ADA, store_url=shared.url)
+    folder = Path(cli.environment["JUPYTER_CONFIG_DIR"])
+    (folder / "jupyter_server_config.py").write_text(setting.format(url=shared.url))
+    ran = run(cli, "list")
+    assert "jupyter_server_config.py" in ran.err
+    assert "ada.ipynb" in ran.out
+    (folder / "jupyter_server_config.json").unlink()
+    run(cli, "list")
+    run(cli, "doctor")
+
+
 # Stores that cannot be read
 
 
@@ -185,6 +209,19 @@ def test_a_wrong_url_is_told_without_its_password_and_servers_are_asked(
     assert ran.status == 1
     assert problem in findings(ran, "error")["store"]
     assert "it is not known whether" in findings(ran, "warning")["server"]
+
+
+def test_a_database_that_does_not_answer_is_given_up(shared: Shared) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"postgresql://ada:{PASSWORD}@127.0.0.1:{silent.getsockname()[1]}/db"
+        ran = run(shared.cli, "list", "--store", url)
+    assert "timeout expired" in ran.err
+    assert "ada.ipynb" in ran.out
+    with psycopg.connect(shared.url) as connection:
+        connection.execute("LOCK TABLE nbsessions_session")
+        ran = run(shared.cli, "list")
+    assert "timeout" in ran.err
+    assert "ada.ipynb" in ran.out
 
 
 def test_without_the_driver_it_is_told_what_to_install(shared: Shared, tmp_path: Path) -> None:

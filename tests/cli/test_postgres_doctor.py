@@ -60,7 +60,7 @@ def test_beside_a_server_all_is_well(start_server: StartServer) -> None:
     assert fine["namespace"] == "the namespace is 'ada'"
     assert "stays on this machine" in fine["store-encryption"]
     assert fine["store-pooler"] == "no connection pooler was noticed"
-    assert "1 session, 1 server" in fine["store-contents"]
+    assert "sessions: 1, servers that were not stopped: 1" in fine["store-contents"]
     assert not [each for each in findings(ran, "warning") if each.startswith("store")]
 
 

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from nbsessions.cli.masking import mask
+
 
 class Level(str, enum.Enum):
     """The severity. Only an error makes ``doctor`` fail."""
@@ -26,6 +28,10 @@ class Finding:
     message: str
     hint: str | None = None
     """What to do about it."""
+
+    def __post_init__(self) -> None:
+        # Messages may quote the configuration.
+        object.__setattr__(self, "message", mask(self.message))
 
     def to_json(self) -> Mapping[str, Any]:
         """Return what ``doctor --json`` prints."""

@@ -1,0 +1,25 @@
+"""Hides passwords in texts that may quote the configuration."""
+
+from __future__ import annotations
+
+import logging
+import re
+
+from traitlets.config.application import LevelFormatter
+
+# To the last @ of the word: a password with an @ that is not escaped is hidden, too.
+_IN_URL = re.compile(r"([a-z][a-z0-9+.-]*://[^\s:/@\"']*):[^\s\"']*@", re.IGNORECASE)
+_IN_PARAMETER = re.compile(r"(password=)[^\s&\"']*", re.IGNORECASE)
+
+
+def mask(text: str) -> str:
+    """Return the text without the passwords of the URLs in it."""
+    return _IN_PARAMETER.sub(r"\1***", _IN_URL.sub(r"\1:***@", text))
+
+
+class MaskingFormatter(LevelFormatter):
+    """Formats log messages. traitlets quotes settings that are wrong, or set twice."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the message with its traceback, without passwords."""
+        return mask(super().format(record))
