@@ -67,6 +67,7 @@ class Overview:
         """Whether the store could be read."""
         self.contents = contents or StoreContents()
         self._stored = {each.session.session_id: each for each in self.contents.sessions}
+        self._namespace_is_folder = store is not None and store.namespace_is_folder
         self._tree = ProcessTree()
         self.sessions: tuple[Entry, ...] = (
             *self._sessions_of_servers(),
@@ -188,6 +189,7 @@ class Overview:
     ) -> Entry:
         session = stored.session
         record = None if kernel is None else kernel.record
+        folder = stored.namespace if self._namespace_is_folder else None
         return Entry(
             session_id=session.session_id,
             path=session.path,
@@ -202,7 +204,7 @@ class Overview:
             **self._process_of(session.kernel_id),
             server=server,
             server_url=server_url,
-            root_dir=record.root_dir if record else None,
+            root_dir=record.root_dir if record else folder,
             namespace=stored.namespace,
             owner=owner,
         )

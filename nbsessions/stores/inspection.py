@@ -59,7 +59,9 @@ class StoreContents:
         able = (
             each
             for each in self.owners
-            if each.owner.scope == stored.session.scope and each.namespace == stored.namespace
+            if each.owner.scope == stored.session.scope
+            # Servers of several namespaces may share a gateway, after which a scope is named.
+            and (not each.owner.shared_scope or each.namespace == stored.namespace)
         )
         return min(able, key=_by_life, default=None)
 
@@ -130,6 +132,9 @@ class StoreInspection(ABC):
 
     file: Path | None = None
     """The file that the store consists of, if it is one."""
+
+    namespace_is_folder = False
+    """Whether the namespace of a server is its root directory, unless another is configured."""
 
     @abstractmethod
     def read_contents(self, namespace: str | None = None) -> StoreContents:

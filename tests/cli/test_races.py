@@ -21,12 +21,17 @@ from nbsessions.cli.running_servers import find_running_servers
 from nbsessions.cli.stopping import Outcome, Stopper
 from nbsessions.kernels.registry.ending import KernelEnder
 from nbsessions.kernels.registry.servers import State
+from nbsessions.stores.sqlite.inspection import SQLiteInspection
 from support.server import Server
 from support.storefile import read_store
 from support.surviving import Processes, processes, runs
 from support.waiting import wait_until
 
 LOG = logging.getLogger("nbsessions.tests.cli")
+
+
+def look_at(server: Server) -> Overview:
+    return Overview(server.runtime_dir, SQLiteInspection(server.store), log=LOG)
 
 
 @pytest.fixture
@@ -41,7 +46,7 @@ def killed(server: Server) -> Server:
 @pytest.fixture
 def overview(killed: Server) -> Overview:
     """What is seen before somebody else acts."""
-    return Overview(killed.runtime_dir, killed.store, log=LOG)
+    return look_at(killed)
 
 
 def stop_all(overview: Overview) -> Outcome:
@@ -81,10 +86,8 @@ def test_a_kernel_without_a_record_that_does_not_end_is_said(
     killed: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (killed.runtime_dir / "nbsessions" / "kernels").rename(killed.folder / "lost")
-    wait_until(
-        lambda: Overview(killed.runtime_dir, killed.store, log=LOG).orphans, "the kernel listens"
-    )
-    overview = Overview(killed.runtime_dir, killed.store, log=LOG)
+    wait_until(lambda: look_at(killed).orphans, "the kernel listens")
+    overview = look_at(killed)
     monkeypatch.setattr(stopping, "end_process", lambda process: False)
     assert "did not end" in str(stop_all(overview).problem)
 
@@ -95,7 +98,7 @@ def test_a_kernel_that_was_being_launched_is_found_by_its_environment(
     record = next(overview.kernels.records.read_all())
     overview.kernels.records.write(replace(record, process=None))
 
-    again = Overview(killed.runtime_dir, killed.store, log=LOG)
+    again = look_at(killed)
 
     assert [each.path for each in again.orphans] == ["a.ipynb"]
     assert stop_all(again).problem is None
@@ -108,7 +111,7 @@ def test_a_session_whose_kernel_was_adopted_is_about_to_be_taken_over(
     record = next(overview.kernels.records.read_all())
     overview.kernels.records.write(replace(record, server_id="of-another-host"))
 
-    again = Overview(killed.runtime_dir, killed.store, log=LOG)
+    again = look_at(killed)
 
     assert [each.server.value for each in again.sessions] == ["unreachable"]
     assert again.orphans == ()
@@ -119,7 +122,7 @@ def test_a_session_of_another_host_is_out_of_reach(killed: Server) -> None:
     with closing(sqlite3.connect(killed.store)) as connection, connection:
         connection.execute("UPDATE nbsessions_owner SET host = 'elsewhere', boot = 'another'")
 
-    seen = Overview(killed.runtime_dir, killed.store, log=LOG)
+    seen = look_at(killed)
 
     (entry,) = seen.sessions
     assert (entry.server.value, entry.pid, entry.state) == ("unreachable", None, "unknown")
@@ -139,7 +142,7 @@ def test_a_session_that_its_server_lists_no_more_has_ended(killed: Server) -> No
             (owner["owner"], owner["heartbeat"], owner["heartbeat"]),
         )
 
-    seen = Overview(killed.runtime_dir, killed.store, log=LOG)
+    seen = look_at(killed)
 
     assert "gone" not in [entry.session_id for entry in seen.sessions]
 

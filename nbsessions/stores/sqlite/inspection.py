@@ -77,6 +77,7 @@ class SQLiteInspection(StoreInspection):
     """Reads the file of a store."""
 
     file: Path
+    namespace_is_folder = True
 
     def __init__(self, path: Path) -> None:
         """``path`` is the file, which need not exist."""
