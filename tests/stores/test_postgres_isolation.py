@@ -295,6 +295,19 @@ def test_the_script_is_for_psql_and_may_run_again(database: SharedDatabase) -> N
     assert database.execute("carol", select) == [(namespace,)]
 
 
+def test_a_role_gets_into_a_database_that_is_closed_to_others(database: SharedDatabase) -> None:
+    role, name = database.names["ada"], shared_cluster().make_database()
+    shared_cluster().execute(f"REVOKE ALL ON DATABASE {name} FROM PUBLIC")
+    url = shared_cluster().url_of(database=name)
+    with pytest.raises(psycopg.OperationalError, match="permission denied"):
+        psycopg.connect(url, user=role)
+    administration = Administration(connection_settings(url))
+    administration.migrate()
+    assert "GRANT CONNECT" in administration.grant(ADA, role, apply=True)
+    psycopg.connect(url, user=role).close()
+    assert "GRANT CONNECT" not in administration.grant(ADA, role, apply=True)
+
+
 def test_tables_that_are_isolated_already_are_not_altered_again(database: SharedDatabase) -> None:
     script = database.administration.grant(ADA, database.names["ada"], apply=False)
     assert "ALTER TABLE" not in script

@@ -15,6 +15,7 @@ from nbsessions.stores.postgres.schema import ISOLATED, LOCK, MEMBERS, MIGRATION
 
 # Two grants on one table at once would fail.
 _LOCK_GRANTS = SQL("SELECT pg_advisory_xact_lock({lock})")
+_ALLOW_CONNECTIONS = SQL("GRANT CONNECT ON DATABASE {database} TO {role}")
 _ALLOW_SCHEMA = SQL("GRANT USAGE ON SCHEMA {schema} TO {role}")
 _ALLOW_READING = SQL("GRANT SELECT ON TABLE {table} TO {role}")
 _ALLOW_WRITING = SQL("GRANT SELECT, INSERT, UPDATE, DELETE ON TABLE {table} TO {role}")
@@ -27,6 +28,8 @@ _SELECT_PLACE = """SELECT nspname::text, relowner, pg_has_role(relowner, 'USAGE'
     WHERE relname = %s AND pg_catalog.pg_table_is_visible(pg_class.oid)"""
 _SELECT_ROLE = """SELECT rolsuper OR rolbypassrls, pg_has_role(oid, %s::oid, 'MEMBER')
     FROM pg_catalog.pg_roles WHERE rolname = %s"""
+_SELECT_CLOSED = """SELECT current_database()::text
+    WHERE NOT has_database_privilege(%s, current_database(), 'CONNECT')"""
 _SELECT_OPEN = """SELECT relname::text FROM pg_catalog.pg_class
     JOIN pg_catalog.pg_namespace ON pg_namespace.oid = relnamespace
     WHERE nspname = %s AND relname = ANY(%s) AND NOT (relrowsecurity AND relforcerowsecurity)"""
@@ -52,8 +55,17 @@ def grant_statements(
             f"the role {connection.info.user!r} does not own the tables, so it cannot grant "
             "rights. Connect as their owner"
         )
+    closed = connection.execute(_SELECT_CLOSED, (role,)).fetchall()
     open_tables = connection.execute(_SELECT_OPEN, (schema, [*ISOLATED, MEMBERS])).fetchall()
-    return _statements(schema, namespace, role, {name for (name,) in open_tables})
+    return [
+        _LOCK_GRANTS.format(lock=Literal(LOCK)),
+        # Only if it is needed, because only the owner of the database may do that.
+        *(
+            _ALLOW_CONNECTIONS.format(database=Identifier(database), role=Identifier(role))
+            for (database,) in closed
+        ),
+        *_statements(schema, namespace, role, {name for (name,) in open_tables}),
+    ]
 
 
 def _check_role(connection: Connection, role: str, owner: int) -> None:
@@ -80,7 +92,6 @@ def _statements(
     isolated = [table for table in (*ISOLATED, MEMBERS) if table in open_tables]
     grantee = Identifier(role)
     return [
-        _LOCK_GRANTS.format(lock=Literal(LOCK)),
         _ALLOW_SCHEMA.format(schema=Identifier(schema), role=grantee),
         *(
             _ALLOW_READING.format(table=Identifier(schema, table), role=grantee)
