@@ -13,7 +13,7 @@ import psycopg
 import pytest
 
 from nbsessions.cli.database.stores import open_movable
-from nbsessions.errors import KernelConflict, MoveRefused
+from nbsessions.errors import KernelConflict, MoveRefused, StoreUncertain
 from nbsessions.identity import new_owner
 from nbsessions.locks import FileLock
 from nbsessions.models import Session
@@ -33,9 +33,12 @@ from support.operators import (
     make_tables,
     query,
 )
+from support.postgres import shared_cluster
+from support.proxy import running_proxy
 from support.server import StartServer
 from support.store_processes import OtherProcess, insert, open_store
 from support.values import make_id, make_owner, make_session, make_start
+from support.waiting import wait_until
 
 ONE, OTHER = "/home/ada", "/home/ada=notebooks/ü '%s'"
 
@@ -355,6 +358,36 @@ def test_an_empty_database_has_nothing_to_move(cli: CommandLine, url: str, tmp_p
     assert (ran.status, ran.out) == (0, "")
     assert "There is nothing in" in ran.err
     assert not (tmp_path / "s.db").exists()
+
+
+@pytest.mark.parametrize("arrives", [True, False], ids=["kept", "lost"])
+def test_a_move_whose_commit_was_cut_off_is_uncertain_and_whole(
+    file: Path, url: str, arrives: bool
+) -> None:
+    with running_proxy(shared_cluster().socket) as proxy:
+        through = f"{url}&host=127.0.0.1&port={proxy.port}"
+        proxy.cut_at(b"COMMIT", arrives=arrives)
+        with pytest.raises(StoreUncertain, match="not known whether"):
+            move(*(open_movable(each, "", log=LOG) for each in (f"sqlite://{file}", through)))
+    if arrives:
+        wait_until(lambda: administration(url).check().schema, "the move has arrived")
+        assert same(contents(url), contents(f"sqlite://{file}"))
+    assert administration(url).check().schema == (NEWEST if arrives else 0)
+
+
+@pytest.mark.gen_test
+async def test_a_server_on_this_machine_that_stalls_is_not_taken_for_dead(
+    url: str, tmp_path: Path
+) -> None:
+    store = PostgresSessionStore(connection_settings(url), "ada", log=LOG)
+    await store.open(new_owner())
+    query(url, "UPDATE nbsessions_owner SET heartbeat = now() - interval '1 day'")
+    target = f"sqlite://{tmp_path / 's.db'}"
+    try:
+        with pytest.raises(MoveRefused, match="is in use by the server"):
+            move(*(open_movable(each, "", log=LOG) for each in (url, target)))
+    finally:
+        store.close()
 
 
 @pytest.mark.gen_test
