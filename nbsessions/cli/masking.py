@@ -9,7 +9,7 @@ from traitlets.config.application import LevelFormatter
 
 # To the last @ of the word: a password with an @ that is not escaped is hidden, too.
 _IN_URL = re.compile(r"([a-z][a-z0-9+.-]*://[^\s:/@\"']*):[^\s\"']*@", re.IGNORECASE)
-_IN_PARAMETER = re.compile(r"(password=)[^\s&\"']*", re.IGNORECASE)
+_IN_PARAMETER = re.compile(r"(password\s*=\s*)('(?:[^'\\]|\\.)*'|[^\s&\"']*)", re.IGNORECASE)
 
 
 def mask(text: str) -> str:
