@@ -77,9 +77,11 @@ class TableAccess:
     name: str
     denied: tuple[str, ...]
     """The privileges that servers need and the role lacks, for example ``INSERT``."""
+    is_private: bool
+    """Whether its rows belong to namespaces, and can be kept from other roles."""
     has_row_security: bool
     row_security_applies: bool
-    """Whether row level security restricts this role. It need not restrict the table's owner."""
+    """Whether row-level security restricts this role. The owner of the table sees everything."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,6 +122,8 @@ class DatabaseCondition:
     too_new: str | None
     """Why this release cannot use the tables of a newer one, or None if it can."""
     tables: tuple[TableAccess, ...]
+    granted: frozenset[str] | None
+    """The namespaces that row-level security lets this role use, or None if it may use all."""
     population: Population | None
     """None if the tables cannot be read."""
 

@@ -12,13 +12,16 @@ from nbsessions.cli.checks.database import examine_condition
 from nbsessions.cli.checks.finding import Finding, Level
 from nbsessions.stores.inspection import DatabaseCondition, Population, TableAccess
 
-NAMES = ("ending", "intent", "kernel", "meta", "namespace", "owner", "session")
+NAMES = ("ending", "intent", "kernel", "member", "meta", "namespace", "owner", "session")
 
 
 def make_tables(**options: Any) -> tuple[TableAccess, ...]:
     defaults = {"denied": (), "has_row_security": False, "row_security_applies": False}
     return tuple(
-        TableAccess(name=f"nbsessions_{name}", **{**defaults, **options}) for name in NAMES
+        TableAccess(
+            name=f"nbsessions_{name}", is_private=name != "meta", **{**defaults, **options}
+        )
+        for name in NAMES
     )
 
 
@@ -37,13 +40,14 @@ GOOD = DatabaseCondition(
     newest=1,
     too_new=None,
     tables=make_tables(),
+    granted=None,
     population=Population(sessions=2, owners=1, namespaces=1),
 )
 
 
-def check(**changes: Any) -> dict[str, Finding]:
+def check(namespace: str | None = "ada", **changes: Any) -> dict[str, Finding]:
     """Return the findings about a condition that is good but for these changes."""
-    found = list(examine_condition(replace(GOOD, **changes)))
+    found = list(examine_condition(replace(GOOD, **changes), namespace))
     assert all(each.hint for each in found if each.level is not Level.OK)
     assert len({each.check for each in found}) == len(found)
     return {each.check: each for each in found}
@@ -60,8 +64,8 @@ def test_a_good_condition_has_no_warnings() -> None:
 @pytest.mark.parametrize(
     ("name", "level", "message", "changes"),
     [
-        ("version", Level.WARNING, "not tested", {"version_number": 120022}),
-        ("version", Level.OK, "18.1", {"version_number": 130000}),
+        ("version", Level.WARNING, "not tested", {"version_number": 140022}),
+        ("version", Level.OK, "18.1", {"version_number": 150000}),
         ("writable", Level.ERROR, "standby", {"takes_writes": False}),
         ("latency", Level.WARNING, "takes 80.0 ms", {"latency": timedelta(milliseconds=80)}),
         ("encryption", Level.WARNING, "not encrypted", {"encrypted": False}),
@@ -109,6 +113,23 @@ def test_it_is_told_whether_row_level_security_restricts_the_role(
     finding = check(tables=tables)["store-row-security"]
     assert finding.level is level
     assert message in finding.message
+
+
+@pytest.mark.parametrize(
+    ("namespace", "granted", "level"),
+    [
+        ("ada", {"ada", "bob"}, Level.OK),
+        ("ada", {"bob"}, Level.ERROR),
+        ("ada", set(), Level.ERROR),
+        (None, {"bob"}, Level.OK),
+    ],
+)
+def test_a_role_that_is_kept_from_the_namespace_is_an_error(
+    namespace: str | None, granted: set[str], level: Level
+) -> None:
+    tables = make_tables(has_row_security=True, row_security_applies=True)
+    found = check(namespace, tables=tables, granted=frozenset(granted))
+    assert found["store-row-security"].level is level
 
 
 def test_row_level_security_that_is_on_for_some_tables_only_is_a_warning() -> None:

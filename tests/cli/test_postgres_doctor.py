@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from support.cli import CommandLine, Ran
+from support.operators import administration, make_role
 from support.pgbouncer import running_pooler
 from support.postgres import FAST, Cluster, running_cluster, shared_cluster
 from support.server import Server, StartServer
@@ -90,22 +91,37 @@ def test_a_role_that_may_only_read_is_enough_to_list_but_not_for_servers(
     assert "may not create tables" in findings(ran, "ok")["store-role"]
 
 
-def test_row_level_security_is_told(start_server: StartServer, reader: str) -> None:
+def test_a_role_is_told_whether_it_may_use_the_namespace(
+    start_server: StartServer, reader: str
+) -> None:
     url = shared_cluster().make_schema()
-    server = prepare(start_server, url).start()
-    server.create("a.ipynb")
-    schema = schema_of(url)
-    for table in ("session", "intent", "owner", "ending"):
-        shared_cluster().execute(
-            f"ALTER TABLE {schema}.nbsessions_{table} ENABLE ROW LEVEL SECURITY"
-        )
-    shared_cluster().execute(f"GRANT USAGE ON SCHEMA {schema} TO {reader}")
-    shared_cluster().execute(f"GRANT SELECT ON ALL TABLES IN SCHEMA {schema} TO {reader}")
-    cli = CommandLine(server)
+    own = url.replace("postgres@", f"{reader}@")
+    administration(url).migrate()
+    administration(url).grant("bob", reader, apply=True)
+    cli = CommandLine(prepare(start_server, url))
     warnings = findings(run(cli, "doctor", "--json"), "warning")
     assert "does not restrict the role 'postgres'" in warnings["store-row-security"]
-    ran = run(cli, "doctor", "--json", "--store", url.replace("postgres@", f"{reader}@"))
+    errors = findings(run(cli, "doctor", "--json", "--store", own), "error")
+    assert list(errors) == ["store-row-security"]
+    assert f"keeps the role '{reader}' from the namespace 'ada'" in errors["store-row-security"]
+    administration(url).grant("ada", reader, apply=True)
+    ran = run(cli, "doctor", "--json", "--store", own)
+    assert ran.status == 0
     assert f"restricts the role '{reader}'" in findings(ran, "ok")["store-row-security"]
+
+
+def test_the_owner_of_the_tables_is_told_that_it_is_not_restricted(
+    start_server: StartServer, reader: str
+) -> None:
+    """It is no superuser here."""
+    url = shared_cluster().make_schema()
+    owner = make_role()
+    shared_cluster().execute(f"ALTER SCHEMA {schema_of(url)} OWNER TO {owner}")
+    own = url.replace("postgres@", f"{owner}@")
+    administration(own).migrate()
+    administration(own).grant("ada", reader, apply=True)
+    ran = run(CommandLine(prepare(start_server, own)), "doctor", "--json")
+    assert "does not restrict" in findings(ran, "warning")["store-row-security"]
 
 
 def test_a_role_that_may_not_create_tables_is_told_what_to_run(

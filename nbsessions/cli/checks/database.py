@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 
 from nbsessions.cli.checks.finding import Finding, error, ok, warning
@@ -10,15 +10,13 @@ from nbsessions.cli.configuration import StoreLocation
 from nbsessions.errors import StoreError
 from nbsessions.stores.inspection import DatabaseCondition, DatabaseInspection, TableAccess
 
-_OLDEST_VERSION = 130000
+_OLDEST_VERSION = 150000
 _SLOW = timedelta(milliseconds=50)
 """A write takes several round trips."""
 _CLOCK_TOLERANCE = timedelta(seconds=5)
 _MIGRATE = "jupyter nbsessions database migrate, as the owner of the tables"
 _GRANT = "jupyter nbsessions database grant, as the owner of the tables"
-_RESTRICT = "if the users do not trust each other, give each a role, and turn it on for all tables"
-_PRIVATE = {"nbsessions_session", "nbsessions_intent", "nbsessions_owner", "nbsessions_ending"}
-"""The tables whose rows belong to one namespace."""
+_RESTRICT = f"if the users do not trust each other, give each a role, and run {_GRANT}"
 
 
 def check_database(location: StoreLocation, inspection: DatabaseInspection) -> Iterator[Finding]:
@@ -35,11 +33,16 @@ def check_database(location: StoreLocation, inspection: DatabaseInspection) -> I
         )
         return
     yield ok("store", f"sessions are kept in {location.label}, which can be reached")
-    yield from examine_condition(condition)
+    yield from examine_condition(condition, location.namespace)
 
 
-def examine_condition(condition: DatabaseCondition) -> Iterator[Finding]:
-    """Report what is right and wrong about a database that can be reached."""
+def examine_condition(
+    condition: DatabaseCondition, namespace: str | None = None
+) -> Iterator[Finding]:
+    """Report what is right and wrong about a database that can be reached.
+
+    ``namespace`` is the one that servers use, if it is known.
+    """
     yield _version(condition)
     yield _writable(condition)
     yield _latency(condition)
@@ -49,7 +52,7 @@ def examine_condition(condition: DatabaseCondition) -> Iterator[Finding]:
     yield _schema(condition)
     yield from _privileges(condition)
     if condition.tables:
-        yield _row_security(condition)
+        yield _row_security(condition, namespace)
     if condition.population is not None:
         there = condition.population
         yield ok(
@@ -69,7 +72,7 @@ def _namespace(location: StoreLocation) -> Iterator[Finding]:
 def _version(condition: DatabaseCondition) -> Finding:
     message = f"PostgreSQL has version {condition.version}"
     if condition.version_number < _OLDEST_VERSION:
-        hint = "upgrade it to version 13 or newer"
+        hint = "upgrade it to version 15 or newer"
         return warning("store-version", f"{message}, which nbsessions is not tested with", hint)
     return ok("store-version", message)
 
@@ -150,36 +153,37 @@ def _privileges(condition: DatabaseCondition) -> Iterator[Finding]:
     yield ok("store-role", f"the role is {role}, which {may} create tables")
 
 
-def _row_security(condition: DatabaseCondition) -> Finding:
-    check = "store-row-security"
-    tables = [each for each in condition.tables if each.name in _PRIVATE]
+def _row_security(condition: DatabaseCondition, namespace: str | None) -> Finding:
+    check, role = "store-row-security", repr(condition.role)
+    tables = [each for each in condition.tables if each.is_private]
     without = [each.name for each in tables if not each.has_row_security]
-    if not without:
-        return _applied(condition, tables)
-    if len(without) < len(tables):
+    if without:
+        return _without_row_security(condition, tables, without)
+    if not all(each.row_security_applies for each in tables):
         return warning(
             check,
-            f"row level security is off for {', '.join(without)}, but on for others",
-            _RESTRICT,
+            f"row-level security is on, but does not restrict the role {role}",
+            "servers of users should use a role that does not own the tables, is no superuser and "
+            "has no BYPASSRLS",
         )
-    shared = condition.population is not None and condition.population.namespaces > 1
-    if shared:
+    if condition.granted is not None and namespace not in (None, *condition.granted):
+        message = f"row-level security keeps the role {role} from the namespace {namespace!r}"
+        return error(check, message, _GRANT)
+    return ok(check, f"row-level security is on, and restricts the role {role}")
+
+
+def _without_row_security(
+    condition: DatabaseCondition, tables: Sequence[TableAccess], without: Sequence[str]
+) -> Finding:
+    check = "store-row-security"
+    if len(without) < len(tables):
+        message = f"row-level security is off for {', '.join(without)}, but on for others"
+        return warning(check, message, _RESTRICT)
+    if condition.population is not None and condition.population.namespaces > 1:
         return warning(
             check,
-            "row level security is off: whoever uses the database can read and change all "
+            "row-level security is off: whoever uses the database can read and change all "
             "namespaces",
             _RESTRICT,
         )
-    return ok(check, "row level security is off, and there is no namespace of others")
-
-
-def _applied(condition: DatabaseCondition, tables: list[TableAccess]) -> Finding:
-    check, role = "store-row-security", repr(condition.role)
-    if all(each.row_security_applies for each in tables):
-        return ok(check, f"row level security is on, and restricts the role {role}")
-    return warning(
-        check,
-        f"row level security is on, but does not restrict the role {role}",
-        "servers of users should use a role that does not own the tables, is no superuser and "
-        "has no BYPASSRLS",
-    )
+    return ok(check, "row-level security is off, and there is no namespace of others")

@@ -11,12 +11,12 @@ from nbsessions.errors import StoreTooNew
 from nbsessions.models import utcnow
 from nbsessions.stores.inspection import DatabaseCondition, Population, TableAccess
 from nbsessions.stores.postgres.database import TimedConnection
-from nbsessions.stores.postgres.schema import MIGRATIONS, read_version
+from nbsessions.stores.postgres.schema import ISOLATED, MEMBERS, MIGRATIONS, read_version
 
 _ROUND_TRIPS = 5
 _META = "nbsessions_meta"
 _PRIVILEGES = ("SELECT", "INSERT", "UPDATE", "DELETE")
-_NEEDED = {_META: ("SELECT",)}
+_NEEDED = {_META: ("SELECT",), MEMBERS: ("SELECT",)}
 """The privileges that servers need, for the tables that they do not write to."""
 
 _SELECT_NOW = "SELECT clock_timestamp()"
@@ -27,12 +27,14 @@ _SELECT_SERVER = """SELECT current_setting('server_version') AS version,
     NOT pg_is_in_recovery() AND NOT current_setting('default_transaction_read_only')::boolean
     AS takes_writes,
     COALESCE(has_schema_privilege(current_schema(), 'CREATE'), false) AS may_create"""
-_SELECT_TABLES = """SELECT relname::text, relrowsecurity, row_security_active(oid),
+_SELECT_TABLES = """SELECT relname::text, relrowsecurity,
+    row_security_active(oid) AND NOT pg_has_role(relowner, 'USAGE'),
     has_table_privilege(oid, 'SELECT'), has_table_privilege(oid, 'INSERT'),
     has_table_privilege(oid, 'UPDATE'), has_table_privilege(oid, 'DELETE')
     FROM pg_catalog.pg_class WHERE relkind IN ('r', 'p')
     AND starts_with(relname::text, 'nbsessions_') AND pg_catalog.pg_table_is_visible(oid)
     ORDER BY relname"""
+_SELECT_GRANTED = f"SELECT namespace FROM {MEMBERS} WHERE member = current_user"
 _SELECT_POPULATION = """SELECT (SELECT COUNT(*) FROM nbsessions_session),
     (SELECT COUNT(*) FROM nbsessions_owner WHERE stopped IS NULL),
     (SELECT COUNT(*) FROM nbsessions_namespace)"""
@@ -52,6 +54,7 @@ def examine(connection: TimedConnection, *, begin: str) -> DatabaseCondition:
     schema, too_new = _schema(connection, tables)
     readable = {each.name for each in tables if "SELECT" not in each.denied}
     counted = bool(schema) and readable >= _COUNTED
+    restricted = any(each.row_security_applies for each in tables) and MEMBERS in readable
     sessions, owners, namespaces = _one(connection, _SELECT_POPULATION) if counted else [0] * 3
     return DatabaseCondition(
         version=version,
@@ -68,6 +71,9 @@ def examine(connection: TimedConnection, *, begin: str) -> DatabaseCondition:
         newest=len(MIGRATIONS),
         too_new=too_new,
         tables=tables,
+        granted=frozenset(name for (name,) in connection.execute(_SELECT_GRANTED))
+        if restricted
+        else None,
         population=Population(sessions=sessions, owners=owners, namespaces=namespaces)
         if counted
         else None,
@@ -112,6 +118,7 @@ def _table(row: Any) -> TableAccess:
             for privilege, has_it in zip(_PRIVILEGES, granted, strict=True)
             if privilege in needed and not has_it
         ),
+        is_private=name in (*ISOLATED, MEMBERS),
         has_row_security=has_row_security,
         row_security_applies=applies,
     )
