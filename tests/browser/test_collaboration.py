@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import sqlite3
 import time
+from contextlib import closing
 
 import pytest
 from playwright.sync_api import BrowserContext
 
 from support.browser import LAB_CONFIG, LabPage, open_lab, write_notebook
 from support.server import Server, StartServer
+from support.waiting import wait_until
 
 PATH = "a.ipynb"
 COUNTING = """
@@ -68,6 +71,13 @@ def test_a_running_cell_keeps_what_it_has_shown_and_goes_on(lab: LabPage, server
     assert notebook.execution_count(0) == 1
 
 
+def has_received(server: Server, text: str) -> bool:
+    """Return whether the text is in an update of a document that the server has received."""
+    with closing(sqlite3.connect(server.folder / ".jupyter_ystore.db")) as connection:
+        select = "SELECT EXISTS (SELECT 1 FROM yupdates WHERE instr(yupdate, ?))"
+        return bool(connection.execute(select, (text.encode(),)).fetchone()[0])
+
+
 def numbers(text: str) -> list[int]:
     return [int(line) for line in text.split()]
 
@@ -78,6 +88,8 @@ def test_the_page_says_that_a_document_lost_its_latest_changes(
     write_notebook(server, PATH, [])
     notebook = lab.open_notebook(PATH)
     notebook.append("# written just before the crash")
+    # A page keeps the changes that it could not send.
+    wait_until(lambda: has_received(server, "written just before"), "the server has the change")
     server.kill()
     time.sleep(3)
     server.start(again=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -64,6 +65,8 @@ def test_a_file_that_was_no_database_is_replaced_at_the_start(start_server: Star
 def test_a_file_that_another_server_has_open_is_not_moved(start_server: StartServer) -> None:
     first = start_server()
     before = first.create("before.ipynb")
+    # It would notice the damage by itself, and wait for a moment when it is alone.
+    first.send_signal(signal.SIGSTOP)
     for suffix in ("", "-wal"):
         _damage(first.store.with_name(first.store.name + suffix))
     second = start_server(start=False, data_dir=first.data_dir)
@@ -76,6 +79,7 @@ def test_a_file_that_another_server_has_open_is_not_moved(start_server: StartSer
     assert "damaged" in error
     assert "another server" in error
     assert list(first.store.parent.glob("*.damaged-*")) == []
+    first.send_signal(signal.SIGCONT)
     assert second.stop() == 0
     assert [model["id"] for model in first.list_sessions()] == [before["id"]]
     # Alone again, it repairs the file by itself, and writes what it knows.

@@ -39,7 +39,7 @@ def events(folder: Path) -> list[str]:
     return [line.split()[0] for line in (folder / "log").read_text().splitlines()]
 
 
-@pytest.mark.gen_test
+@pytest.mark.gen_test(timeout=300)
 async def test_many_clients_of_many_servers_get_one_session_and_one_kernel(
     url: str, tmp_path: Path, client: AsyncHTTPClient
 ) -> None:
