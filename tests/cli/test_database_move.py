@@ -13,7 +13,7 @@ import psycopg
 import pytest
 
 from nbsessions.cli.database.stores import open_movable
-from nbsessions.errors import KernelConflict, MoveRefused, StoreUncertain
+from nbsessions.errors import KernelConflict, MoveRefused, StoreUnavailable, StoreUncertain
 from nbsessions.identity import new_owner
 from nbsessions.locks import FileLock
 from nbsessions.models import Session
@@ -278,6 +278,21 @@ def test_a_copy_without_its_locks_is_moved(file: Path, url: str) -> None:
 def test_no_server_opens_the_file_during_the_move(file: Path) -> None:
     with open_movable(f"sqlite://{file}", "", log=LOG).reading():
         assert not FileLock(file.with_name("s.db.lock")).acquire(shared=True)
+
+
+@pytest.mark.gen_test
+async def test_no_server_writes_to_the_database_during_the_move(url: str) -> None:
+    make_tables(url, NEWEST)
+    store = PostgresSessionStore(connection_settings(url), "ada", log=LOG)
+    try:
+        with (
+            open_movable(url, "", log=LOG).reading(),
+            pytest.raises(StoreUnavailable, match="lock timeout"),
+        ):
+            await store.open(make_owner("owner"))
+        await store.open(make_owner("owner"))
+    finally:
+        store.close()
 
 
 @pytest.mark.gen_test

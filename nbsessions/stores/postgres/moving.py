@@ -30,6 +30,8 @@ _TIMEOUT = 600.0
 """Seconds for reading or writing everything."""
 
 _READ_ONE_STATE = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"
+# Every write begins with this table. A server that starts now can write when the move is over.
+_KEEP_SERVERS_OUT = "LOCK TABLE nbsessions_namespace IN SHARE ROW EXCLUSIVE MODE"
 _SEES_ALL = """SELECT bool_and(pg_has_role(relowner, 'USAGE') OR NOT row_security_active(oid))
     FROM pg_catalog.pg_class WHERE relname = 'nbsessions_session'
     AND pg_catalog.pg_table_is_visible(oid)"""
@@ -77,8 +79,7 @@ class MovableDatabase(MovableStore):
 
     @contextmanager
     def reading(self) -> Iterator[StoredRows]:
-        with self._database.single_connection(_TIMEOUT) as connection, connection.transaction():
-            connection.execute(_READ_ONE_STATE)
+        with self._database.single_connection(_TIMEOUT) as connection:
             version = read_version(connection)
             if version < len(MIGRATIONS):
                 raise MoveRefused(
@@ -86,8 +87,10 @@ class MovableDatabase(MovableStore):
                     "is needed. Run `jupyter nbsessions database migrate`"
                 )
             self._check_sight(connection)
-            rows = self._read(connection)
-        yield rows
+            with connection.transaction():
+                connection.execute(_READ_ONE_STATE)
+                connection.execute(_KEEP_SERVERS_OUT)
+                yield self._read(connection)
 
     def write(self, rows: StoredRows) -> None:
         for name in rows.names:
