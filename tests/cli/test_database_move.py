@@ -280,6 +280,17 @@ def test_no_server_opens_the_file_during_the_move(file: Path) -> None:
         assert not FileLock(file.with_name("s.db.lock")).acquire(shared=True)
 
 
+def test_a_move_counts_even_if_the_source_is_lost_at_the_end(file: Path, url: str) -> None:
+    there, back = open_movable(url, "", log=LOG), file.parent / "back.db"
+    moved = move(open_movable(f"sqlite://{file}", "", log=LOG), there)
+    with there.reading() as rows:
+        open_movable(f"sqlite://{back}", "", log=LOG).write(rows)
+        shared_cluster().execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE mode = 'ShareRowExclusiveLock'"
+        )
+    assert len(contents(f"sqlite://{back}").sessions) == len(moved.sessions)
+
+
 @pytest.mark.gen_test
 async def test_no_server_writes_to_the_database_during_the_move(url: str) -> None:
     make_tables(url, NEWEST)

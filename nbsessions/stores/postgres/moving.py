@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
+import psycopg
 from psycopg import Connection, DataError, errors
 
 from nbsessions.errors import MoveRefused
@@ -29,7 +30,8 @@ from nbsessions.stores.postgres.settings import LONGEST_NAMESPACE
 _TIMEOUT = 600.0
 """Seconds for reading or writing everything."""
 
-_READ_ONE_STATE = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"
+_READ_ONE_STATE = """BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY;
+    SET LOCAL idle_in_transaction_session_timeout = 0"""
 # Every write begins with this table. A server that starts now can write when the move is over.
 _KEEP_SERVERS_OUT = "LOCK TABLE nbsessions_namespace IN SHARE ROW EXCLUSIVE MODE"
 _SEES_ALL = """SELECT bool_and(pg_has_role(relowner, 'USAGE') OR NOT row_security_active(oid))
@@ -87,10 +89,11 @@ class MovableDatabase(MovableStore):
                     "is needed. Run `jupyter nbsessions database migrate`"
                 )
             self._check_sight(connection)
-            with connection.transaction():
-                connection.execute(_READ_ONE_STATE)
-                connection.execute(_KEEP_SERVERS_OUT)
-                yield self._read(connection)
+            connection.execute(_READ_ONE_STATE)
+            connection.execute(_KEEP_SERVERS_OUT)
+            yield self._read(connection)
+            with suppress(psycopg.Error):  # Nothing was written here.
+                connection.execute("ROLLBACK")
 
     def write(self, rows: StoredRows) -> None:
         for name in rows.names:
