@@ -140,6 +140,29 @@ def remove_tables(stores: Stores, pattern: str = "nbsessions_%") -> None:
         connection.execute(f"DROP TABLE {', '.join(tables)}")  # type: ignore[arg-type]
 
 
+# A table that somebody has locked
+
+
+async def test_a_read_that_waits_in_vain_leaves_nothing_behind_in_the_database(
+    stores: Stores,
+) -> None:
+    store = await stores.open()
+    session = await store.insert(make_session("a"))
+    with psycopg.connect(stores.url) as locking:
+        locking.execute("LOCK TABLE nbsessions_session, nbsessions_namespace")
+        for _ in range(3):
+            assert ids(await store.list_sessions()) == [session.session_id]
+        with pytest.raises(StoreUnavailable):
+            await store.count_by_kernel(session.kernel_id)
+        waiting = locking.execute(
+            """SELECT query FROM pg_stat_activity WHERE wait_event_type = 'Lock'
+            AND application_name = 'nbsessions' AND %s = ANY(pg_blocking_pids(pid))""",
+            (locking.info.backend_pid,),
+        )
+        assert waiting.fetchall() == []
+    assert await store.count_by_kernel(session.kernel_id) == 1
+
+
 # A silent network
 
 

@@ -27,6 +27,9 @@ from nbsessions.stores.sql.mark import StoreReverted
 _CONNECT_TIMEOUT = 3
 """Seconds that an attempt to connect to one host of the URL may take."""
 
+_CANCEL_TIMEOUT = 0.3
+"""Seconds to tell the database that a query is not wanted any more."""
+
 _LARGEST_POOL = 3
 """One connection for writes, and two for reads."""
 
@@ -129,7 +132,10 @@ class Database:
                 finally:
                     connection.deadline = None
                     if connection.pgconn.transaction_status == TransactionStatus.ACTIVE:
-                        # The answer to a query that timed out may still come.
+                        # The answer to a query that timed out may still come. Where it waits for
+                        # a lock, the database would not notice that nobody wants it.
+                        with suppress(psycopg.Error):
+                            connection.cancel_safe(timeout=_CANCEL_TIMEOUT)
                         connection.close()
                     if connection.closed:
                         # The others lead to the same server, which may have ended.
