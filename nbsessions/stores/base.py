@@ -240,8 +240,9 @@ class SessionStore(ABC):
     async def claim(self, intents: Collection[Intent]) -> Sequence[Intent]:
         """Make intents of dead owners in the shared scope intents of this owner.
 
-        Returns those that no other server has claimed or completed in the meantime. The caller
-        carries them out.
+        A 'start' that is claimed can no longer be committed, even if its owner is alive. Returns
+        those that no other server has claimed or completed in the meantime. The caller carries
+        them out.
         """
 
     @abstractmethod

@@ -154,6 +154,25 @@ async def test_a_role_writes_nothing_into_another_namespace(database: SharedData
             connection.execute(statement, {"own": ADA, "other": BOB})  # type: ignore[arg-type]
 
 
+async def test_numbers_that_a_role_chooses_are_in_nobodys_way(database: SharedDatabase) -> None:
+    await fill(database)
+    ((last,),) = database.execute("postgres", "SELECT max(seq) FROM nbsessions_session")
+    taken = """INSERT INTO nbsessions_session OVERRIDING SYSTEM VALUE
+        SELECT number, namespace, gen_random_uuid(), scope, provider, path, document, name, type,
+        kernel_id, kernel_name, created, last_activity
+        FROM nbsessions_session, generate_series(%s::int, %s::int) AS number
+        WHERE namespace = %s LIMIT 50"""
+    assert isinstance(last, int)
+    assert database.execute("bob", taken, (last + 1, last + 50, BOB)) == [(50,)]
+    store = database.store("ada", ADA)
+    await store.open(make_owner("owner-of-ada"))
+    session = await store.insert(make_session("d.ipynb", scope="owner-of-ada"))
+    await store.rename_document("d.ipynb", "e.ipynb")
+    await store.delete(session.session_id, stop_token=make_id())
+    count = "SELECT count(*) FROM nbsessions_session WHERE namespace = %s AND path = 'a.ipynb'"
+    assert database.execute("bob", count, (BOB,)) == [(51,)]
+
+
 async def test_a_store_cannot_be_opened_for_another_namespace(database: SharedDatabase) -> None:
     await fill(database)
     with pytest.raises(StoreUnusable, match="row-level security"):

@@ -8,6 +8,7 @@ from datetime import timedelta
 import psycopg
 import pytest
 
+from nbsessions.errors import StartLost
 from nbsessions.identity import process_key
 from nbsessions.models import ABANDONED_AFTER, Owner
 from nbsessions.stores.base import SILENT_KEPT_FOR, SessionStore
@@ -105,6 +106,35 @@ async def test_in_a_shared_scope_others_claim_the_intents_of_a_silent_owner(
     kept = await silent.insert(make_session("c", scope="shared"))
     assert kept.session_id in ids(await observer.list_sessions())
     assert not (await observer.find_orphans()).owners
+
+
+async def test_a_start_that_others_have_claimed_cannot_be_committed(stores: Stores) -> None:
+    silent = await leave(stores, shared_scope="shared", boot_id="")
+    start = make_start("b", scope="shared")
+    await silent.acquire(start)
+    observer = await stores.open(make_owner("observer", shared_scope="shared", boot_id=""))
+    silence(stores, "owner-1", SHARING_KEPT_FOR + MARGIN)
+    [claimed] = await observer.claim((await observer.find_orphans()).intents)
+    with pytest.raises(StartLost):
+        await silent.commit(start.token, make_session("b", scope="shared"))
+    assert claimed == start
+    assert len(await observer.list_sessions()) == 1
+
+
+async def test_an_owner_that_others_have_forgotten_brings_no_session_of_a_shared_scope_back(
+    stores: Stores,
+) -> None:
+    silent = await leave(stores, shared_scope="shared", boot_id="")
+    [session] = await silent.list_sessions()
+    observer = await stores.open(make_owner("observer", shared_scope="shared", boot_id=""))
+    silence(stores, "owner-1", SHARING_KEPT_FOR + MARGIN)
+    await observer.delete(session.session_id, stop_token="stop")
+    await observer.finish_stop("stop")
+    await observer.recover(await observer.find_orphans())
+    await silent.ensure_intact()
+    assert await silent.list_sessions() == await observer.list_sessions() == []
+    kept = await silent.insert(make_session("c", scope="shared"))
+    assert ids(await observer.list_sessions()) == [kept.session_id]
 
 
 async def test_what_was_abandoned_for_a_month_is_removed(stores: Stores) -> None:

@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
+
+from psycopg import Connection
+from psycopg.errors import LockNotAvailable
 
 from nbsessions.errors import InvalidRequest, StoreTooNew
 from nbsessions.stores.postgres.database import Database
 from nbsessions.stores.postgres.grants import grant_statements
-from nbsessions.stores.postgres.schema import MIGRATIONS, migrate, read_meta, read_version
+from nbsessions.stores.postgres.schema import (
+    MIGRATIONS,
+    SHORT_WAITS,
+    migrate,
+    read_meta,
+    read_version,
+)
 from nbsessions.stores.postgres.settings import check_namespace
+
+T = TypeVar("T")
 
 _TIMEOUT = 60.0
 """Seconds for one command, which may have to wait for others and for servers."""
+
+_PAUSE = 1.0
+"""Seconds in which servers can write before a change of tables is tried again."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,8 +62,7 @@ class Administration:
 
     def migrate(self) -> tuple[int, int]:
         """Create or migrate the tables. Return the schemas before and after."""
-        with self._database.single_connection(_TIMEOUT) as connection:
-            return migrate(connection)
+        return self._patiently(migrate)
 
     def check(self) -> SchemaCondition:
         """Return which schema the database has."""
@@ -73,10 +88,26 @@ class Administration:
                 text.encode()
             except UnicodeEncodeError as error:
                 raise InvalidRequest(repr(text), "is not valid Unicode") from error
-        with self._database.single_connection(_TIMEOUT) as connection, connection.transaction():
-            statements = grant_statements(connection, namespace, role, apply=apply)
-            lines = [f"{statement.as_string(connection)};\n" for statement in statements]
-            if apply:
-                for statement in statements:
-                    connection.execute(statement)
-        return "".join(("BEGIN;\n", *lines, "COMMIT;\n"))
+
+        def grant(connection: Connection) -> list[str]:
+            with connection.transaction():
+                statements = grant_statements(connection, namespace, role, apply=apply)
+                if apply:
+                    connection.execute(SHORT_WAITS)
+                    for statement in statements:
+                        connection.execute(statement)
+                return [f"{statement.as_string(connection)};\n" for statement in statements]
+
+        return "".join(("BEGIN;\n", f"{SHORT_WAITS};\n", *self._patiently(grant), "COMMIT;\n"))
+
+    def _patiently(self, change: Callable[[Connection], T]) -> T:
+        """Change the tables, as soon as nothing else keeps them busy."""
+        end = time.monotonic() + _TIMEOUT - 5.0
+        with self._database.single_connection(_TIMEOUT) as connection:
+            while True:
+                try:
+                    return change(connection)
+                except LockNotAvailable:
+                    if time.monotonic() > end:
+                        raise
+                    time.sleep(_PAUSE)

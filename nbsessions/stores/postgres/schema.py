@@ -48,7 +48,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             revision bigint NOT NULL
         )""",
         """CREATE TABLE nbsessions_session (
-            seq bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+            seq bigint GENERATED ALWAYS AS IDENTITY,
             namespace text COLLATE "C" NOT NULL,
             session_id text COLLATE "C" NOT NULL,
             scope text COLLATE "C" NOT NULL,
@@ -61,6 +61,8 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             kernel_name text,
             created timestamptz NOT NULL,
             last_activity timestamptz NOT NULL,
+            -- With the namespace, because who may insert rows may choose their numbers.
+            PRIMARY KEY (namespace, seq),
             UNIQUE (namespace, session_id)
         )""",
         # An entry of an index has at most 2700 bytes, and a path may be longer.
@@ -139,6 +141,8 @@ _HAS_META = """SELECT EXISTS (SELECT 1 FROM pg_catalog.pg_class
     WHERE relname = 'nbsessions_meta' AND pg_catalog.pg_table_is_visible(oid))"""
 _SELECT_META = "SELECT key, value FROM nbsessions_meta"
 _LOCK_MIGRATIONS = "SELECT pg_advisory_xact_lock(%s)"
+SHORT_WAITS = """SET LOCAL lock_timeout = '2s'"""
+"""Limits how long to wait for a table. Until then, all servers wait as well."""
 _PUT_META = """INSERT INTO nbsessions_meta (key, value) VALUES (%s, %s)
     ON CONFLICT (key) DO UPDATE SET value = excluded.value"""
 
@@ -160,7 +164,8 @@ def migrate(connection: Connection) -> tuple[int, int]:
     that servers of two releases can share it. Any number of servers may call this at once.
 
     Returns the versions before and after. Raises StoreTooNew, StoreUnusable if this role may not
-    create the tables, psycopg.Error.
+    create the tables, LockNotAvailable if another transaction keeps a table busy, and other errors
+    of psycopg.
     """
     version = read_version(connection)
     if version >= len(MIGRATIONS):
@@ -168,6 +173,7 @@ def migrate(connection: Connection) -> tuple[int, int]:
     try:
         with connection.transaction():
             connection.execute(_LOCK_MIGRATIONS, (LOCK,))
+            connection.execute(SHORT_WAITS)
             version = read_version(connection)
             for statements in MIGRATIONS[version:]:
                 for statement in statements:

@@ -48,10 +48,11 @@ UPDATE_SESSION = """WITH claimed AS (INSERT INTO nbsessions_kernel (kernel_id, n
         VALUES (%(kernel_id)s, %(namespace)s) ON CONFLICT DO NOTHING)
     UPDATE nbsessions_session SET provider = %(provider)s, path = %(path)s,
     document = %(document)s, name = %(name)s, type = %(type)s, kernel_id = %(kernel_id)s,
-    kernel_name = %(kernel_name)s, last_activity = %(last_activity)s WHERE seq = %(seq)s"""
+    kernel_name = %(kernel_name)s, last_activity = %(last_activity)s
+    WHERE namespace = %(namespace)s AND seq = %(seq)s"""
 ADOPT_SESSION = """UPDATE nbsessions_session SET scope = %s, provider = %s
     WHERE namespace = %s AND session_id = %s AND scope = %s"""
-DELETE_SESSION = "DELETE FROM nbsessions_session WHERE seq = %s"
+DELETE_SESSION = "DELETE FROM nbsessions_session WHERE namespace = %s AND seq = %s"
 DELETE_BY_ID = "DELETE FROM nbsessions_session WHERE namespace = %s AND session_id = %s"
 DELETE_ORPHAN = """DELETE FROM nbsessions_session
     WHERE namespace = %s AND session_id = %s AND scope = %s AND kernel_id = %s"""
@@ -88,7 +89,9 @@ LOSE_STARTS = """UPDATE nbsessions_intent SET verb = 'lost' WHERE namespace = %s
     AND verb = 'start' AND NOT lease_until BETWEEN %s AND %s"""
 RENEW_START = """UPDATE nbsessions_intent SET lease_until = %s
     WHERE token = %s AND verb = 'start'"""
-CLAIM_INTENT = """UPDATE nbsessions_intent SET owner = %s WHERE token = %s AND owner = %s"""
+CLAIM_INTENT = """UPDATE nbsessions_intent
+    SET owner = %s, verb = CASE verb WHEN 'start' THEN 'lost' ELSE verb END
+    WHERE token = %s AND owner = %s"""
 END_STOP = """UPDATE nbsessions_intent SET verb = 'ended', lease_until = %s
     WHERE token = %s AND verb = 'stop'"""
 DELETE_INTENT = "DELETE FROM nbsessions_intent WHERE token = %s"

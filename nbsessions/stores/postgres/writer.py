@@ -147,7 +147,8 @@ class Writer(BatchWriter[PostgresTransaction]):
     def _write_again(self, connection: TimedConnection) -> PostgresTransaction:
         transaction = PostgresTransaction(connection, self._namespace, self._owner)
         # Another server has removed this one's record, and undone its starts and stops.
-        is_forgotten = transaction.revision >= self.mark.revision
+        record = connection.execute(SELECT_WRITTEN, (self._owner.owner_id,)).fetchone()
+        is_forgotten = record is None and transaction.revision >= self.mark.revision
         self._log.warning(
             "The session store %s %s. This server writes its sessions to it again.",
             self._database.name,
@@ -155,15 +156,24 @@ class Writer(BatchWriter[PostgresTransaction]):
             if is_forgotten
             else "was restored to an earlier state",
         )
+        sessions = self._known_sessions()
         if is_forgotten:
             self._intents.clear()
+            if self._owner.shared_scope:
+                sessions = []  # The others have gone on with them.
         transaction.raise_writes_over(self.mark.written)
-        transaction.restore(self._known_sessions(), self._intents.values())
+        transaction.restore(sessions, self._intents.values())
         transaction.record_write(0)
         transaction.raise_revision()
         return transaction
 
     def _commit_last(self, last: Callable[[PostgresTransaction], None]) -> None:
+        try:
+            self._commit_last_once(last)
+        except (Conflict, ConnectionLost):
+            self._commit_last_once(last)
+
+    def _commit_last_once(self, last: Callable[[PostgresTransaction], None]) -> None:
         with (
             self._database.connection(_TRANSACTION_TIMEOUT) as connection,
             self._database.transaction(connection),

@@ -104,7 +104,7 @@ class SQLTables(Tables):
         return self._select_sessions(self._statements.SELECT_WITHIN, *values)
 
     def remove_session(self, session: Session) -> None:
-        self._execute(self._statements.DELETE_SESSION, session.seq)
+        self._execute(self._statements.DELETE_SESSION, *self._store_key, session.seq)
         self.changed[session.session_id] = None
 
     # Intents
@@ -187,7 +187,10 @@ class SQLTables(Tables):
         self._execute(self._statements.DELETE_BY_ID, self._namespace, session_id)
 
     def claim(self, intent: Intent) -> bool:
-        """Make the intent one of this owner, unless it is gone or has another owner by now."""
+        """Make the intent one of this owner, unless it is gone or has another owner by now.
+
+        A 'start' becomes 'lost', because the other owner may still be alive.
+        """
         values = (self._owner_id, intent.token, intent.owner)
         return self._execute(self._statements.CLAIM_INTENT, *values) > 0
 

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import replace
 
-from nbsessions.models import EndReason, Intent, Orphans, Owner, Session
+from nbsessions.models import EndReason, Intent, Orphans, Owner, Session, Verb
 from nbsessions.stores.base import ENDINGS_KEPT_FOR, START_LEASE
 from nbsessions.stores.sql.tables import SQLTables
 from nbsessions.stores.transaction import Transaction
@@ -83,7 +83,9 @@ class SQLTransaction(Transaction, ABC):
     def claim(self, intents: Iterable[Intent]) -> list[Intent]:
         """See SessionStore.claim."""
         claimed = [intent for intent in intents if self.tables.claim(intent)]
-        self.tables.intents.update((intent.token, intent) for intent in claimed)
+        for intent in claimed:
+            verb = Verb.LOST if intent.verb is Verb.START else intent.verb
+            self.tables.intents[intent.token] = replace(intent, verb=verb)
         return claimed
 
     def recover(

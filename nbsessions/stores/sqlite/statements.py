@@ -59,7 +59,9 @@ LOSE_STARTS = """UPDATE nbsessions_intent SET verb = 'lost' WHERE namespace = ? 
     AND document = ? AND verb = 'start' AND NOT lease_until BETWEEN ? AND ?"""
 RENEW_START = """UPDATE nbsessions_intent SET lease_until = ?
     WHERE token = ? AND verb = 'start'"""
-CLAIM_INTENT = """UPDATE nbsessions_intent SET owner = ? WHERE token = ? AND owner = ?"""
+CLAIM_INTENT = """UPDATE nbsessions_intent
+    SET owner = ?, verb = CASE verb WHEN 'start' THEN 'lost' ELSE verb END
+    WHERE token = ? AND owner = ?"""
 END_STOP = """UPDATE nbsessions_intent SET verb = 'ended', lease_until = ?
     WHERE token = ? AND verb = 'stop'"""
 DELETE_INTENT = "DELETE FROM nbsessions_intent WHERE token = ?"
