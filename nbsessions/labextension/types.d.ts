@@ -99,6 +99,11 @@ declare global {
     shared(name: string): Promise<any>;
     /** Closes dialogs, but none that the user fills in. */
     dismiss(dialogs: Lost['dialogs']): void;
+    /**
+     * Removes the documents that have all they had, once they are loaded from disk. A slow server
+     * may need a while for that.
+     */
+    compare(documents: Lost['documents']): Promise<void>;
     /** Returns how many connections the server's kernels had. */
     connections(): number;
   }

@@ -50,9 +50,9 @@ def test_a_running_cell_keeps_what_it_has_shown_and_goes_on(lab: LabPage, server
     notebook = lab.open_notebook(PATH)
     notebook.run(0)
     notebook.wait_for_text(0, "\n3\n")
-    before = numbers(notebook.text(0))
     server.kill()
     time.sleep(3)
+    before = numbers(notebook.text(0))
     server.start(again=True)
     notebook.wait_for_reconnect()
     for _ in range(2):

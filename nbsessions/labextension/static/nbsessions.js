@@ -5,7 +5,8 @@
   const HIDDEN_FOR_LONG = 5 * 60; // seconds
   const HIDDEN_INTERVAL = 60; // seconds: a server keeps what kernels say for twice as long
   const REQUEST_TIMEOUT = 10; // seconds
-  const ROOMS_WITHIN = 5; // seconds
+  const ROOMS_WITHIN = 5; // seconds that kernels wait for documents
+  const COMPARED_WITHIN = 30; // seconds
   const MAX_IDS = 100; // sessions that one request may ask for
   const AWAY = [424, 502, 503, 504]; // what proxies and JupyterHub answer for a server
   const KERNEL = /\/api\/kernels\/[^/]+\/channels$/;
@@ -396,15 +397,31 @@
      * running cells had shown. The disk has only what they showed earlier.
      * @param {Lost} lost
      */
-    async #restore({ cells, documents }) {
-      const deadline = Date.now() + ROOMS_WITHIN * 1000;
-      while ([...this.#rooms.values()].includes(false) && Date.now() < deadline) await pause(0.05);
+    async #restore({ cells }) {
+      await this.#loaded(ROOMS_WITHIN);
       for (const { cell, outputs } of cells.values()) {
         if (cell.isDisposed) continue;
         const now = cell.model.outputs.toJSON();
         const isThere = outputs.every((each, index) => isSame(each, now[index]));
         if (!isThere) cell.model.outputs.fromJSON([...outputs, ...now]);
       }
+    }
+
+    /**
+     * Waits until documents that are edited together are loaded from disk.
+     * @param {number} seconds
+     */
+    async #loaded(seconds) {
+      const deadline = Date.now() + seconds * 1000;
+      while ([...this.#rooms.values()].includes(false) && Date.now() < deadline) await pause(0.05);
+    }
+
+    /**
+     * See Page.
+     * @param {Lost['documents']} documents
+     */
+    async compare(documents) {
+      if (documents.size) await this.#loaded(COMPARED_WITHIN);
       for (const [document, size] of documents) {
         const isWhole = document.isDisposed || document.model.toString().length >= size;
         if (isWhole) documents.delete(document);

@@ -52,6 +52,7 @@ export async function report(page, lost, status, away) {
   await connected(contexts.filter(context => !missing.has(lost.sessions.get(context)?.id ?? '')));
   const refreshed = refresh(page, contexts, away);
   const unanswered = await settle(lost);
+  await page.compare(lost.documents);
   if (page.isLost) return false;
   tell(page, lost, status, away, unanswered);
   await refreshed;
