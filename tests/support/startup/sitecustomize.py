@@ -4,8 +4,10 @@
   that would double the startup time. Kernels are not measured at all, because they run no code of
   nbsessions.
 - When jupyter_client is imported, the ports of kernels are reserved.
-- ``rfc3987_syntax`` counts as not installed. jsonschema imports it if it can, which takes half of
-  a server's start, and no server uses it.
+- Some modules count as not installed. jsonschema imports ``rfc3987_syntax`` if it can, which takes
+  half of a server's start, and no server uses it. ipykernel imports ``debugpy`` and ``jedi`` if it
+  can, which takes half of a kernel's start, and no test debugs or completes code. The kernels of
+  ``distribution/test_readme.py`` have them.
 - A server with ``WITHOUT_LOCKS`` in its environment has no file locks.
 - A server with ``SIGTERM_WHILE_LOGGING`` receives a SIGTERM while it logs a line with that text.
 """
@@ -85,7 +87,8 @@ def _stop_while_logging(text):
     sys.stderr = io.TextIOWrapper(io.BufferedWriter(Log()), line_buffering=True)
 
 
-sys.modules["rfc3987_syntax"] = None
+for _name in ("rfc3987_syntax", "debugpy", "jedi"):
+    sys.modules[_name] = None
 if os.environ.pop("WITHOUT_LOCKS", None):
     _remove_locks()
 if _text := os.environ.pop("SIGTERM_WHILE_LOGGING", None):
