@@ -29,15 +29,17 @@ from support.values import make_id, make_owner, make_session, make_start
 
 _ANSWER_TIMEOUT = 300.0
 NOBODY = 65534
-_spawn = multiprocessing.get_context("spawn")
+# Forked from a process that has imported what takes long, and that runs nothing else.
+_processes = multiprocessing.get_context("forkserver")
+_processes.set_forkserver_preload(["__main__", "nbsessions.stores.sqlite"])
 
 
 class OtherProcess:
     """Calls functions of this module in a separate process, which keeps state between calls."""
 
     def __init__(self) -> None:
-        self._connection, theirs = _spawn.Pipe()
-        self._process = _spawn.Process(target=_serve, args=(theirs,), daemon=True)
+        self._connection, theirs = _processes.Pipe()
+        self._process = _processes.Process(target=_serve, args=(theirs,), daemon=True)
         self._process.start()
         theirs.close()
 
