@@ -43,7 +43,7 @@ def test_the_help_of_a_command_has_its_options(
 def test_the_command_line_works_where_older_packages_are_installed(
     start_server: StartServer, host_name: str
 ) -> None:
-    server = start_server(host_name)
+    server = start_server(host_name, measured=False)
     server.create("a.ipynb")
     assert "a.ipynb" in server.run("-m", "nbsessions.cli", "list")
     assert "a.ipynb" in server.run("-m", "nbsessions.cli", "show", "a.ipynb")

@@ -12,7 +12,9 @@ PIP = (sys.executable, "-m", "pip", "--disable-pip-version-check")
 
 def run(*command: str | Path, cwd: Path) -> None:
     """Run a command, which has to succeed."""
-    environment = {name: value for name, value in os.environ.items() if "PYTEST" not in name}
+    # No coverage is measured: what runs the package here is tested elsewhere, in less time.
+    left_out = ("PYTEST", "COVERAGE_")
+    environment = {k: value for k, value in os.environ.items() if not k.startswith(left_out)}
     ran = subprocess.run(
         command,
         cwd=cwd,
