@@ -77,6 +77,8 @@ class TableAccess:
     name: str
     denied: tuple[str, ...]
     """The privileges that servers need and the role lacks, for example ``INSERT``."""
+    excessive: tuple[str, ...]
+    """The privileges that the role has and servers do not need. Empty for the owner."""
     is_private: bool
     """Whether its rows belong to namespaces, and can be kept from other roles."""
     has_row_security: bool

@@ -196,6 +196,18 @@ def test_grant_prints_the_statements_and_apply_runs_them(
     assert query(own, "SELECT namespace FROM nbsessions_member") == [("a namespace",)]
 
 
+def test_grant_names_members_that_were_there_before(cli: CommandLine, url: str, role: str) -> None:
+    make_tables(url)
+    query(url, "INSERT INTO nbsessions_member VALUES ('mallory', 'ada')")
+    command = ("database", "grant", "ada", role, "--store", url)
+    assert "--   role 'mallory', namespace 'ada'\n" in cli(*command).out
+    applied = cli(*command, "--apply")
+    assert (applied.status, applied.err) == (0, "")
+    assert "has rows already" in applied.out
+    assert "role 'mallory', namespace 'ada'" in applied.out
+    assert "mallory" not in cli(*command, "--apply").out
+
+
 def test_a_server_serves_and_recovers_its_namespace_with_these_rights(
     start_server: StartServer, cli: CommandLine, url: str, role: str
 ) -> None:

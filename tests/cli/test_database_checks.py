@@ -16,7 +16,12 @@ NAMES = ("ending", "intent", "kernel", "member", "meta", "namespace", "owner", "
 
 
 def make_tables(**options: Any) -> tuple[TableAccess, ...]:
-    defaults = {"denied": (), "has_row_security": False, "row_security_applies": False}
+    defaults = {
+        "denied": (),
+        "excessive": (),
+        "has_row_security": False,
+        "row_security_applies": False,
+    }
     return tuple(
         TableAccess(
             name=f"nbsessions_{name}", is_private=name != "meta", **{**defaults, **options}
@@ -80,12 +85,13 @@ def test_a_good_condition_has_no_warnings() -> None:
         ("schema", Level.OK, "schema version 1: the first server", {"newest": 2}),
         ("schema", Level.ERROR, "may not create", {"newest": 2, "may_create": False}),
         ("privileges", Level.ERROR, "INSERT, DELETE on", {"denied": ("INSERT", "DELETE")}),
+        ("privileges", Level.WARNING, "TRUNCATE on nbsessions_", {"excessive": ("TRUNCATE",)}),
     ],
 )
 def test_each_thing_that_may_be_wrong_is_found(
     name: str, level: Level, message: str, changes: dict[str, Any]
 ) -> None:
-    if "denied" in changes:
+    if "denied" in changes or "excessive" in changes:
         changes = {"tables": make_tables(**changes)}
     finding = check(**changes)[f"store-{name}"]
     assert finding.level is level

@@ -91,6 +91,22 @@ def test_a_role_that_may_only_read_is_enough_to_list_but_not_for_servers(
     assert "may not create tables" in findings(ran, "ok")["store-role"]
 
 
+def test_a_role_with_more_rights_than_servers_need_is_warned_of(
+    start_server: StartServer,
+) -> None:
+    url, role = shared_cluster().make_schema(), make_role()
+    schema = schema_of(url)
+    administration(url).migrate()
+    shared_cluster().execute(f"GRANT USAGE ON SCHEMA {schema} TO {role}")
+    shared_cluster().execute(f"GRANT ALL ON ALL TABLES IN SCHEMA {schema} TO {role}")
+    cli = CommandLine(prepare(start_server, url.replace("postgres@", f"{role}@")))
+    found = findings(run(cli, "doctor", "--json"), "warning")["store-privileges"]
+    assert "INSERT, UPDATE, DELETE, TRUNCATE on nbsessions_meta" in found
+    assert "; TRUNCATE on nbsessions_session" in found
+    administration(url).grant("ada", role, apply=True)
+    assert "store-privileges" in findings(run(cli, "doctor", "--json"), "ok")
+
+
 def test_a_role_is_told_whether_it_may_use_the_namespace(
     start_server: StartServer, reader: str
 ) -> None:

@@ -343,6 +343,53 @@ def test_a_role_that_nothing_isolates_is_refused(
         database.administration.grant(ADA, role, apply=False)
 
 
+def test_a_grant_takes_wider_rights_away(database: SharedDatabase) -> None:
+    role = database.add("carol", ADA)
+    with database.connected("postgres") as connection:
+        (name,) = connection.execute("SELECT current_schema()").fetchone() or ()
+        quoted = f'"{role.replace(chr(34), chr(34) * 2)}"'
+        for grantee in (f"{quoted} WITH GRANT OPTION", "PUBLIC"):
+            connection.execute(
+                f"GRANT ALL ON ALL TABLES IN SCHEMA {name} TO {grantee}"  # type: ignore[arg-type]
+            )
+    # What the role has passed on does not keep its own rights from being taken away.
+    other = database.names["bob"].replace('"', '""')
+    database.execute("carol", f'GRANT TRUNCATE ON nbsessions_session TO "{other}"')
+    database.execute("carol", "UPDATE nbsessions_meta SET value = value")
+    database.administration.grant(ADA, role, apply=True)
+    for name in ("carol", "bob"):
+        for statement in (
+            "UPDATE nbsessions_meta SET value = value",
+            "DELETE FROM nbsessions_member",
+            *(f"TRUNCATE {table}" for table in (*schema.ISOLATED, schema.MEMBERS)),
+        ):
+            with pytest.raises(InsufficientPrivilege):
+                database.execute(name, statement)
+    assert database.execute("carol", "SELECT namespace FROM nbsessions_member") == [(ADA,)]
+    for table in schema.ISOLATED:
+        assert database.execute("carol", f"DELETE FROM {table}") == [(0,)]
+
+
+@pytest.mark.parametrize("apply", [True, False])
+def test_members_that_are_there_before_row_level_security_are_named(apply: bool) -> None:
+    database = SharedDatabase()
+    role, namespace = database.add("carol"), "of others\n%s{}:x; DROP TABLE x"
+    insert = "INSERT INTO nbsessions_member VALUES (%s, %s)"
+    for values in ((role, namespace), ("mallory", ADA), (role, ADA)):
+        database.execute("postgres", insert, values)
+    script = database.administration.grant(ADA, role, apply=apply).splitlines()
+    assert script[1].startswith("-- nbsessions_member has rows already")
+    rows = {
+        f"--   role {role!r}, namespace {namespace!r}",
+        f"--   role 'mallory', namespace {ADA!r}",
+    }
+    assert set(script[3:5]) == rows
+    assert not script[5].startswith("--")
+    if apply:
+        again = database.administration.grant(ADA, role, apply=True)
+        assert "mallory" not in again
+
+
 def test_a_role_that_is_not_there_is_refused(database: SharedDatabase) -> None:
     with pytest.raises(StoreUnusable, match="no role 'nobody here'"):
         database.administration.grant(ADA, "nobody here", apply=False)

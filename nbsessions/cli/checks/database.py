@@ -145,8 +145,21 @@ def _privileges(condition: DatabaseCondition) -> Iterator[Finding]:
     denied = [
         f"{', '.join(each.denied)} on {each.name}" for each in condition.tables if each.denied
     ]
+    excessive = [
+        f"{', '.join(each.excessive)} on {each.name}"
+        for each in condition.tables
+        if each.excessive
+    ]
     if denied:
         yield error(check, f"the role {role} lacks {'; '.join(denied)}", _GRANT)
+    elif excessive:
+        yield warning(
+            check,
+            f"the role {role} does not own the tables, but has rights that servers do not need: "
+            f"{'; '.join(excessive)}",
+            "take them away with REVOKE, as the owner of the tables, or for the role of one user "
+            f"run {_GRANT}",
+        )
     elif condition.tables:
         yield ok(check, f"the role {role} can read and write the tables")
     may = "may" if condition.may_create else "may not"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from itertools import takewhile
 
 from traitlets import Bool, TraitError
 
@@ -23,10 +24,14 @@ class GrantCommand(DatabaseSubcommand):
 
     name = "jupyter-nbsessions-database-grant"
     description = """Print the SQL that lets a role of the database use a namespace: it gives the
-    role the rights that servers need, adds it to the table nbsessions_member and enables row-level
-    security for all tables. Then each role sees and changes only the rows of its own namespaces,
-    whatever it sends to the database. The owner of the tables sees all. From then on, a role
-    without any namespace sees nothing.
+    role the rights that servers need, takes all others on the tables away from the role and from
+    PUBLIC, adds the role to the table nbsessions_member and enables row-level security for all
+    tables. Then each role sees and changes only the rows of its own namespaces, whatever it sends
+    to the database. The owner of the tables sees all. From then on, a role without any namespace
+    sees nothing.
+
+    When row-level security is switched on, the command lists the rows that nbsessions_member has
+    already, because a role may have added itself before. Delete those that you do not want.
 
     The role must exist, and must not be the owner of the tables or a superuser. Run the command
     again for each namespace of the role. The statements may be run again, too. Pipe them to psql
@@ -53,6 +58,9 @@ jupyter nbsessions database grant hub.example.org/ada/ ada --apply
         if self.apply:
             done = f"{database.name}: the role {role!r} can use the namespace {namespace!r}"
             self.out.print(plain(done))
+            # The comments before the first statement, after BEGIN.
+            for line in takewhile(lambda line: line.startswith("-- "), script.splitlines()[1:]):
+                self.out.print(plain(line[3:]))
         else:
             # Unlike the console, this wraps no lines.
             sys.stdout.write(script)

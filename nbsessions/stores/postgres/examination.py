@@ -16,6 +16,7 @@ from nbsessions.stores.postgres.schema import ISOLATED, MEMBERS, MIGRATIONS, rea
 _ROUND_TRIPS = 5
 _META = "nbsessions_meta"
 _PRIVILEGES = ("SELECT", "INSERT", "UPDATE", "DELETE")
+_ALL_PRIVILEGES = (*_PRIVILEGES, "TRUNCATE")
 _NEEDED = {_META: ("SELECT",), MEMBERS: ("SELECT",)}
 """The privileges that servers need, for the tables that they do not write to."""
 
@@ -29,8 +30,10 @@ _SELECT_SERVER = """SELECT current_setting('server_version') AS version,
     COALESCE(has_schema_privilege(current_schema(), 'CREATE'), false) AS may_create"""
 _SELECT_TABLES = """SELECT relname::text, relrowsecurity,
     row_security_active(oid) AND NOT pg_has_role(relowner, 'USAGE'),
+    pg_has_role(relowner, 'USAGE'),
     has_table_privilege(oid, 'SELECT'), has_table_privilege(oid, 'INSERT'),
-    has_table_privilege(oid, 'UPDATE'), has_table_privilege(oid, 'DELETE')
+    has_table_privilege(oid, 'UPDATE'), has_table_privilege(oid, 'DELETE'),
+    has_table_privilege(oid, 'TRUNCATE')
     FROM pg_catalog.pg_class WHERE relkind IN ('r', 'p')
     AND starts_with(relname::text, 'nbsessions_') AND pg_catalog.pg_table_is_visible(oid)
     ORDER BY relname"""
@@ -109,15 +112,14 @@ def _is_local(connection: TimedConnection) -> bool:
 
 
 def _table(row: Any) -> TableAccess:
-    name, has_row_security, applies, *granted = row
-    needed = _NEEDED.get(name, _PRIVILEGES)
+    name, has_row_security, applies, is_owner, *has = row
+    needed = set(_NEEDED.get(name, _PRIVILEGES))
+    granted = {each for each, has_it in zip(_ALL_PRIVILEGES, has, strict=True) if has_it}
+    surplus = set() if is_owner else granted - needed
     return TableAccess(
         name=name,
-        denied=tuple(
-            privilege
-            for privilege, has_it in zip(_PRIVILEGES, granted, strict=True)
-            if privilege in needed and not has_it
-        ),
+        denied=tuple(each for each in _ALL_PRIVILEGES if each in needed - granted),
+        excessive=tuple(each for each in _ALL_PRIVILEGES if each in surplus),
         is_private=name in (*ISOLATED, MEMBERS),
         has_row_security=has_row_security,
         row_security_applies=applies,

@@ -13,15 +13,24 @@ from psycopg.sql import SQL, Composed, Identifier, Literal
 from nbsessions.errors import StoreUnusable
 from nbsessions.stores.postgres.schema import ISOLATED, LOCK, MEMBERS, MIGRATIONS, read_version
 
+_READ_ONLY = ("nbsessions_meta", MEMBERS)
+"""The tables that servers of roles only read."""
+
 # Two grants on one table at once would fail.
 _LOCK_GRANTS = SQL("SELECT pg_advisory_xact_lock({lock})")
 _ALLOW_CONNECTIONS = SQL("GRANT CONNECT ON DATABASE {database} TO {role}")
 _ALLOW_SCHEMA = SQL("GRANT USAGE ON SCHEMA {schema} TO {role}")
+# CASCADE takes away, too, what the role has passed on to others.
+_FORBID_ALL = SQL("REVOKE ALL ON TABLE {tables} FROM {role}, PUBLIC CASCADE")
 _ALLOW_READING = SQL("GRANT SELECT ON TABLE {table} TO {role}")
 _ALLOW_WRITING = SQL("GRANT SELECT, INSERT, UPDATE, DELETE ON TABLE {table} TO {role}")
 _ADD_MEMBER = SQL("""INSERT INTO {members} (member, namespace) VALUES ({name}, {namespace})
     ON CONFLICT DO NOTHING""")
 _ISOLATE = SQL("ALTER TABLE {table} ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
+
+_LOCK_MEMBERS = SQL("LOCK TABLE {members} IN SHARE ROW EXCLUSIVE MODE")
+_SELECT_OTHER_MEMBERS = SQL("""SELECT member::text, namespace FROM {members}
+    WHERE (member, namespace) IS DISTINCT FROM ({name}, {namespace}) ORDER BY 1, 2""")
 
 _SELECT_PLACE = """SELECT nspname::text, relowner, pg_has_role(relowner, 'USAGE')
     FROM pg_catalog.pg_class JOIN pg_catalog.pg_namespace ON pg_namespace.oid = relnamespace
@@ -40,9 +49,11 @@ def grant_statements(
 ) -> Sequence[Composed]:
     """Return the statements that let a role use a namespace and see no others.
 
-    They belong into one transaction, and may be run again. With ``apply``, this role must be able
-    to run them. Raises StoreUnusable, and StoreTooNew.
+    They belong into one transaction, and may be run again. If they switch row-level security on,
+    the first one begins with comments on what roles may use already. With ``apply``, this role
+    must be able to run them. Raises StoreUnusable, and StoreTooNew.
     """
+    take_turns = _LOCK_GRANTS.format(lock=Literal(LOCK))
     place = connection.execute(_SELECT_PLACE, (MEMBERS,)).fetchone()
     if place is None or read_version(connection) < len(MIGRATIONS):
         raise StoreUnusable(
@@ -55,17 +66,47 @@ def grant_statements(
             f"the role {connection.info.user!r} does not own the tables, so it cannot grant "
             "rights. Connect as their owner"
         )
+    if apply:
+        connection.execute(take_turns)
     closed = connection.execute(_SELECT_CLOSED, (role,)).fetchall()
-    open_tables = connection.execute(_SELECT_OPEN, (schema, [*ISOLATED, MEMBERS])).fetchall()
+    rows = connection.execute(_SELECT_OPEN, (schema, [*ISOLATED, MEMBERS])).fetchall()
+    open_tables = {name for (name,) in rows}
+    remarks: Sequence[str] = ()
+    if MEMBERS in open_tables and is_operator:
+        members = Identifier(schema, MEMBERS)
+        if apply:
+            # Until row-level security is on, a role may be able to add itself.
+            connection.execute(_LOCK_MEMBERS.format(members=members))
+        remarks = _remarks(connection, members, namespace, role)
     return [
-        _LOCK_GRANTS.format(lock=Literal(LOCK)),
+        Composed([*(SQL(f"-- {remark}\n") for remark in remarks), take_turns]),
         # Only if it is needed, because only the owner of the database may do that.
         *(
             _ALLOW_CONNECTIONS.format(database=Identifier(database), role=Identifier(role))
             for (database,) in closed
         ),
-        *_statements(schema, namespace, role, {name for (name,) in open_tables}),
+        *_statements(schema, namespace, role, open_tables),
     ]
+
+
+def _remarks(
+    connection: Connection, members: Identifier, namespace: str, role: str
+) -> Sequence[str]:
+    """Return lines of text on the rows of members that row-level security will obey."""
+    select = _SELECT_OTHER_MEMBERS.format(
+        members=members, name=Literal(role), namespace=Literal(namespace)
+    )
+    # repr() leaves no line break in them.
+    found = [
+        f"  role {member!r}, namespace {name!r}" for member, name in connection.execute(select)
+    ]
+    if not found:
+        return ()
+    return (
+        f"{MEMBERS} has rows already, which take effect now. Any role that could write to the",
+        "table can have added them. Delete those that you do not want:",
+        *found,
+    )
 
 
 def _check_role(connection: Connection, role: str, owner: int) -> None:
@@ -93,9 +134,13 @@ def _statements(
     grantee = Identifier(role)
     return [
         _ALLOW_SCHEMA.format(schema=Identifier(schema), role=grantee),
+        _FORBID_ALL.format(
+            tables=SQL(", ").join(Identifier(schema, table) for table in (*ISOLATED, *_READ_ONLY)),
+            role=grantee,
+        ),
         *(
             _ALLOW_READING.format(table=Identifier(schema, table), role=grantee)
-            for table in ("nbsessions_meta", MEMBERS)
+            for table in _READ_ONLY
         ),
         *(
             _ALLOW_WRITING.format(table=Identifier(schema, table), role=grantee)
