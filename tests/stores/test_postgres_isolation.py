@@ -333,13 +333,24 @@ def test_tables_that_are_isolated_already_are_not_altered_again(database: Shared
 
 
 @pytest.mark.parametrize(
-    ("options", "problem"), [("SUPERUSER", "superuser"), ("BYPASSRLS", "BYPASSRLS")]
+    ("options", "problem"),
+    [("SUPERUSER", "superuser"), ("BYPASSRLS", "BYPASSRLS"), ("CREATEROLE", "CREATEROLE")],
 )
 def test_a_role_that_nothing_isolates_is_refused(
     database: SharedDatabase, options: str, problem: str
 ) -> None:
     role = database.add("carol", options=options)
     with pytest.raises(StoreUnusable, match=problem):
+        database.administration.grant(ADA, role, apply=False)
+
+
+@pytest.mark.parametrize("options", ["SUPERUSER", "BYPASSRLS", "CREATEROLE"])
+def test_a_role_that_can_become_one_that_nothing_isolates_is_refused(options: str) -> None:
+    database = SharedDatabase()
+    role, above = database.add("carol", options="NOINHERIT"), database.add("admin", None, options)
+    quoted = [each.replace('"', '""') for each in (above, role)]
+    shared_cluster().execute('GRANT "{}" TO "{}"'.format(*quoted))
+    with pytest.raises(StoreUnusable, match=f"(?i){options}"):
         database.administration.grant(ADA, role, apply=False)
 
 

@@ -33,9 +33,10 @@ class GrantCommand(DatabaseSubcommand):
     When row-level security is switched on, the command lists the rows that nbsessions_member has
     already, because a role may have added itself before. Delete those that you do not want.
 
-    The role must exist, and must not be the owner of the tables or a superuser. Run the command
-    again for each namespace of the role. The statements may be run again, too. Pipe them to psql
-    as the owner of the tables, or use --apply.
+    The role must exist, and must not be the owner of the tables or a superuser, have BYPASSRLS or
+    CREATEROLE, or be a member of such a role. Run the command again for each namespace of the
+    role. The statements may be run again, too. Pipe them to psql as the owner of the tables, or
+    use --apply.
     """
     examples = """
 jupyter nbsessions database grant hub.example.org/ada/ ada

@@ -35,8 +35,15 @@ _SELECT_OTHER_MEMBERS = SQL("""SELECT member::text, namespace FROM {members}
 _SELECT_PLACE = """SELECT nspname::text, relowner, pg_has_role(relowner, 'USAGE')
     FROM pg_catalog.pg_class JOIN pg_catalog.pg_namespace ON pg_namespace.oid = relnamespace
     WHERE relname = %s AND pg_catalog.pg_table_is_visible(pg_class.oid)"""
-_SELECT_ROLE = """SELECT rolsuper OR rolbypassrls, pg_has_role(oid, %s::oid, 'MEMBER')
-    FROM pg_catalog.pg_roles WHERE rolname = %s"""
+# A member of a role can become that role, even if it does not inherit its rights. A superuser
+# counts as a member of every role.
+_SELECT_ROLE = """SELECT EXISTS (SELECT FROM pg_catalog.pg_roles AS above
+        WHERE (above.rolsuper OR above.rolbypassrls)
+        AND pg_has_role(role.oid, above.oid, 'MEMBER')),
+    EXISTS (SELECT FROM pg_catalog.pg_roles AS above
+        WHERE above.rolcreaterole AND pg_has_role(role.oid, above.oid, 'MEMBER')),
+    pg_has_role(role.oid, %s::oid, 'MEMBER')
+    FROM pg_catalog.pg_roles AS role WHERE role.rolname = %s"""
 _SELECT_CLOSED = """SELECT current_database()::text
     WHERE NOT has_database_privilege(%s, current_database(), 'CONNECT')"""
 _SELECT_OPEN = """SELECT relname::text FROM pg_catalog.pg_class
@@ -114,10 +121,17 @@ def _check_role(connection: Connection, role: str, owner: int) -> None:
     found = connection.execute(_SELECT_ROLE, (owner, role)).fetchone()
     if found is None:
         raise StoreUnusable(f"the database has no role {role!r}. Create it first (CREATE ROLE)")
-    is_above, is_operator = found
+    is_above, creates_roles, is_operator = found
     if is_above:
         raise StoreUnusable(
-            f"the role {role!r} is a superuser or has BYPASSRLS, so nothing isolates it"
+            f"the role {role!r} is a superuser, has BYPASSRLS, or is a member of such a role, so "
+            "nothing isolates it"
+        )
+    if creates_roles:
+        # Up to PostgreSQL 15, it can make itself a member of any role but a superuser.
+        raise StoreUnusable(
+            f"the role {role!r} has CREATEROLE, or is a member of a role that has it, so it may "
+            "be able to become the owner of the tables"
         )
     if is_operator:
         raise StoreUnusable(
