@@ -7,12 +7,16 @@ import re
 from collections.abc import Mapping
 
 from psycopg import ProgrammingError
-from psycopg.conninfo import conninfo_to_dict
-from psycopg.pq import Conninfo
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.pq import Conninfo, PGconn
+from psycopg.pq.misc import ConninfoOption
 from traitlets import TraitError
 
 _HOST = re.compile(r"(\[[^]]*\]|[^:]*)(:[0-9]*)?")
 """A host in a URL, with or without its port."""
+
+_CHECKED = ("target_session_attrs", "channel_binding")
+"""Two parameters whose values libpq checks before it connects."""
 
 LONGEST_NAMESPACE = 255
 """In bytes. A longer one would not fit in an index."""
@@ -32,11 +36,12 @@ def connection_settings(url: str) -> Mapping[str, str]:
             f"`store_url`: not a URL of a PostgreSQL database: {_safe(error)}"
         ) from None
     known = {
-        option.keyword.decode(): option.val.decode(errors="surrogateescape")
+        option.keyword.decode(): _text(option.val)
         for option in Conninfo.get_defaults()
-        if option.val is not None and option.envvar and option.envvar.decode() in os.environ
+        if option.val is not None and _is_in_environment(option)
     }
-    return {**known, **given}
+    settings = {**known, **given}
+    return (_with_service(given) or settings) if "service" in settings else settings
 
 
 def check_namespace(namespace: str) -> str:
@@ -47,6 +52,38 @@ def check_namespace(namespace: str) -> str:
             f"`namespace`: must have between 1 and {LONGEST_NAMESPACE} bytes, but has {size}"
         )
     return namespace
+
+
+def _with_service(given: Mapping[str, str]) -> Mapping[str, str] | None:
+    """Return all settings, with those of the service instead of its name.
+
+    Without PGSERVICEFILE and PGSYSCONFDIR, libpq would not find the service later. Returns None
+    for a service that cannot be read, so that it keeps its name and the first connection says why.
+    """
+    found = dict(given)
+    for wrong in _CHECKED:
+        # libpq reads the service, and gives up at the wrong value before it connects.
+        values = make_conninfo(**{**given, wrong: "-"})
+        connection = PGconn.connect_start(values.encode(errors="surrogateescape"))
+        options = [option for option in connection.info if option.val is not None]
+        connection.finish()
+        if not options:
+            return None
+        found |= {
+            option.keyword.decode(): _text(option.val)
+            for option in options
+            if option.keyword.decode() != wrong
+            and (option.val != option.compiled or _is_in_environment(option))
+        }
+    return {key: value for key, value in found.items() if key != "service"}
+
+
+def _is_in_environment(option: ConninfoOption) -> bool:
+    return option.envvar is not None and option.envvar.decode() in os.environ
+
+
+def _text(value: bytes | None) -> str:
+    return (value or b"").decode(errors="surrogateescape")
 
 
 def _check_escapes(url: str) -> None:
