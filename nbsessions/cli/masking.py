@@ -7,8 +7,12 @@ import re
 
 from traitlets.config.application import LevelFormatter
 
-# To the last @ of the word: a password with an @ that is not escaped is hidden, too.
-_IN_URL = re.compile(r"([a-z][a-z0-9+.-]*://[^\s:/@\"']*):[^\s\"']*@", re.IGNORECASE)
+# To the last @ before the path, or of the word: characters that are not escaped are hidden, too.
+# This may hide more than the password if the text goes on with an @.
+_IN_URL = re.compile(
+    r"""([a-z][a-z0-9+.-]*://[^\s:/@]*):(?:[^/?#\n]*@[^\s"']*@|[^\s"']*@|[^/?#\n]*@)""",
+    re.IGNORECASE,
+)
 _IN_PARAMETER = re.compile(r"(password\s*=\s*)('(?:[^'\\]|\\.)*'|[^\s&\"']*)", re.IGNORECASE)
 
 

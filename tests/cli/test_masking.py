@@ -12,6 +12,19 @@ from nbsessions.cli.masking import mask
     [
         ("postgresql://ada:secret@host/db", "postgresql://ada:***@host/db"),
         ("postgresql://ada:se@cret@host/db", "postgresql://ada:***@host/db"),
+        ("postgresql://ada:se'cret@host/db", "postgresql://ada:***@host/db"),
+        ('postgresql://ada:se"cret@host/db', "postgresql://ada:***@host/db"),
+        ("postgresql://ada:my se@cret@host/db", "postgresql://ada:***@host/db"),
+        ("postgresql://ada:my sec@r/et@host/db", "postgresql://ada:***@host/db"),
+        ("postgresql://o'ada:secret@host/db", "postgresql://o'ada:***@host/db"),
+        (
+            "url='postgresql://ada:s@host/db', a='b@c'",
+            "url='postgresql://ada:***@host/db', a='b@c'",
+        ),
+        (
+            "postgresql://a:s@b/d postgresql://c:t@e/f",
+            "postgresql://a:***@b/d postgresql://c:***@e/f",
+        ),
         (
             "postgresql://host:5432/db?password=secret&a=b",
             "postgresql://host:5432/db?password=***&a=b",
