@@ -9,8 +9,61 @@ from traitlets import TraitError
 
 STORE_URL_VARIABLE = "NBSESSIONS_STORE_URL"
 
-_PREFIXES = ("NBSESSIONS_", "PG")
-"""Of variables that may have the store's URL, and that libpq reads."""
+_PREFIX = "NBSESSIONS_"
+"""Of variables that may have the store's URL."""
+
+_LIBPQ = frozenset(
+    {
+        "PGAPPNAME",
+        "PGCHANNELBINDING",
+        "PGCLIENTENCODING",
+        "PGCONNECT_TIMEOUT",
+        "PGDATABASE",
+        "PGDATESTYLE",
+        "PGGEQO",
+        "PGGSSDELEGATION",
+        "PGGSSENCMODE",
+        "PGGSSLIB",
+        "PGHOST",
+        "PGHOSTADDR",
+        "PGKRBSRVNAME",
+        "PGLOADBALANCEHOSTS",
+        "PGLOCALEDIR",
+        "PGMAXPROTOCOLVERSION",
+        "PGMINPROTOCOLVERSION",
+        "PGOAUTHCAFILE",
+        "PGOAUTHDEBUG",
+        "PGOPTIONS",
+        "PGPASSFILE",
+        "PGPASSWORD",
+        "PGPORT",
+        "PGREALM",
+        "PGREQUIREAUTH",
+        "PGREQUIREPEER",
+        "PGREQUIRESSL",
+        "PGSERVICE",
+        "PGSERVICEFILE",
+        "PGSSLCERT",
+        "PGSSLCERTMODE",
+        "PGSSLCOMPRESSION",
+        "PGSSLCRL",
+        "PGSSLCRLDIR",
+        "PGSSLKEY",
+        "PGSSLKEYLOGFILE",
+        "PGSSLMAXPROTOCOLVERSION",
+        "PGSSLMINPROTOCOLVERSION",
+        "PGSSLMODE",
+        "PGSSLNEGOTIATION",
+        "PGSSLROOTCERT",
+        "PGSSLSNI",
+        "PGSYSCONFDIR",
+        "PGTARGETSESSIONATTRS",
+        "PGTTY",
+        "PGTZ",
+        "PGUSER",
+    }
+)
+"""The variables that libpq reads: https://www.postgresql.org/docs/current/libpq-envars.html"""
 
 
 def default_namespace(environ: Mapping[str, str]) -> str:
@@ -35,4 +88,8 @@ def default_namespace(environ: Mapping[str, str]) -> str:
 
 def without_store(environ: Mapping[str, str]) -> dict[str, str]:
     """Return the environment without the settings of the store, which may have a password."""
-    return {key: value for key, value in environ.items() if not key.startswith(_PREFIXES)}
+    return {
+        key: value
+        for key, value in environ.items()
+        if not key.startswith(_PREFIX) and key not in _LIBPQ
+    }
