@@ -57,8 +57,9 @@ class PostgresInspection(DatabaseInspection):
             if read_version(connection) == 0:
                 return StoreContents()
             values = {"namespace": namespace}
-            sessions = connection.execute(_SELECT_SESSIONS, values).fetchall()
+            # In the order in which a migration or a grant locks the tables: see ISOLATED.
             owners = connection.execute(_SELECT_OWNERS, values).fetchall()
+            sessions = connection.execute(_SELECT_SESSIONS, values).fetchall()
         observer = new_owner()
         return StoreContents(
             sessions=tuple(
