@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
@@ -243,3 +244,24 @@ def test_what_cannot_be_granted_is_explained(
     assert (ran.status, ran.out) == (1, "")
     assert problem in ran.err
     assert "Traceback" not in ran.err
+
+
+# Rows of others
+
+
+def test_a_row_with_an_impossible_time_does_not_keep_an_operator_from_the_others(
+    cli: CommandLine, url: str
+) -> None:
+    make_tables(url)
+    for name, time in (("good", "2026-01-01Z"), ("bad", "infinity")):
+        query(
+            url,
+            """INSERT INTO nbsessions_session (namespace, session_id, scope, provider, kernel_id,
+            created, last_activity) VALUES (%s, %s, 'x', 'x', %s, %s, now())""",
+            *("ada", name, name, time),
+        )
+    ran = cli("list", "--all-namespaces", "--json", "--store", url)
+    assert ran.status == 0
+    assert [each["id"] for each in json.loads(ran.out)] == ["good"]
+    assert "the session 'bad' in the namespace 'ada' has an impossible time" in ran.err
+    assert PASSWORD not in ran.err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 
 from nbsessions.identity import new_owner, pid_of
@@ -29,12 +30,27 @@ READ_TIMEOUT = 3.0
 _BEGIN = """BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;
     SET LOCAL lock_timeout = '3s';
     SET LOCAL statement_timeout = '3s'"""
+_IS_CHOSEN = "(%(namespace)s::text IS NULL OR namespace = %(namespace)s)"
+
+
+def _is_readable(column: str) -> str:
+    # Those of Python. A role can store any others in its namespace, and one would fail the query.
+    return f"({column} >= '0002-01-01Z' AND {column} < '9999-01-01Z')"
+
+
+_HAS_READABLE_TIMES = f"({_is_readable('created')} AND {_is_readable('last_activity')})"
 _SELECT_SESSIONS = f"""SELECT namespace, {SESSION_COLUMNS} FROM nbsessions_session
-    WHERE %(namespace)s::text IS NULL OR namespace = %(namespace)s ORDER BY seq"""
-_SELECT_OWNERS = """SELECT owner, namespace, scope, provider, host, boot, process,
+    WHERE {_IS_CHOSEN} AND {_HAS_READABLE_TIMES} ORDER BY seq"""
+_SELECT_OWNERS = f"""SELECT owner, namespace, scope, provider, host, boot, process,
     stopped IS NOT NULL AS stopped, clock_timestamp() - heartbeat AS silent
     FROM nbsessions_owner
-    WHERE %(namespace)s::text IS NULL OR namespace = %(namespace)s ORDER BY heartbeat"""
+    WHERE {_IS_CHOSEN} AND {_is_readable("heartbeat")} ORDER BY heartbeat"""
+_SELECT_UNREADABLE = f"""SELECT 'owner', owner, namespace FROM nbsessions_owner
+    WHERE {_IS_CHOSEN} AND NOT {_is_readable("heartbeat")}
+    UNION ALL SELECT 'session', session_id, namespace FROM nbsessions_session
+    WHERE {_IS_CHOSEN} AND NOT {_HAS_READABLE_TIMES} ORDER BY 3, 1, 2"""
+
+_LOG = logging.getLogger(__name__)
 
 
 def inspection_from_url(url: str) -> PostgresInspection:
@@ -60,6 +76,14 @@ class PostgresInspection(DatabaseInspection):
             # In the order in which a migration or a grant locks the tables: see ISOLATED.
             owners = connection.execute(_SELECT_OWNERS, values).fetchall()
             sessions = connection.execute(_SELECT_SESSIONS, values).fetchall()
+            unreadable = connection.execute(_SELECT_UNREADABLE, values).fetchall()
+        for row in unreadable:
+            _LOG.warning(
+                "The session store %s has a row that cannot be read. The row is left out: the %s "
+                "%r in the namespace %r has an impossible time",
+                self.name,
+                *row,
+            )
         observer = new_owner()
         return StoreContents(
             sessions=tuple(
