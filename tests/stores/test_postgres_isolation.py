@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import re
 import subprocess
 import uuid
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -25,6 +27,7 @@ from support.stores import Stores
 from support.values import make_id, make_owner, make_session, make_start
 from support.waiting import wait_until
 
+GUIDE = Path(__file__).parents[2] / "docs/deploy/jupyterhub.md"
 LOG = logging.getLogger("nbsessions.tests")
 ADA, BOB = "hub/ada/", 'hub/bob\'s \\ "server"'
 ROLES = {"ada": ADA, "bob": BOB}
@@ -429,3 +432,45 @@ async def test_an_older_release_works_with_the_newest_schema(
     await store.open(make_owner("older"))
     session = await store.insert(make_session(scope="older"))
     assert await store.list_sessions() == [session]
+
+
+# What the guide says
+
+
+def sql_of_the_guide() -> list[str]:
+    return re.findall(r"```sql\n(.*?)```", GUIDE.read_text(), re.DOTALL)
+
+
+async def test_the_rights_in_the_guide_are_enough_for_servers_of_one_role() -> None:
+    database = SharedDatabase()
+    role = database.add("nbsessions")
+    with database.connected("postgres") as connection:
+        (name,) = connection.execute("SELECT current_schema()").fetchone() or ()
+        quoted = '"{}"'.format(role.replace('"', '""'))
+        connection.execute(f"GRANT USAGE ON SCHEMA {name} TO {quoted}")  # type: ignore[arg-type]
+        (grants,) = (each for each in sql_of_the_guide() if each.startswith("GRANT"))
+        connection.execute(grants.replace("TO nbsessions;", f"TO {quoted};"))  # type: ignore[arg-type]
+    store = database.store("nbsessions", ADA)
+    await store.open(make_owner("owner"))
+    session = await store.insert(make_session(scope="owner"))
+    assert await store.list_sessions() == [session]
+    database.close()
+
+
+def test_the_query_in_the_guide_finds_who_blocks_others(database: SharedDatabase) -> None:
+    (query,) = (each for each in sql_of_the_guide() if "pg_blocking_pids" in each)
+    with (
+        database.connected("ada") as blocker,
+        database.connected("bob") as waiting,
+        ThreadPoolExecutor(1) as threads,
+    ):
+        blocker.execute("BEGIN; LOCK TABLE nbsessions_namespace")
+        read = threads.submit(waiting.execute, "SELECT 1 FROM nbsessions_namespace")
+        names = (database.names["bob"], database.names["ada"])
+        expected = (waiting.info.backend_pid, names[0], blocker.info.backend_pid, names[1])
+        wait_until(
+            lambda: expected in [row[:4] for row in database.execute("postgres", query)],
+            "the query names both",
+        )
+        blocker.execute("ROLLBACK")
+        assert read.result().fetchall() == []

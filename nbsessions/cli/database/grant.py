@@ -30,6 +30,9 @@ class GrantCommand(DatabaseSubcommand):
     to the database. The owner of the tables sees all. From then on, a role without any namespace
     sees nothing.
 
+    Roles are kept from each other's rows, but not from disturbing the service: they can lock
+    tables, take advisory locks and use up connections. Create them with CONNECTION LIMIT 4.
+
     When row-level security is switched on, the command lists the rows that nbsessions_member has
     already, because a role may have added itself before. Delete those that you do not want.
 
