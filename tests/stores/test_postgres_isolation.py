@@ -392,13 +392,12 @@ def test_members_that_are_there_before_row_level_security_are_named(apply: bool)
     for values in ((role, namespace), ("mallory", ADA), (role, ADA)):
         database.execute("postgres", insert, values)
     script = database.administration.grant(ADA, role, apply=apply).splitlines()
-    assert script[1].startswith("-- nbsessions_member has rows already")
-    rows = {
+    remarks = [line for line in script if line.startswith("--")]
+    assert remarks[0].startswith("-- nbsessions_member has rows already")
+    assert set(remarks[2:]) == {
         f"--   role {role!r}, namespace {namespace!r}",
         f"--   role 'mallory', namespace {ADA!r}",
     }
-    assert set(script[3:5]) == rows
-    assert not script[5].startswith("--")
     if apply:
         again = database.administration.grant(ADA, role, apply=True)
         assert "mallory" not in again

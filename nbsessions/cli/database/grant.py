@@ -62,9 +62,10 @@ jupyter nbsessions database grant hub.example.org/ada/ ada --apply
         if self.apply:
             done = f"{database.name}: the role {role!r} can use the namespace {namespace!r}"
             self.out.print(plain(done))
-            # The comments before the first statement, after BEGIN.
-            for line in takewhile(lambda line: line.startswith("-- "), script.splitlines()[1:]):
-                self.out.print(plain(line[3:]))
+            # The comments are before the first query. What follows may quote any text.
+            for line in takewhile(lambda line: not line.startswith("SELECT"), script.splitlines()):
+                if line.startswith("-- "):
+                    self.out.print(plain(line[3:]))
         else:
             # Unlike the console, this wraps no lines.
             sys.stdout.write(script)
