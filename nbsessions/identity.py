@@ -89,7 +89,7 @@ def process_key(pid: int) -> str:
 def pid_of(key: str) -> int:
     """Return the process id in a key that ``process_key`` has made, or 0 in another text."""
     pid = key.partition(" ")[2].partition(" ")[0]
-    return int(pid) if pid.isdecimal() else 0
+    return int(pid) if pid.isdecimal() and len(pid) < 20 else 0
 
 
 def has_ended(key: str) -> bool | None:
