@@ -6,9 +6,12 @@
     ├── InvalidRequest          a value in a request is not valid
     ├── SessionNotFound         no session matches
     ├── KernelNotFound          the requested kernel does not exist
+    │   └── KernelIdRefused     … and cannot be started under the requested id
     ├── KernelspecNotFound      the requested kernelspec is not installed
     ├── KernelConflict          a kernel id is in use, or its kernel is being shut down
     ├── KernelStartFailed       the kernel did not start
+    ├── KernelsUnavailable      what runs the kernels cannot be reached
+    │   └── KernelStartUncertain  … and may have started the kernel all the same
     ├── StartInProgress         another request is starting a kernel for the path
     ├── StartLost               another start for the path was faster
     ├── ServiceClosed           the server is stopping
@@ -62,6 +65,10 @@ class KernelNotFound(SessionError):
         self.kernel_id = kernel_id
 
 
+class KernelIdRefused(KernelNotFound):
+    """The requested kernel does not exist, and what runs kernels chooses their ids itself."""
+
+
 class KernelspecNotFound(SessionError):
     """No kernelspec with this name is installed."""
 
@@ -97,6 +104,14 @@ class KernelStartFailed(SessionError):
             "See the server's log for details."
         )
         self.kernel_name = kernel_name
+
+
+class KernelsUnavailable(SessionError):
+    """What runs the kernels, such as a gateway, cannot be reached. A later attempt may succeed."""
+
+
+class KernelStartUncertain(KernelsUnavailable):
+    """It is not known whether the kernel was started, or still will be."""
 
 
 class StartInProgress(SessionError):

@@ -88,13 +88,23 @@ class KernelProvider(ABC):
         """
         return name == self.name
 
+    def new_kernel_id(self) -> str | None:
+        """Return the id that the next kernel is to be started under. None if ``start`` chooses it.
+
+        If there is one, the intent for the start has it, so that a start that was cut short can
+        be found and undone.
+        """
+        return None
+
     @abstractmethod
     async def start(self, request: StartRequest) -> Kernel:
         """Start a kernel and return it once clients can connect to it.
 
-        Raises KernelspecNotFound, KernelConflict if the requested id is in use, InvalidRequest
-        if the path is not valid, and KernelStartFailed for all other errors. After an error, no
-        process is left running.
+        Raises KernelspecNotFound, KernelConflict if the requested id is in use, KernelIdRefused
+        if kernels cannot be started under an id that a client chose, InvalidRequest if the path
+        is not valid, KernelsUnavailable if they cannot be reached, and KernelStartFailed for all
+        other errors. After an error, no process is left running, except after
+        KernelStartUncertain: the caller then has to call ``undo_start``.
         """
 
     @abstractmethod
@@ -112,6 +122,13 @@ class KernelProvider(ABC):
     @abstractmethod
     async def shutdown(self, kernel_id: str) -> None:
         """Shut a kernel down. Does nothing if the kernel has already ended."""
+
+    async def undo_start(self, kernel_id: str) -> None:
+        """Shut down the kernel of a start that did not complete, here or on another server.
+
+        Raises an error as long as the kernel may still come up. The caller then tries again.
+        """
+        await self.shutdown(kernel_id)
 
     @abstractmethod
     def update_env(self, kernel_id: str, *, path: str | None, name: str | None) -> None:

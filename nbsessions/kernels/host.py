@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import functools
 import os
-import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from importlib.metadata import version
 from inspect import isawaitable
@@ -24,13 +23,12 @@ from nbsessions.errors import (
     SessionError,
 )
 from nbsessions.kernels import internals
+from nbsessions.kernels.addresses import is_addressable
 from nbsessions.kernels.base import KernelHost, KernelProvider, StartRequest, current_start
 from nbsessions.kernels.registry.place import IMPORTED, RecordedKernel, this_place
 from nbsessions.kernels.registry.process import list_kernels
 from nbsessions.models import EndReason, Kernel, KernelModel, KernelModels, KernelTrace
 
-_ADDRESSABLE = re.compile(r"\w+-\w+-\w+-\w+-\w+")
-_LONGEST_ID = 64
 _MODEL_TIMEOUT = 2.0
 """Seconds to wait for the models of kernels if the kernel manager is asynchronous."""
 
@@ -204,7 +202,7 @@ class HostKernelProvider(KernelProvider):
         return {**model, "execution_state": "dead", "reason": reason}
 
     def can_address(self, kernel_id: str) -> bool:
-        return len(kernel_id) <= _LONGEST_ID and _ADDRESSABLE.fullmatch(kernel_id) is not None
+        return is_addressable(kernel_id)
 
     async def shutdown(self, kernel_id: str) -> None:
         self._last_known.pop(kernel_id, None)

@@ -100,8 +100,9 @@ class Changing:
 
     async def _start_another(self, token: str, session: Session, kernel_name: str) -> Kernel:
         # Without a document, because this start is for one session and not to be shared.
-        await self._starts.acquire(token, None, None)
-        return await self._starts.start(token, session.session_id, session, kernel_name)
+        kernel_id = self._starts.choose_id(None)
+        await self._starts.acquire(token, None, kernel_id)
+        return await self._starts.start(token, session.session_id, session, kernel_name, kernel_id)
 
     async def _write(
         self, session_id: str, changes: Changes, start_token: str | None, force: bool

@@ -64,7 +64,7 @@ class Cleanup:
         """
         try:
             if kernel_id is not None:
-                await self._provider.shutdown(kernel_id)
+                await self._provider.undo_start(kernel_id)
             await self._complete(token, kernel_id)
         except Exception as error:
             self._log.warning(
@@ -128,5 +128,5 @@ class Cleanup:
             await self._store.finish_stop(token)
         elif intent.verb is not Verb.ENDED:
             if kernel_id is not None:
-                await self._provider.shutdown(kernel_id)
+                await self._provider.undo_start(kernel_id)
             await self._store.drop_start(token)

@@ -94,7 +94,7 @@ class Creating:
 
     async def start_kernel(self, request: NewSession, session_id: str) -> Kernel:
         """Start a kernel that the caller manages. No session is created for it."""
-        kernel_id = self._kernels.addressable(request.kernel_id)
+        kernel_id = self._starts.choose_id(self._kernels.addressable(request.kernel_id))
         token = str(uuid.uuid4())
         return await self._mutations.run(
             self._starts.start(token, session_id, request, request.kernel_name, kernel_id)
@@ -169,6 +169,7 @@ class Creating:
 
     async def _create_with_kernel(self, request: NewSession, kernel_id: str | None) -> Session:
         session_id, token = str(uuid.uuid4()), str(uuid.uuid4())
+        kernel_id = self._starts.choose_id(kernel_id)
         existing = await self._starts.acquire(token, request.document, kernel_id)
         if existing is not None:
             return existing

@@ -6,7 +6,13 @@ import asyncio
 import contextlib
 import random
 
-from nbsessions.errors import ServiceClosed, StartInProgress, StoreError, StoreUncertain
+from nbsessions.errors import (
+    KernelStartUncertain,
+    ServiceClosed,
+    StartInProgress,
+    StoreError,
+    StoreUncertain,
+)
 from nbsessions.kernels.base import KernelProvider, StartRequest
 from nbsessions.models import Intent, Kernel, NewSession, Session, Verb
 from nbsessions.service.cleanup import Cleanup
@@ -31,6 +37,13 @@ class KernelStarts:
         self._provider = provider
         self._cleanup = cleanup
         self._scope = scope
+
+    def choose_id(self, requested: str | None) -> str | None:
+        """Return the id to start a kernel under: the requested one, or else the provider's choice.
+
+        None if the provider chooses the id during the start.
+        """
+        return requested or self._provider.new_kernel_id()
 
     async def acquire(
         self, token: str, document: str | None, kernel_id: str | None
@@ -100,6 +113,9 @@ class KernelStarts:
         renewing = asyncio.ensure_future(self._renew(token))
         try:
             kernel = await self._provider.start(request)
+        except KernelStartUncertain:
+            await self._cleanup.undo_start(token, kernel_id)
+            raise
         except BaseException:
             await self._cleanup.undo_start(token)
             raise
