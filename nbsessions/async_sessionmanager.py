@@ -100,7 +100,9 @@ class AsyncSessionManager(LoggingConfigurable):
     kernel_provider = Unicode(
         "host",
         help="""The provider that starts the kernels of sessions. `host` is the server's own
-        kernel manager, of any class. Other packages may offer more providers.""",
+        kernel manager, of any class. `gateway` is the gateway that the server uses, and needs
+        the kernel manager GatewayKernels. It is the default where that is the kernel manager,
+        as it is if the server uses a gateway. Other packages may offer more providers.""",
     ).tag(config=True)
 
     _validate_database_filepath = validate_database_path("database_filepath")
@@ -117,6 +119,11 @@ class AsyncSessionManager(LoggingConfigurable):
         value: str = proposal["value"]
         check_plugin("kernel_provider", KERNEL_PROVIDERS, value)
         return value
+
+    @default("kernel_provider")
+    def _default_kernel_provider(self) -> str:
+        provider: str = getattr(self.kernel_manager, "session_provider", "host")
+        return provider
 
     @default("store_url")
     def _default_store_url(self) -> str:
@@ -380,6 +387,11 @@ class AsyncSessionManager(LoggingConfigurable):
         with _http_errors:
             kernel = await (await self._opened()).start_kernel(request, session_id)
         return kernel.kernel_id
+
+    async def list_session_kernels(self) -> set[str]:
+        """Return the ids of the kernels of all sessions. Raises HTTPError 503."""
+        with _http_errors:
+            return await (await self._opened()).list_kernels()
 
     async def kernel_culled(self, kernel_id: str) -> bool:
         """Return whether the kernel is dead."""

@@ -38,6 +38,11 @@ class SessionsExtension(ExtensionApp):
         io_loop.add_callback(self._session_manager.begin)
         # Wait until all extensions are loaded, because some replace the contents manager.
         io_loop.add_callback(self._follow_renames)
+        gateway = jupyter_server.gateway_kernels(self.serverapp)
+        if gateway is not None:
+            gateway.list_session_kernels = self._session_manager.list_session_kernels
+            self.handlers.extend(jupyter_server.gateway_handlers())
+            return
         self._kernels = jupyter_server.surviving_kernels(self.serverapp)
         if self._kernels is not None:
             hangup = self._kernels.hangup == "stop"

@@ -6,14 +6,18 @@ from typing import Any
 
 from jupyter_core.utils import ensure_async
 from jupyter_server.base.handlers import APIHandler
+from jupyter_server.services.kernels.websocket import KernelWebsocketHandler
 from tornado.web import HTTPError, RequestHandler
 
 from nbsessions.async_sessionmanager import AsyncSessionManager
 from nbsessions.handlers import session_handlers
+from nbsessions.kernels.gateway.manager import GatewayKernels
 from nbsessions.kernels.surviving.manager import (
     SurvivingKernels,
     SurvivingMappingKernelManager,
 )
+
+_CHANNELS = r"/api/kernels/(?P<kernel_id>\w+-\w+-\w+-\w+-\w+)/channels"
 
 
 class AuthorizedAPIHandler(APIHandler):
@@ -31,6 +35,16 @@ class AuthorizedAPIHandler(APIHandler):
             raise HTTPError(403, f"User is not authorized to {action} on resource: {resource}.")
 
 
+class GatewayWebsocketHandler(KernelWebsocketHandler):
+    """Connects a websocket to a kernel of the gateway, even if another server has started it."""
+
+    async def pre_get(self) -> None:
+        """Let the kernel manager learn of the kernel first."""
+        kernels: Any = self.kernel_manager
+        await kernels.learn(self.kernel_id)
+        await super().pre_get()  # type: ignore[no-untyped-call]
+
+
 def offer_managers(serverapp: Any) -> None:
     """Make our manager classes the server's defaults. Any configured class takes precedence.
 
@@ -39,21 +53,31 @@ def offer_managers(serverapp: Any) -> None:
     stock = type(serverapp)._all_trait_default_generators
 
     def session_manager_class(app: Any) -> Any:
-        # Only jupyter_server's own managers know how long kernels behind a gateway live.
-        if app.gateway_config.gateway_enabled:
+        if app.gateway_config.gateway_enabled and not _serves_gateway(app):
             return stock["session_manager_class"](app)
         return AsyncSessionManager
 
     def kernel_manager_class(app: Any) -> Any:
         # Kernels that survive are useful only if their sessions survive, too.
-        ours = issubclass(app.session_manager_class, AsyncSessionManager)
-        if app.gateway_config.gateway_enabled or not ours:
+        if not issubclass(app.session_manager_class, AsyncSessionManager):
             return stock["kernel_manager_class"](app)
+        if app.gateway_config.gateway_enabled:
+            return GatewayKernels
         return SurvivingMappingKernelManager
 
     # traitlets uses a method with this name only if nothing else sets the trait.
     serverapp._session_manager_class_default = session_manager_class
     serverapp._kernel_manager_class_default = kernel_manager_class
+
+
+def _serves_gateway(serverapp: Any) -> bool:
+    """Return whether the server's kernel manager is ours, or will be, because none is configured.
+
+    That default depends on the class of the session manager, so it must not be asked for here.
+    """
+    if not serverapp.trait_has_value("kernel_manager_class"):
+        return True
+    return issubclass(serverapp.kernel_manager_class, GatewayKernels)
 
 
 def accepted_session_manager(serverapp: Any) -> AsyncSessionManager | None:
@@ -62,14 +86,23 @@ def accepted_session_manager(serverapp: Any) -> AsyncSessionManager | None:
     if isinstance(manager, AsyncSessionManager):
         return manager
     if serverapp.gateway_config.gateway_enabled:
-        serverapp.log.info("nbsessions stands aside: kernels are managed by a gateway")
+        # The kernel manager decides, too: see offer_managers.
+        serverapp.log.warning(
+            "nbsessions stands aside: another session manager or kernel manager is configured "
+            "(%s, %s)",
+            _name_of(manager),
+            _name_of(serverapp.kernel_manager),
+        )
     else:
         serverapp.log.warning(
-            "nbsessions stands aside: another session manager is configured (%s.%s)",
-            type(manager).__module__,
-            type(manager).__qualname__,
+            "nbsessions stands aside: another session manager is configured (%s)",
+            _name_of(manager),
         )
     return None
+
+
+def _name_of(manager: object) -> str:
+    return f"{type(manager).__module__}.{type(manager).__qualname__}"
 
 
 def publish_namespace(serverapp: Any, manager: AsyncSessionManager) -> None:
@@ -81,15 +114,20 @@ def publish_namespace(serverapp: Any, manager: AsyncSessionManager) -> None:
     page_config["nbsessionsNamespace"] = manager.namespace_id
 
 
+def gateway_kernels(serverapp: Any) -> GatewayKernels | None:
+    """Return the server's kernel manager if its kernels are those of a gateway."""
+    manager = serverapp.kernel_manager
+    return manager if isinstance(manager, GatewayKernels) else None
+
+
 def surviving_kernels(serverapp: Any) -> SurvivingKernels | None:
     """Return the server's kernel manager if its kernels survive. Otherwise log why not."""
     manager = serverapp.kernel_manager
     if isinstance(manager, SurvivingKernels):
         return manager
     serverapp.log.warning(
-        "Kernels end with this server: another kernel manager is configured (%s.%s)",
-        type(manager).__module__,
-        type(manager).__qualname__,
+        "Kernels end with this server: another kernel manager is configured (%s)",
+        _name_of(manager),
     )
     return None
 
@@ -97,3 +135,8 @@ def surviving_kernels(serverapp: Any) -> SurvivingKernels | None:
 def handlers() -> list[tuple[str, type[RequestHandler]]]:
     """Return the routes of sessions, without the server's base URL."""
     return session_handlers(AuthorizedAPIHandler)
+
+
+def gateway_handlers() -> list[tuple[str, type[RequestHandler]]]:
+    """Return the routes that a gateway's kernels need besides those of sessions."""
+    return [(_CHANNELS, GatewayWebsocketHandler)]

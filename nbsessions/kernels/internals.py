@@ -9,9 +9,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
+from datetime import datetime
 from typing import Any
+from urllib.parse import quote
 
 from jupyter_client.kernelspec import NATIVE_KERNEL_NAME, KernelSpec
 from traitlets.utils.importstring import import_item
@@ -186,6 +188,21 @@ def drop_kernel(kernel_manager: Any, kernel_id: str, kernel: Any) -> None:
 def pending_kernels(kernel_manager: Any) -> list[asyncio.Task[None]]:
     """Return the tasks that start or shut down kernels."""
     return list(kernel_manager._pending_kernels.values())
+
+
+def set_remote_kernel(kernel: Any, model: Mapping[str, Any]) -> None:
+    """Make a GatewayKernelManager manage the kernel with this model, which is running already.
+
+    Its own methods would ask the gateway for the model once more.
+    """
+    kernel.kernel_id = model["id"]
+    kernel.kernel_url = f"{kernel.kernels_url.rstrip('/')}/{quote(model['id'], '')}"
+    kernel.kernel = model
+    kernel.execution_state = model["execution_state"]
+    with contextlib.suppress(ValueError):
+        last_activity = datetime.fromisoformat(model["last_activity"].replace("Z", "+00:00"))
+        kernel.last_activity = last_activity
+    kernel.parent._kernel_connections[kernel.kernel_id] = model["connections"]
 
 
 def activity_stream(kernel: Any) -> Any:

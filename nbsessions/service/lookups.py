@@ -29,6 +29,10 @@ class Lookups:
         """Return all sessions with their kernels, oldest first. It can be iterated once."""
         return await self._living(await self._store.list_sessions())
 
+    async def list_kernels(self) -> set[str]:
+        """Return the ids of the kernels of all sessions, alive or not."""
+        return {session.kernel_id for session in await self._store.list_sessions()}
+
     async def get(self, **columns: str | None) -> LiveSession:
         """Return the oldest session whose columns have these values.
 

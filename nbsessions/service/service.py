@@ -155,6 +155,10 @@ class SessionService:
         """See Creating.start_kernel."""
         return await self._creating.start_kernel(request, session_id)
 
+    async def list_kernels(self) -> set[str]:
+        """See Lookups.list_kernels."""
+        return await self._lookups.list_kernels()
+
     async def has_kernel(self, kernel_id: str) -> bool:
         """Return whether the kernel is alive or unknown, rather than dead."""
         return await self._kernels.find(kernel_id) is not None

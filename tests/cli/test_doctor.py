@@ -331,9 +331,25 @@ def test_classic_notebook_is_said_to_end_its_kernels(monkeypatch: pytest.MonkeyP
     assert "in classic Notebook, kernels end with their server" in messages
 
 
-def test_a_gateway_is_a_warning(stopped: Server, doctor: CommandLine) -> None:
-    warnings = found(doctor, "warning", "--GatewayClient.url=http://gateway")
-    assert "stands aside" in warnings["gateway"]
+GATEWAY = "--GatewayClient.url=http://gateway"
+
+
+def test_kernels_of_a_gateway_are_said_to_outlive_every_server(
+    stopped: Server, doctor: CommandLine
+) -> None:
+    assert "outlive every server" in found(doctor, "ok", GATEWAY)["gateway"]
+    ours = "nbsessions.kernels.gateway.manager.GatewayKernels"
+    stopped.configure({"ServerApp": {"kernel_manager_class": ours}}, {})
+    assert "outlive every server" in found(doctor, "ok", GATEWAY)["gateway"]
+    assert "kernel-manager" not in found(doctor, "warning", GATEWAY)
+
+
+def test_another_kernel_manager_for_a_gateway_is_a_warning(
+    stopped: Server, doctor: CommandLine
+) -> None:
+    stock = "jupyter_server.gateway.managers.GatewayMappingKernelManager"
+    stopped.configure({"ServerApp": {"kernel_manager_class": stock}}, {})
+    assert "stands aside" in found(doctor, "warning", GATEWAY)["gateway"]
 
 
 def test_settings_that_end_kernels_are_warnings(stopped: Server, doctor: CommandLine) -> None:

@@ -33,8 +33,12 @@ ENVIRONMENTS = {
     "collaboration": ["{wheel}[lab]", "jupyter-collaboration", "coverage>=7.10"],
     "notebook6": ["{wheel}[notebook6]", "coverage>=7.10"],
     UPSTREAM: ["{wheel}[server]", "jupyter_server[test]"],
+    "kernel-gateway": ["jupyter_kernel_gateway>=3,<4", "ipykernel"],
+    "enterprise-gateway": ["jupyter_enterprise_gateway>=3,<4", "ipykernel"],
 }
 """The packages of each environment. Coverage is in those whose servers are measured.
+
+A gateway has nothing of ours in its environment.
 
 ``{minimums}`` stands for the oldest releases that setup.cfg allows for a server.
 """
@@ -79,10 +83,12 @@ def _make_environment(name: str, wheel: Path) -> None:
         say(f"- {name}: installing its packages")
         pip(name, "install", "--upgrade", *requirements)
     package_stamp = HOME / name / "package.stamp"
-    if not package_stamp.exists() or package_stamp.read_text() != wheel.parent.name:
+    has_package = any(each.startswith("{wheel}") for each in ENVIRONMENTS[name])
+    installed = package_stamp.read_text() if package_stamp.exists() else ""
+    if has_package and installed != wheel.parent.name:
         pip(name, "install", "--force-reinstall", "--no-deps", str(wheel))
+        package_stamp.write_text(wheel.parent.name)
     stamp.write_text(needed)
-    package_stamp.write_text(wheel.parent.name)
 
 
 def _minimums() -> list[str]:

@@ -47,7 +47,7 @@ def host(name: str) -> Host:
     """
     if name == "notebook6":
         return Host(
-            python=_other_python("notebook6"),
+            python=python_of("notebook6"),
             module="notebook",
             application="NotebookApp",
             config_file="jupyter_notebook_config.json",
@@ -58,7 +58,7 @@ def host(name: str) -> Host:
     environment = name.removesuffix(" lab")
     is_newest = environment in ("newest", "lab")
     return Host(
-        python=sys.executable if is_newest else _other_python(environment),
+        python=sys.executable if is_newest else python_of(environment),
         module="jupyterlab" if name in _LABS else "jupyter_server",
         application="ServerApp",
         config_file="jupyter_server_config.json",
@@ -68,8 +68,9 @@ def host(name: str) -> Host:
     )
 
 
-def _other_python(name: str) -> str:
-    variable = f"NBSESSIONS_{name.upper()}_PYTHON"
+def python_of(name: str) -> str:
+    """Return the interpreter of an environment. Fails the test with a hint if it is missing."""
+    variable = f"NBSESSIONS_{name.upper().replace('-', '_')}_PYTHON"
     python = Path(os.environ.get(variable) or REPOSITORY / ".venv" / name / "bin" / "python")
     if not python.exists():
         pytest.fail(

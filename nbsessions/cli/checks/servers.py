@@ -143,8 +143,9 @@ def _check_kernel_manager(config: Config) -> Iterator[Finding]:
         yield error(check, f"ServerApp.kernel_manager_class: {problem}")
         return
     label = f"{found.__module__}.{found.__qualname__}"
-    # Compare by name: importing the class requires jupyter_server.
-    if any(base.__name__ == "SurvivingKernels" for base in found.__mro__):
+    if _uses_gateway(config):
+        return  # see _check_gateway
+    if _is_derived_from("SurvivingKernels", found):
         yield ok(check, f"the kernel manager is {label}, whose kernels survive")
     else:
         yield warning(
@@ -155,5 +156,31 @@ def _check_kernel_manager(config: Config) -> Iterator[Finding]:
 
 
 def _check_gateway(config: Config) -> Iterator[Finding]:
-    if configured(config, "GatewayClient", "url") or os.environ.get("JUPYTER_GATEWAY_URL"):
-        yield warning("gateway", "kernels are managed by a gateway: nbsessions stands aside")
+    if not _uses_gateway(config):
+        return
+    name = configured(config, "ServerApp", "kernel_manager_class")
+    found = None
+    if name:
+        # What cannot be imported is an error of the check of the kernel manager.
+        with contextlib.suppress(CommandError):
+            found = load_class(name)
+    if name and not _is_derived_from("GatewayKernels", found):
+        yield warning(
+            "gateway",
+            f"behind a gateway, nbsessions stands aside if another kernel manager is configured "
+            f"({name})",
+            "remove ServerApp.kernel_manager_class from the configuration",
+        )
+    else:
+        yield ok("gateway", "a gateway runs the kernels, and they outlive every server")
+
+
+def _uses_gateway(config: Config) -> bool:
+    return bool(
+        configured(config, "GatewayClient", "url") or os.environ.get("JUPYTER_GATEWAY_URL")
+    )
+
+
+def _is_derived_from(name: str, found: type | None) -> bool:
+    # Compare by name: importing the class requires jupyter_server.
+    return any(base.__name__ == name for base in getattr(found, "__mro__", ()))

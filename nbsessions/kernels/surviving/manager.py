@@ -105,7 +105,8 @@ class SurvivingKernels(LoggingConfigurable):
         out of memory, a dropped SSH connection). A server that is stopped ends its kernels.
         `restart`: also when SIGINT or SIGTERM stops the server. "Shut Down" in the File menu,
         `/api/shutdown` and `jupyter server stop` still end the kernels. `never`: kernels always
-        end with their server.""",
+        end with their server. This is about local kernels. A gateway's kernels that have
+        sessions always go on running, because other servers can serve them.""",
     ).tag(config=True)
 
     hangup = CaselessStrEnum(

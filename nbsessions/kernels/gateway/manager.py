@@ -1,0 +1,185 @@
+"""The kernel manager of a server behind a gateway, which serves the kernels of every server."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Collection
+from typing import Any
+
+from jupyter_server.gateway.managers import GatewayMappingKernelManager
+from tornado.web import HTTPError
+from traitlets import Float
+
+from nbsessions.kernels.gateway.models import GatewayModels
+from nbsessions.kernels.gateway.requests import GatewayRequests
+from nbsessions.kernels.internals import set_remote_kernel
+from nbsessions.models import KernelModel
+
+_STOP_TIMEOUT = 10.0
+"""Seconds that the gateway gets to end kernels when the server stops."""
+
+
+_Stock: Any = GatewayMappingKernelManager
+# The types of its methods do not even fit those of its own base classes.
+
+
+class GatewayKernels(_Stock):  # type: ignore[misc]
+    """Serves any kernel of the gateway, whichever server has started it.
+
+    It learns of a kernel when a request names it. It lists the kernels that it knows and those
+    of all sessions in the namespace. Kernels of sessions go on running when the server ends,
+    whether it crashes or is stopped, because other servers can serve them. The kernels that were
+    started by a request to ``/api/kernels`` here and have no session end with a server that is
+    stopped.
+    """
+
+    session_provider = "gateway"
+    """The value of AsyncSessionManager.kernel_provider that fits this class."""
+
+    models_max_age = Float(
+        1.0,
+        min=0.0,
+        help="""For how many seconds the server may use what the gateway has told about its
+        kernels. A kernel that ends at the gateway may be listed for as long.""",
+    ).tag(config=True)
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        # The class above has one dictionary for all its instances.
+        self._kernels: dict[str, Any] = {}
+        self.requests = GatewayRequests()
+        self.models = GatewayModels(self.requests, max_age=self.models_max_age, log=self.log)
+        self.list_session_kernels: Callable[[], Awaitable[Collection[str]]] = _none
+        """Returns the ids of the kernels of all sessions. May raise HTTPError."""
+        self._started_here: set[str] = set()
+        self._watchers: list[Callable[[str], None]] = []
+
+    # Which kernels there are
+
+    def add(self, model: KernelModel) -> None:
+        """Add a kernel that has just been started for a session."""
+        self.models.started(model)
+        self._serve(model)
+
+    def forget(self, kernel_id: str) -> None:
+        """Take note that a kernel has ended."""
+        self.models.ended(kernel_id)
+        self.remove_kernel(kernel_id)
+
+    def remove_kernel(self, kernel_id: str) -> Any:
+        """Stop serving a kernel, which has ended."""
+        kernel = super().remove_kernel(kernel_id)
+        self._started_here.discard(kernel_id)
+        if kernel is not None:
+            self.models.ended(kernel_id)
+            for ended in self._watchers:
+                ended(kernel_id)
+        return kernel
+
+    def watch(self, ended: Callable[[str], None]) -> None:
+        """Call ``ended`` with the id of each kernel that this server notices to have ended."""
+        self._watchers.append(ended)
+
+    async def learn(self, kernel_id: str) -> KernelModel:
+        """Return the kernel's model, and serve the kernel from now on.
+
+        If the gateway cannot tell its state, the model is the last known one, with the
+        execution_state "unknown". Raises HTTPError 404 if there is no such kernel, and 503 if
+        nothing is known about it.
+        """
+        models = await self.models.get([kernel_id])
+        model = models.alive.get(kernel_id)
+        if model is not None:
+            self._serve(model)
+            return model
+        if models.is_dead(kernel_id):
+            self.remove_kernel(kernel_id)
+            raise HTTPError(404, f"Kernel does not exist: {kernel_id}")
+        last_known = models.unknown[kernel_id]
+        if last_known is None or kernel_id not in self:
+            raise HTTPError(503, "The gateway does not tell whether this kernel exists")
+        return {**last_known, "execution_state": "unknown"}
+
+    def _serve(self, model: KernelModel) -> None:
+        kernel_id = model["id"]
+        if kernel_id not in self:
+            self._kernels[kernel_id] = self.kernel_manager_factory(parent=self, log=self.log)
+            if not self._initialized_culler:
+                self.initialize_culler()
+        set_remote_kernel(self._kernels[kernel_id], model)
+
+    # The methods of the class above, for kernels that may not be known here
+
+    async def start_kernel(
+        self, *, kernel_id: str | None = None, path: str | None = None, **kwargs: Any
+    ) -> str:
+        """Start a kernel without a session, or serve the one with this id."""
+        if kernel_id is not None:
+            await self.learn(kernel_id)
+            return kernel_id
+        started: str = await super().start_kernel(path=path, **kwargs)
+        self._started_here.add(started)
+        self.models.started(self._kernels[started].kernel)
+        return started
+
+    async def kernel_model(self, kernel_id: str) -> KernelModel:
+        """See ``learn``."""
+        return await self.learn(str(kernel_id))
+
+    async def list_kernels(self, **kwargs: Any) -> list[KernelModel]:
+        """Return the models of the kernels that are known here, and of those of all sessions."""
+        wanted = dict.fromkeys(self.list_kernel_ids())
+        with contextlib.suppress(HTTPError):
+            wanted.update(dict.fromkeys(await self.list_session_kernels()))
+        models = await self.models.get(wanted)
+        for model in models.alive.values():
+            self._serve(model)
+        for kernel_id in filter(models.is_dead, wanted):
+            self.remove_kernel(kernel_id)
+        unknown = [each for each in models.unknown.values() if each is not None]
+        return [
+            *models.alive.values(),
+            *({**each, "execution_state": "unknown"} for each in unknown),
+        ]
+
+    async def shutdown_kernel(
+        self, kernel_id: str, now: bool = False, restart: bool = False
+    ) -> None:
+        """Shut down a kernel, whichever server has started it."""
+        await self.learn(kernel_id)
+        await super().shutdown_kernel(kernel_id, now=now, restart=restart)
+        self.forget(kernel_id)
+
+    async def restart_kernel(self, kernel_id: str, now: bool = False, **kwargs: Any) -> None:
+        """Restart a kernel, whichever server has started it."""
+        await self.learn(kernel_id)
+        await super().restart_kernel(kernel_id, now=now, **kwargs)
+
+    async def interrupt_kernel(self, kernel_id: str, **kwargs: Any) -> None:
+        """Interrupt a kernel, whichever server has started it."""
+        await self.learn(kernel_id)
+        await super().interrupt_kernel(kernel_id, **kwargs)
+
+    # Stopping
+
+    async def shutdown_all(self, now: bool = False) -> None:
+        """Shut down the kernels that were started here without a session. Never raises."""
+        alone = set(self._started_here)
+        if alone:
+            try:
+                alone -= set(await self.list_session_kernels())
+            except HTTPError:
+                alone = set()
+        tasks = [asyncio.ensure_future(self.shutdown_kernel(each, now=now)) for each in alone]
+        if tasks:
+            await asyncio.wait(tasks, timeout=_STOP_TIMEOUT)
+        failed = [task for task in tasks if not task.done() or task.exception() is not None]
+        if failed:
+            self.log.warning("%d kernels without a session were not shut down", len(failed))
+        self.log.info("The kernels of sessions go on running at the gateway")
+        self.models.close()
+
+
+async def _none() -> Collection[str]:
+    return ()

@@ -1,0 +1,254 @@
+"""Asks the gateway for the models of kernels, with few requests."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from nbsessions.kernels.gateway.requests import GatewayError
+from nbsessions.models import KernelModel, KernelModels
+from nbsessions.tasks import Tasks
+
+_PATIENCE = 1.5
+"""Seconds that a caller waits. Kernels that the gateway has not told about then are unknown."""
+
+_TIMEOUT = 4.0
+"""Seconds that a request may take. Its answer serves later callers."""
+
+_AT_ONCE = 8
+"""How many requests for single kernels may be under way at once."""
+
+_FORBIDDEN_FOR = 60.0
+"""Seconds after which to try again whether the gateway lists its kernels."""
+
+_MODEL = {"id": str, "name": str, "last_activity": str, "execution_state": str, "connections": int}
+
+
+class Requests(Protocol):
+    """See GatewayRequests."""
+
+    async def kernels(
+        self, method: str, *path: str, body: Any = None, timeout: float | None = None
+    ) -> Any:
+        """See GatewayRequests.kernels."""
+
+
+@dataclass(frozen=True)
+class _Listing:
+    """The gateway's list of kernels, or why there is none."""
+
+    began: float
+    models: Mapping[str, KernelModel] = field(default_factory=dict)
+    odd: frozenset[str] = frozenset()
+    """Kernels whose models make no sense."""
+    failed: bool = False
+    forbidden: bool = False
+
+
+_UNKNOWN, _DEAD = object(), object()
+
+
+class GatewayModels:
+    """The models of kernels, kept for a short time. Used on one event loop.
+
+    Concurrent callers share one request. A kernel is dead only if the gateway says so when it is
+    asked for this kernel.
+    """
+
+    def __init__(self, requests: Requests, *, max_age: float, log: logging.Logger) -> None:
+        """``max_age``: how many seconds an answer is used."""
+        self._requests = requests
+        self._max_age = max_age
+        self._log = log
+        self._tasks = Tasks()
+        self._listing: asyncio.Task[_Listing] | None = None
+        self._listing_ended = 0.0
+        self._forbidden_until = 0.0
+        self._singles: dict[str, asyncio.Task[Any]] = {}
+        self._singles_ended: dict[str, float] = {}
+        self._slots = asyncio.Semaphore(_AT_ONCE)
+        self._changed: dict[str, tuple[float, KernelModel | None]] = {}
+        """What this server knows better than a list that was requested before that time."""
+        self._last_known: dict[str, KernelModel] = {}
+        self._in_trouble = False
+
+    async def get(self, kernel_ids: Collection[str]) -> KernelModels:
+        """Return which of the kernels are alive, dead or unknown. Never raises."""
+        wanted = dict.fromkeys(kernel_ids)
+        if not wanted:
+            return KernelModels(alive={})
+        deadline = _now() + _PATIENCE
+        listing = await self._list(deadline)
+        if listing is None or listing.failed:
+            return self._sorted(dict.fromkeys(wanted, _UNKNOWN))
+        found = {each: self._in(listing, each) for each in wanted}
+        missing = [each for each, answer in found.items() if answer is None]
+        found.update(
+            await self._ask_each(missing, listed=not listing.forbidden, deadline=deadline)
+        )
+        return self._sorted(found)
+
+    def find_last_known(self, kernel_id: str) -> KernelModel | None:
+        """Return the last model of the kernel that is known here, or None. Does no I/O."""
+        return self._last_known.get(kernel_id)
+
+    def started(self, model: KernelModel) -> None:
+        """Take note of a kernel that has just started."""
+        self._last_known[model["id"]] = model
+        self._change(model["id"], model)
+
+    def ended(self, kernel_id: str) -> None:
+        """Take note that a kernel was shut down."""
+        self._last_known.pop(kernel_id, None)
+        self._change(kernel_id, None)
+
+    def close(self) -> None:
+        """Cancel the requests that are under way."""
+        self._tasks.cancel()
+
+    def _change(self, kernel_id: str, model: KernelModel | None) -> None:
+        self._forget_single(kernel_id)
+        if _now() >= self._forbidden_until:
+            self._changed[kernel_id] = (_now(), model)
+
+    # The list
+
+    async def _list(self, deadline: float) -> _Listing | None:
+        """Return a list that is recent enough, or None if the gateway takes too long."""
+        now = _now()
+        if now < self._forbidden_until:
+            return _Listing(now, forbidden=True)
+        task = self._listing
+        if task is None or (task.done() and now >= self._listing_ended + self._max_age):
+            task = self._listing = self._tasks.spawn(self._request_list())
+        if not task.done():
+            await asyncio.wait({task}, timeout=max(0.0, deadline - now))
+        if not task.done():
+            self._note_trouble(GatewayError("no answer yet"))
+        return task.result() if task.done() and not task.cancelled() else None
+
+    async def _request_list(self) -> _Listing:
+        began = _now()
+        try:
+            answer = await self._requests.kernels("GET", timeout=_TIMEOUT)
+            models, odd = _parsed(answer)
+            listing = _Listing(began, models, odd)
+            self._changed = {
+                each: change for each, change in self._changed.items() if change[0] > began
+            }
+            for each in self._last_known.keys() - models.keys() - odd - self._changed.keys():
+                del self._last_known[each]
+            self._note_answer()
+        except GatewayError as error:
+            if error.status == 403:
+                self._forbidden_until = _now() + _FORBIDDEN_FOR
+                self._changed.clear()
+                listing = _Listing(began, forbidden=True)
+            else:
+                self._note_trouble(error)
+                listing = _Listing(began, failed=True)
+        finally:
+            self._listing_ended = _now()
+        return listing
+
+    def _in(self, listing: _Listing, kernel_id: str) -> Any:
+        """Return what the list says about the kernel. None if the gateway has to be asked."""
+        changed = self._changed.get(kernel_id)
+        if changed is not None and changed[0] > listing.began:
+            return None if listing.forbidden else changed[1]
+        return _UNKNOWN if kernel_id in listing.odd else listing.models.get(kernel_id)
+
+    # Single kernels
+
+    async def _ask_each(
+        self, kernel_ids: Iterable[str], *, listed: bool, deadline: float
+    ) -> dict[str, Any]:
+        """Return the model of each kernel, or whether it is dead or unknown.
+
+        ``listed``: whether the gateway has sent a list, in which these kernels are missing.
+        """
+        tasks = {each: self._single(each, listed) for each in kernel_ids}
+        if tasks:
+            await asyncio.wait(tasks.values(), timeout=max(0.0, deadline - _now()))
+        return {
+            each: task.result() if task.done() and not task.cancelled() else _UNKNOWN
+            for each, task in tasks.items()
+        }
+
+    def _single(self, kernel_id: str, listed: bool) -> asyncio.Task[Any]:
+        now = _now()
+        for each, ended in list(self._singles_ended.items()):
+            if now < ended + self._max_age:
+                break  # they are in the order in which they ended
+            self._forget_single(each)
+        if kernel_id not in self._singles:
+            self._singles[kernel_id] = task = self._tasks.spawn(self._ask(kernel_id, listed))
+            task.add_done_callback(lambda task: self._single_ended(kernel_id, task))
+        return self._singles[kernel_id]
+
+    def _single_ended(self, kernel_id: str, task: asyncio.Task[Any]) -> None:
+        if self._singles.get(kernel_id) is task:
+            self._singles_ended[kernel_id] = _now()
+
+    def _forget_single(self, kernel_id: str) -> None:
+        self._singles.pop(kernel_id, None)
+        self._singles_ended.pop(kernel_id, None)
+
+    async def _ask(self, kernel_id: str, listed: bool) -> Any:
+        async with self._slots:
+            try:
+                model = await self._requests.kernels("GET", kernel_id, timeout=_TIMEOUT)
+            except GatewayError as error:
+                # A 404 that does not name the kernel counts only together with a list.
+                if error.is_missing(None if listed else kernel_id):
+                    return _DEAD
+                self._note_trouble(error)
+                return _UNKNOWN
+        self._note_answer()
+        return model if _makes_sense(model) and model["id"] == kernel_id else _UNKNOWN
+
+    # The log has the beginning and the end of a trouble, and not each request.
+
+    def _note_trouble(self, error: GatewayError) -> None:
+        if not self._in_trouble:
+            self._in_trouble = True
+            self._log.warning("The state of kernels is unknown. The gateway: %s", error)
+
+    def _note_answer(self) -> None:
+        if self._in_trouble:
+            self._in_trouble = False
+            self._log.info("The gateway tells the state of kernels again")
+
+    def _sorted(self, found: Mapping[str, Any]) -> KernelModels:
+        alive, unknown = {}, {}
+        for kernel_id, answer in found.items():
+            if answer is _UNKNOWN:
+                unknown[kernel_id] = self._last_known.get(kernel_id)
+            elif answer is _DEAD:
+                self._last_known.pop(kernel_id, None)
+            else:
+                alive[kernel_id] = self._last_known[kernel_id] = answer
+        return KernelModels(alive=alive, unknown=unknown)
+
+
+def _parsed(answer: Any) -> tuple[dict[str, KernelModel], frozenset[str]]:
+    """Return the models by kernel id, and the ids of those that make no sense."""
+    if not isinstance(answer, list) or not all(
+        isinstance(each, dict) and isinstance(each.get("id"), str) for each in answer
+    ):
+        raise GatewayError("the answer is not a list of kernels")
+    odd = frozenset(each["id"] for each in answer if not _makes_sense(each))
+    return {each["id"]: each for each in answer if each["id"] not in odd}, odd
+
+
+def _makes_sense(model: Any) -> bool:
+    return isinstance(model, dict) and all(
+        isinstance(model.get(key), kind) for key, kind in _MODEL.items()
+    )
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

@@ -1,0 +1,131 @@
+"""Sends requests to the gateway, with the settings of the server's own gateway client."""
+
+from __future__ import annotations
+
+import json
+from http.client import HTTPException
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+from jupyter_server.gateway.gateway_client import GatewayClient, RetryableHTTPClient
+from tornado.httpclient import AsyncHTTPClient, HTTPClientError, HTTPResponse
+
+_MAX_REQUESTS = 100
+"""How many requests may be under way at once, so that some that hang do not delay the others."""
+
+_REFUSED = (ConnectionRefusedError,)
+_NO_ANSWER = 599
+"""Tornado's status for a time-out and for a connection that was closed before the answer."""
+_OF_PROXIES = frozenset({502, 503, 504})
+"""Statuses that a proxy may send while the gateway carries the request out."""
+
+
+class GatewayError(Exception):
+    """The gateway did not answer, or not with success."""
+
+    def __init__(self, message: str, *, status: int | None = None, done: bool = True) -> None:
+        """``done``: whether the gateway is certainly not at work on the request any more."""
+        super().__init__(message)
+        self.status = status
+        self.done = done
+        self.body = ""
+
+    def is_missing(self, name: str | None = None) -> bool:
+        """Return whether the answer is a 404, and its JSON names what is missing, if given.
+
+        A proxy, or a gateway with another base URL, answers 404 to everything.
+        """
+        return self.status == 404 and (name is None or name in self.body)
+
+
+class GatewayRequests:
+    """The gateway's REST API. Used on one event loop."""
+
+    def __init__(self) -> None:
+        self._http: AsyncHTTPClient | None = None
+
+    @property
+    def url(self) -> str:
+        """The URL of the gateway without credentials, which identifies the gateway."""
+        parts = urlsplit(GatewayClient.instance().url or "")
+        host = parts.netloc.rpartition("@")[2].lower()
+        return f"{parts.scheme.lower()}://{host}{parts.path}".rstrip("/")
+
+    async def kernels(
+        self, method: str, *path: str, body: Any = None, timeout: float | None = None
+    ) -> Any:
+        """Send a request about kernels, and return the JSON of the answer. None if it is empty.
+
+        ``timeout`` limits the seconds that the gateway client allows for one attempt. Raises
+        GatewayError.
+        """
+        return await self._send(
+            method, GatewayClient.instance().kernels_endpoint, path, body, timeout
+        )
+
+    async def kernelspec(self, name: str) -> Any:
+        """Return a kernelspec. Raises GatewayError."""
+        return await self._send("GET", GatewayClient.instance().kernelspecs_endpoint, (name,))
+
+    async def _send(
+        self,
+        method: str,
+        endpoint: str,
+        path: tuple[str, ...],
+        body: Any = None,
+        timeout: float | None = None,
+    ) -> Any:
+        client = GatewayClient.instance()
+        address = "/".join(
+            [
+                (client.url or "").rstrip("/"),
+                endpoint.strip("/"),
+                *(quote(each, "") for each in path),
+            ]
+        )
+        headers = {} if body is None else {"Content-Type": "application/json"}
+        options = client.load_connection_args(headers=headers)  # type: ignore[no-untyped-call]
+        if timeout is not None:
+            for limit in ("connect_timeout", "request_timeout"):
+                options[limit] = min(timeout, options[limit])
+        if body is not None:
+            options["body"] = json.dumps(body)
+        elif method == "POST":
+            options["body"] = ""
+        response = await self._fetch(address, method, options)
+        if client.accept_cookies:
+            client.update_cookies(response.headers)
+        return _decoded(response)
+
+    async def _fetch(self, address: str, method: str, options: dict[str, Any]) -> HTTPResponse:
+        retrying = RetryableHTTPClient()  # type: ignore[no-untyped-call]
+        if self._http is None:
+            self._http = AsyncHTTPClient(force_instance=True, max_clients=_MAX_REQUESTS)
+        retrying.client = self._http
+        try:
+            return await retrying.fetch(address, method=method, **options)
+        except HTTPClientError as error:
+            raise _answer(error) from error
+        except (OSError, HTTPException) as error:
+            refused = isinstance(error, _REFUSED)
+            raise GatewayError(f"no answer: {error!r}", done=refused) from error
+
+
+def _answer(error: HTTPClientError) -> GatewayError:
+    if error.code == _NO_ANSWER:
+        return GatewayError(f"no answer: {error.message}", done=False)
+    failure = GatewayError(
+        f"the answer is {error.code}", status=error.code, done=error.code not in _OF_PROXIES
+    )
+    if error.response is not None:
+        failure.body = error.response.body.decode(errors="replace")
+    return failure
+
+
+def _decoded(response: HTTPResponse) -> Any:
+    if not response.body:
+        return None
+    try:
+        return json.loads(response.body)
+    except ValueError as error:
+        raise GatewayError("the answer is not JSON", done=True) from error

@@ -1,0 +1,330 @@
+"""The provider of a gateway's kernels, with a gateway that fails on purpose."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from pathlib import Path
+
+import pytest
+from tornado.web import HTTPError
+
+from nbsessions.errors import (
+    InvalidRequest,
+    KernelIdRefused,
+    KernelspecNotFound,
+    KernelStartFailed,
+    KernelStartUncertain,
+    KernelsUnavailable,
+)
+from nbsessions.kernels.base import StartRequest
+from nbsessions.kernels.gateway import provider as provider_module
+from nbsessions.kernels.gateway.provider import GatewayKernelProvider
+from support.fake_gateway import BROKEN, FakeGateway, fake_gateway, make_gateway_provider
+from support.services import eventually
+
+UNKNOWN_ID = "11111111-2222-4333-8444-555555555555"
+
+
+def request(
+    provider: GatewayKernelProvider, kernel_name: str | None = None, path: str = "a.ipynb"
+) -> StartRequest:
+    return StartRequest(
+        token=str(uuid.uuid4()),
+        session_id=str(uuid.uuid4()),
+        kernel_name=kernel_name,
+        kernel_id=provider.new_kernel_id(),
+        path=path,
+        name=None,
+        type="notebook",
+    )
+
+
+@pytest.mark.gen_test
+async def test_a_kernel_gets_the_id_that_the_intent_has(tmp_path: Path) -> None:
+    async with fake_gateway(auth_token="secret") as gateway:
+        provider = make_gateway_provider(tmp_path)
+        asked = request(provider)
+        kernel = await provider.start(asked)
+        assert (kernel.kernel_id, kernel.kernel_name) == (asked.kernel_id, "light")
+        assert (
+            kernel.provider == provider.name == provider.shared_scope == f"gateway:{gateway.url}"
+        )
+        (body,) = gateway.bodies
+        assert body["kernel_id"] == body["env"]["KERNEL_ID"] == asked.kernel_id
+        assert body["env"]["KERNEL_OF"] == "a.ipynb"
+        assert body["env"]["KERNEL_WORKING_DIR"] == str(tmp_path / "root")
+        assert "SECRET" not in body["env"]
+        assert {each["Authorization"] for each in gateway.headers} == {"token secret"}
+        assert (await provider.models([kernel.kernel_id])).alive[kernel.kernel_id]["id"]
+
+
+@pytest.mark.gen_test
+async def test_variables_that_the_gateway_client_allows_are_sent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLOUR", "blue")
+    monkeypatch.delenv("KERNEL_USERNAME", raising=False)
+    async with fake_gateway(allowed_envs="COLOUR,MISSING", http_user="ada") as gateway:
+        provider = make_gateway_provider(tmp_path)
+        await provider.start(request(provider))
+        env = gateway.bodies[0]["env"]
+        assert (env["COLOUR"], env["KERNEL_USERNAME"]) == ("blue", "ada")
+
+
+@pytest.mark.gen_test
+async def test_an_id_that_the_gateway_chose_itself_is_the_kernels_id(tmp_path: Path) -> None:
+    async with fake_gateway() as gateway:
+        gateway.takes_ids = False
+        provider = make_gateway_provider(tmp_path)
+        kernel = await provider.start(request(provider))
+        assert list(gateway.kernels) == [kernel.kernel_id]
+
+
+@pytest.mark.gen_test
+async def test_an_id_of_a_client_is_refused(tmp_path: Path) -> None:
+    async with fake_gateway() as gateway:
+        provider = make_gateway_provider(tmp_path)
+        asked = request(provider)
+        for kernel_id in (UNKNOWN_ID, asked.kernel_id, asked.kernel_id):
+            again = StartRequest(**{**vars(asked), "kernel_id": kernel_id})
+            if gateway.kernels or kernel_id == UNKNOWN_ID:
+                with pytest.raises(KernelIdRefused):
+                    await provider.start(again)
+            else:
+                await provider.start(again)
+        assert len(gateway.bodies) == 1
+
+
+@pytest.mark.gen_test
+async def test_starts_that_the_gateway_refuses_are_told_apart(tmp_path: Path) -> None:
+    async with fake_gateway() as gateway:
+        provider = make_gateway_provider(tmp_path)
+        with pytest.raises(KernelspecNotFound):
+            await provider.start(request(provider, "missing"))
+        with pytest.raises(KernelStartFailed):
+            await provider.start(request(provider, BROKEN))
+        with pytest.raises(InvalidRequest):
+            await provider.start(request(provider, path="../../a.ipynb"))
+        gateway.answers["POST", "kernels"] = (401, "")
+        with pytest.raises(KernelsUnavailable):
+            await provider.start(request(provider))
+        assert gateway.kernels == {}
+
+
+@pytest.mark.gen_test
+async def test_a_gateway_that_is_not_there_starts_nothing(tmp_path: Path) -> None:
+    async with fake_gateway():
+        provider = make_gateway_provider(tmp_path)
+    async with fake_gateway(url="http://127.0.0.1:1"):
+        with pytest.raises(KernelsUnavailable) as caught:
+            await provider.start(request(provider))
+        assert not isinstance(caught.value, KernelStartUncertain)
+        assert (await provider.models([UNKNOWN_ID])).unknown == {UNKNOWN_ID: None}
+        with pytest.raises(HTTPError) as refused:
+            await provider._kernels.learn(UNKNOWN_ID)
+        assert refused.value.status_code == 503
+
+
+@pytest.mark.gen_test
+async def test_a_start_that_was_cut_short_is_undone_even_if_its_kernel_comes_up_late(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(provider_module, "_SETTLES_AFTER", 0.5)
+    async with fake_gateway() as gateway:
+        one, other = make_gateway_provider(tmp_path), make_gateway_provider(tmp_path)
+        gateway.answers["POST", "kernels"] = (504, "of a proxy")
+        asked = request(one)
+        assert asked.kernel_id is not None
+        with pytest.raises(KernelStartUncertain):
+            await one.start(asked)
+        for provider in (one, other):
+            with pytest.raises(KernelStartUncertain):
+                await provider.undo_start(asked.kernel_id)
+        gateway.start(asked.kernel_id)
+        await one.undo_start(asked.kernel_id)
+        assert gateway.kernels == {}
+        await one.undo_start(asked.kernel_id)
+
+        async def is_settled() -> bool:
+            try:
+                await other.undo_start(asked.kernel_id)
+            except KernelStartUncertain:
+                return False
+            return True
+
+        await eventually(is_settled, "the start cannot bring a kernel up any more")
+
+
+@pytest.mark.gen_test
+async def test_a_shutdown_that_the_gateway_does_not_carry_out_raises(tmp_path: Path) -> None:
+    async with fake_gateway() as gateway:
+        provider = make_gateway_provider(tmp_path)
+        kernel = await provider.start(request(provider))
+        gateway.answers["DELETE", "*"] = (404, "404 page not found")
+        with pytest.raises(Exception, match="404"):
+            await provider.shutdown(kernel.kernel_id)
+        gateway.answers.clear()
+        await provider.shutdown(kernel.kernel_id)
+        await provider.shutdown(kernel.kernel_id)
+        assert gateway.kernels == {}
+        assert (await provider.models([kernel.kernel_id])).is_dead(kernel.kernel_id)
+
+
+@pytest.mark.gen_test
+async def test_concurrent_callers_share_one_request(tmp_path: Path) -> None:
+    async with fake_gateway() as gateway:
+        provider = make_gateway_provider(tmp_path)
+        ids = [str(uuid.uuid4()) for _ in range(200)]
+        for each in ids:
+            gateway.start(each)
+        answers = await asyncio.gather(*(provider.models(ids) for _ in range(20)))
+        assert all(set(each.alive) == set(ids) for each in answers)
+        assert gateway.requests == [("GET", "kernels")]
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (500, "{}"),
+        (401, "{}"),
+        (404, "404 page not found"),
+        (502, ""),
+        (200, "nonsense"),
+        (200, "{}"),
+        (200, '[{"name": "light"}]'),
+        (200, "[1]"),
+    ],
+)
+async def test_what_is_no_list_of_kernels_ends_nothing(
+    tmp_path: Path, status: int, body: str
+) -> None:
+    async with fake_gateway() as gateway:
+        provider = make_gateway_provider(tmp_path, models_max_age=0.0)
+        kernel = await provider.start(request(provider))
+        gateway.answers["GET", "kernels"] = (status, body)
+        models = await provider.models([kernel.kernel_id, UNKNOWN_ID])
+        assert models.alive == {}
+        assert models.unknown[UNKNOWN_ID] is None
+        last_known = models.unknown[kernel.kernel_id]
+        assert last_known is not None
+        assert last_known["name"] == "light"
+        gateway.answers.clear()
+        assert (await provider.models([kernel.kernel_id])).alive
+
+
+@pytest.mark.gen_test
+async def test_a_kernel_that_a_list_lacks_is_dead_only_if_the_gateway_says_so_itself(
+    tmp_path: Path,
+) -> None:
+    async with fake_gateway() as gateway:
+        provider = make_gateway_provider(tmp_path, models_max_age=0.0)
+        kernel = await provider.start(request(provider))
+        gateway.answers["GET", "kernels"] = (200, "[]")
+        assert (await provider.models([kernel.kernel_id])).alive
+        gateway.answers["GET", f"kernels/{kernel.kernel_id}"] = (500, "")
+        assert (await provider.models([kernel.kernel_id])).unknown
+        del gateway.answers["GET", f"kernels/{kernel.kernel_id}"]
+        gateway.kernels.clear()
+        assert (await provider.models([kernel.kernel_id])).is_dead(kernel.kernel_id)
+
+
+@pytest.mark.gen_test
+async def test_where_listing_is_forbidden_a_404_counts_only_if_it_names_the_kernel(
+    tmp_path: Path,
+) -> None:
+    async with fake_gateway() as gateway:
+        gateway.lists = False
+        provider = make_gateway_provider(tmp_path, models_max_age=0.0)
+        kernel = await provider.start(request(provider))
+        assert (await provider.models([kernel.kernel_id])).alive
+        gateway.answers["GET", "*"] = (404, "404 page not found")
+        assert (await provider.models([kernel.kernel_id])).unknown
+        gateway.answers.clear()
+        gateway.kernels.clear()
+        assert (await provider.models([kernel.kernel_id])).is_dead(kernel.kernel_id)
+        assert gateway.count("GET", "kernels") == 1
+
+
+@pytest.mark.gen_test
+async def test_a_gateway_that_hangs_delays_nobody_for_long(tmp_path: Path) -> None:
+    async with fake_gateway() as gateway:
+        provider = make_gateway_provider(tmp_path)
+        kernel = await provider.start(request(provider))
+        gateway.flows.clear()
+        loop = asyncio.get_running_loop()
+        provider._models._changed.clear()
+        began = loop.time()
+        models = await provider.models([kernel.kernel_id])
+        assert loop.time() - began < 2
+        assert models.unknown[kernel.kernel_id] is not None
+        gateway.flows.set()
+
+        async def is_alive() -> bool:
+            return bool((await provider.models([kernel.kernel_id])).alive)
+
+        await eventually(is_alive, "the kernel is known again")
+
+
+@pytest.mark.gen_test
+async def test_a_kernel_is_connected_once_it_has_had_a_client(tmp_path: Path) -> None:
+    async with fake_gateway() as gateway:
+        provider = make_gateway_provider(tmp_path, models_max_age=0.0)
+        kernel = await provider.start(request(provider))
+        assert not provider.was_connected(kernel.kernel_id)
+        gateway.kernels[kernel.kernel_id]["execution_state"] = "idle"
+        await provider.models([kernel.kernel_id])
+        assert provider.was_connected(kernel.kernel_id)
+        assert provider.was_connected("of nobody")
+
+
+@pytest.mark.gen_test
+async def test_the_name_of_the_provider_has_no_credentials(tmp_path: Path) -> None:
+    async with fake_gateway(url="https://ada:secret@Gateway.example:8888/base/?x=1"):
+        assert make_gateway_provider(tmp_path).name == "gateway:https://gateway.example:8888/base"
+
+
+@pytest.mark.gen_test
+async def test_a_kernel_of_another_server_is_served_on_demand(tmp_path: Path) -> None:
+    async with fake_gateway() as gateway:
+        one, other = make_gateway_provider(tmp_path), make_gateway_provider(tmp_path)
+        kernel = await one.start(request(one))
+        manager = other._kernels
+        assert kernel.kernel_id not in manager
+        assert (await manager.kernel_model(kernel.kernel_id))["id"] == kernel.kernel_id
+        assert kernel.kernel_id in manager
+        ended: list[str] = []
+        other.watch(ended.append)
+        await manager.shutdown_kernel(kernel.kernel_id)
+        assert ended == [kernel.kernel_id]
+        assert gateway.kernels == {}
+        with pytest.raises(HTTPError) as missing:
+            await manager.kernel_model(kernel.kernel_id)
+        assert missing.value.status_code == 404
+
+
+def make_started(gateway: FakeGateway) -> str:
+    kernel_id = str(uuid.uuid4())
+    gateway.start(kernel_id)
+    return kernel_id
+
+
+@pytest.mark.gen_test
+async def test_the_list_of_kernels_has_those_of_all_sessions_and_no_others(tmp_path: Path) -> None:
+    async with fake_gateway() as gateway:
+        manager = make_gateway_provider(tmp_path, models_max_age=0.0)._kernels
+        of_a_session, _of_others = make_started(gateway), make_started(gateway)
+
+        async def list_session_kernels() -> list[str]:
+            return [of_a_session]
+
+        manager.list_session_kernels = list_session_kernels
+        assert [each["id"] for each in await manager.list_kernels()] == [of_a_session]
+        gateway.answers["GET", "*"] = (500, "")
+        (unknown,) = await manager.list_kernels()
+        assert unknown["execution_state"] == "unknown"
+        gateway.answers.clear()
+        del gateway.kernels[of_a_session]
+        assert await manager.list_kernels() == []
+        assert manager.list_kernel_ids() == []

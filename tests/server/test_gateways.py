@@ -1,0 +1,293 @@
+"""Servers whose kernels a Kernel Gateway or an Enterprise Gateway runs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPException
+from pathlib import Path
+
+import pytest
+
+from support.gateway import GATEWAYS, TOKEN, USER, Gateway
+from support.postgres import shared_cluster
+from support.server import Server, StartServer
+from support.waiting import wait_until
+
+CLIENTS = 16
+
+
+@pytest.fixture(params=GATEWAYS)
+def gateway(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Gateway]:
+    gateway = Gateway(request.param, tmp_path / "gateway")
+    try:
+        yield gateway.start()
+    finally:
+        gateway.clean_up()
+
+
+@pytest.fixture
+def silent_gateway(tmp_path: Path) -> Iterator[Gateway]:
+    """A Kernel Gateway as it is by default, which does not list its kernels."""
+    gateway = Gateway("kernel", tmp_path / "gateway", lists=False)
+    try:
+        yield gateway.start()
+    finally:
+        gateway.clean_up()
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "postgres":
+        return shared_cluster().make_schema()
+    return f"sqlite://{tmp_path / 'sessions.db'}"
+
+
+@pytest.fixture
+def sqlite_url(tmp_path: Path) -> str:
+    return f"sqlite://{tmp_path / 'sessions.db'}"
+
+
+def start_behind(start_server: StartServer, gateway: Gateway, store_url: str) -> Server:
+    """Start a server that uses the gateway. All of them have one namespace."""
+    config = {
+        "AsyncSessionManager": {"namespace": "of the tests", "store_url": store_url},
+        "GatewayClient": {"url": gateway.url, "auth_token": TOKEN},
+    }
+    server = start_server(start=False, config=config)
+    server.environment["KERNEL_USERNAME"] = USER
+    return server.start()
+
+
+def ids(server: Server) -> list[tuple[str, str]]:
+    return [(each["id"], each["kernel"]["id"]) for each in server.list_sessions()]
+
+
+def test_sessions_kernels_and_variables_outlive_a_kill(
+    start_server: StartServer, gateway: Gateway, store_url: str
+) -> None:
+    server = start_behind(start_server, gateway, store_url)
+    model = server.create("a.ipynb", "python3")
+    assert server.execute(model["kernel"]["id"], "x = 42; x") == "42"
+    server.kill()
+    server.start(again=True)
+    assert ids(server) == [(model["id"], model["kernel"]["id"])]
+    assert server.execute(model["kernel"]["id"], "x") == "42"
+    assert server.delete(model["id"]).status == 204
+    assert server.list_sessions() == []
+    gateway.wait_for_kernels(0)
+
+
+def test_a_stop_ends_no_kernel_that_others_can_serve(
+    start_server: StartServer, gateway: Gateway, sqlite_url: str
+) -> None:
+    server = start_behind(start_server, gateway, sqlite_url)
+    model = server.create("a.ipynb")
+    alone = server.start_kernel("light")
+    assert {each["id"] for each in server.request("GET", "/api/kernels").json()} == {
+        model["kernel"]["id"],
+        alone,
+    }
+    assert server.stop() == 0
+    # The kernel without a session ends, because no server would ever end it.
+    gateway.wait_for_kernels(1)
+    server.start(again=True)
+    assert ids(server) == [(model["id"], model["kernel"]["id"])]
+    assert [each["id"] for each in server.request("GET", "/api/kernels").json()] == [
+        model["kernel"]["id"]
+    ]
+
+
+def test_any_server_serves_the_sessions_of_every_other(
+    start_server: StartServer, gateway: Gateway, store_url: str
+) -> None:
+    one, other = (start_behind(start_server, gateway, store_url) for _ in range(2))
+    model = one.create("a.ipynb", "python3")
+    kernel_id = model["kernel"]["id"]
+    assert one.execute(kernel_id, "x = 42; x") == "42"
+    assert ids(other) == [(model["id"], kernel_id)]
+    assert other.execute(kernel_id, "x") == "42"
+    kernel = f"/api/kernels/{kernel_id}"
+    third = start_behind(start_server, gateway, store_url)
+    assert [each["id"] for each in third.request("GET", "/api/kernels").json()] == [kernel_id]
+    assert third.request("GET", kernel).json()["name"] == "python3"
+    fourth = start_behind(start_server, gateway, store_url)
+    assert fourth.request("POST", f"{kernel}/interrupt").status == 204
+    assert fourth.request("POST", f"{kernel}/restart").status == 200
+    assert one.execute(kernel_id, "'x' in globals()") == "False"
+    changed = other.patch(model["id"], {"path": "b.ipynb"})
+    assert (changed.status, changed.json()["path"]) == (200, "b.ipynb")
+    assert third.create("b.ipynb")["id"] == model["id"]
+    assert fourth.delete(model["id"]).status == 204
+    for server in (one, other, third, fourth):
+        assert server.list_sessions() == []
+    wait_until(lambda: one.request("GET", kernel).status == 404, "the kernel is gone for all")
+    gateway.wait_for_kernels(0)
+
+
+def test_one_path_that_is_asked_for_at_two_servers_gets_one_kernel(
+    start_server: StartServer, gateway: Gateway, store_url: str
+) -> None:
+    servers = [start_behind(start_server, gateway, store_url) for _ in range(2)]
+    with ThreadPoolExecutor(CLIENTS) as pool:
+        for number in range(3):
+            path = f"{number}.ipynb"
+            models = list(
+                pool.map(
+                    lambda client, path=path: servers[client % 2].create(path), range(CLIENTS)
+                )
+            )
+            assert {(each["id"], each["kernel"]["id"]) for each in models} == {
+                (models[0]["id"], models[0]["kernel"]["id"])
+            }
+            assert len(gateway.kernel_processes()) == 1
+            assert servers[number % 2].delete(models[0]["id"]).status == 204
+            gateway.wait_for_kernels(0)
+
+
+def test_another_kernel_is_started_before_the_first_one_ends(
+    start_server: StartServer, gateway: Gateway, sqlite_url: str
+) -> None:
+    one, other = (start_behind(start_server, gateway, sqlite_url) for _ in range(2))
+    model = one.create("a.ipynb")
+    changed = other.patch(model["id"], {"kernel": {"name": "python3"}}).json()
+    assert changed["kernel"]["name"] == "python3"
+    assert changed["kernel"]["id"] != model["kernel"]["id"]
+    assert ids(one) == [(model["id"], changed["kernel"]["id"])]
+    gateway.wait_for_kernels(1)
+    assert one.execute(changed["kernel"]["id"], "6*7") == "42"
+
+
+def test_while_the_gateway_is_away_lists_stay_right_and_nothing_ends(
+    start_server: StartServer, gateway: Gateway, sqlite_url: str
+) -> None:
+    one, other = (start_behind(start_server, gateway, sqlite_url) for _ in range(2))
+    models = [one.create(f"{number}.ipynb") for number in range(3)]
+    before = ids(one)
+    assert ids(other) == before
+    gateway.pause()
+    time.sleep(1.1)  # Until what the servers know of the kernels is too old.
+    for server in (one, other, one, other):
+        began = time.monotonic()
+        found = server.list_sessions()
+        assert time.monotonic() - began < 2
+        assert [(each["id"], each["kernel"]["id"]) for each in found] == before
+        assert {each["kernel"]["execution_state"] for each in found} == {"unknown"}
+    deleted = models.pop(0)
+    with ThreadPoolExecutor(1) as pool:
+        delete = pool.submit(other.delete, deleted["id"])
+        wait_until(lambda: ids(one) == before[1:], "the deletion is written")
+        gateway.go_on()
+        assert delete.result().status == 204
+
+    def are_known() -> bool:
+        return all(
+            each["kernel"]["execution_state"] != "unknown"
+            for server in (one, other)
+            for each in server.list_sessions()
+        )
+
+    wait_until(are_known, "the kernels are known again", timeout=5)
+    assert ids(one) == ids(other) == before[1:]
+    gateway.wait_for_kernels(2)
+    assert len(one.log_lines("W", "state of kernels is unknown")) == 1
+
+
+def test_sessions_end_when_the_gateway_has_lost_their_kernels(
+    start_server: StartServer, gateway: Gateway, sqlite_url: str
+) -> None:
+    server = start_behind(start_server, gateway, sqlite_url)
+    models = [server.create(f"{number}.ipynb") for number in range(2)]
+    gateway.kill(kernels=True)
+    time.sleep(1.1)  # Until what the server knows of the kernels is too old.
+    assert len(ids(server)) == 2
+    assert server.post({"path": "new.ipynb", "type": "notebook"}).status == 503
+    deleted = server.delete(models[0]["id"])
+    assert deleted.status == 204
+    gateway.start()
+    wait_until(lambda: ids(server) == [], "the sessions end", timeout=5)
+    again = server.create("1.ipynb")
+    assert again["id"] != models[1]["id"]
+    gateway.wait_for_kernels(1)
+
+
+def test_a_kernel_that_ends_at_the_gateway_ends_its_session_at_every_server(
+    start_server: StartServer, gateway: Gateway, sqlite_url: str
+) -> None:
+    servers = [start_behind(start_server, gateway, sqlite_url) for _ in range(2)]
+    model = servers[0].create("a.ipynb")
+    assert ids(servers[1]) == ids(servers[0])
+    assert gateway.request("DELETE", f"/api/kernels/{model['kernel']['id']}") == 204
+    for server in servers:
+        wait_until(lambda server=server: ids(server) == [], "the session ends", timeout=3)
+
+
+def test_a_gateway_that_does_not_list_its_kernels_is_asked_for_each(
+    start_server: StartServer, silent_gateway: Gateway, sqlite_url: str
+) -> None:
+    one, other = (start_behind(start_server, silent_gateway, sqlite_url) for _ in range(2))
+    models = [one.create(f"{number}.ipynb") for number in range(3)]
+    assert ids(other) == ids(one) == [(each["id"], each["kernel"]["id"]) for each in models]
+    assert len(other.request("GET", "/api/kernels").json()) == 3
+    silent_gateway.request("DELETE", f"/api/kernels/{models[0]['kernel']['id']}")
+    wait_until(lambda: len(ids(other)) == 2, "the session ends", timeout=3)
+
+
+def test_an_unknown_kernelspec_and_an_unknown_kernel_are_reported(
+    start_server: StartServer, gateway: Gateway, sqlite_url: str
+) -> None:
+    server = start_behind(start_server, gateway, sqlite_url)
+    unknown = "11111111-2222-4333-8444-555555555555"
+    body = {"path": "a.ipynb", "type": "notebook"}
+    assert server.post({**body, "kernel": {"name": "missing"}}).status == 501
+    assert server.post({**body, "kernel": {"id": unknown}}).status == 404
+    assert server.request("GET", f"/api/kernels/{unknown}").status == 404
+    model = server.create("a.ipynb")
+    assert server.patch(model["id"], {"kernel": {"id": unknown}}).status == 400
+    assert ids(server) == [(model["id"], model["kernel"]["id"])]
+    gateway.wait_for_kernels(1)
+
+
+def test_a_start_that_a_killed_server_left_is_undone_by_another(
+    start_server: StartServer, gateway: Gateway, sqlite_url: str
+) -> None:
+    one, other = (start_behind(start_server, gateway, sqlite_url) for _ in range(2))
+    gateway.pause()
+    with ThreadPoolExecutor(1) as pool:
+        create = pool.submit(one.create, "a.ipynb")
+        wait_until(lambda: gateway.has_unread(), "the start has reached the gateway")
+        one.kill()
+        assert isinstance(create.exception(), (OSError, HTTPException))
+    gateway.go_on()
+    # The gateway does not notice that nobody waits for the kernel any more.
+    gateway.wait_for_kernels(1)
+    gateway.wait_for_kernels(0, timeout=40)
+    model = other.create("a.ipynb")
+    assert ids(other) == [(model["id"], model["kernel"]["id"])]
+    gateway.wait_for_kernels(1)
+
+
+STOCK = "jupyter_server.gateway.managers"
+
+
+@pytest.mark.parametrize("gateway", ["kernel"], indirect=True)
+@pytest.mark.parametrize(
+    ("option", "name"),
+    [
+        ("session_manager_class", "GatewaySessionManager"),
+        ("kernel_manager_class", "GatewayMappingKernelManager"),
+    ],
+)
+def test_the_hosts_own_classes_for_a_gateway_are_respected_if_one_is_chosen(
+    start_server: StartServer, gateway: Gateway, option: str, name: str
+) -> None:
+    chosen = {"ServerApp": {option: f"{STOCK}.{name}"}}
+    client = {"GatewayClient": {"url": gateway.url, "auth_token": TOKEN}}
+    server = start_server(config={**chosen, **client})
+    model = server.create("a.ipynb")
+    assert server.request("GET", "/api/sessions/status").status == 404
+    (warning,) = server.log_lines("W", "nbsessions stands aside")
+    assert f"{STOCK}.{name}" in warning
+    assert not server.store.parent.exists()
+    assert server.delete(model["id"]).status == 204

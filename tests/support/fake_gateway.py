@@ -1,0 +1,152 @@
+"""A gateway that fails as a test wants it to. Its kernels are entries in a dictionary."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from jupyter_server.gateway.gateway_client import GatewayClient
+from tornado.httpserver import HTTPServer
+from tornado.netutil import bind_sockets
+from tornado.web import Application, RequestHandler
+
+from nbsessions.kernels.base import KernelHost
+from nbsessions.kernels.gateway.manager import GatewayKernels
+from nbsessions.kernels.gateway.provider import GatewayKernelProvider
+from support.hosts import make_contents_manager
+
+KERNELSPECS = ("light", "other")
+BROKEN = "broken"
+"""A kernelspec whose kernels fail to start."""
+
+
+class FakeGateway:
+    """Answers as Kernel Gateway 3 does, unless told otherwise."""
+
+    def __init__(self) -> None:
+        self.kernels: dict[str, dict[str, Any]] = {}
+        self.requests: list[tuple[str, str]] = []
+        """The method and the path below ``/api/`` of each request."""
+        self.bodies: list[dict[str, Any]] = []
+        """The bodies of all starts."""
+        self.headers: list[dict[str, str]] = []
+        self.lists = True
+        self.takes_ids = True
+        self.answers: dict[tuple[str, str], tuple[int, str]] = {}
+        """Status and body with which to answer a method and path instead. "*" is any path."""
+        self.flows = asyncio.Event()
+        """While it is not set, no request is answered."""
+        self.flows.set()
+        self.delayed: asyncio.Event | None = None
+        """A start whose client has hung up takes until this is set."""
+        self.url = ""
+
+    def count(self, method: str, path: str) -> int:
+        """Return the number of such requests."""
+        return self.requests.count((method, path))
+
+    def start(self, kernel_id: str, name: str = "light") -> None:
+        """Start a kernel, as a request would."""
+        self.kernels[kernel_id] = {
+            "id": kernel_id,
+            "name": name,
+            "last_activity": "2024-01-01T00:00:00.000000Z",
+            "execution_state": "starting",
+            "connections": 0,
+        }
+
+
+class _Handler(RequestHandler):
+    def initialize(self, gateway: FakeGateway) -> None:
+        self.gateway = gateway
+
+    async def _answer(self, path: str) -> None:
+        gateway, method = self.gateway, self.request.method or ""
+        gateway.requests.append((method, path))
+        gateway.headers.append(dict(self.request.headers))
+        await gateway.flows.wait()
+        for key in ((method, path), (method, "*")):
+            if key in gateway.answers:
+                status, body = gateway.answers[key]
+                self.set_status(status)
+                self.finish(body)
+                return
+        kind, _, name = path.partition("/")
+        if kind == "kernelspecs":
+            self._tell(200 if name in (*KERNELSPECS, BROKEN) else 404, name, {"name": name})
+        elif method == "POST":
+            await self._start(json.loads(self.request.body))
+        elif not name:
+            if gateway.lists:
+                self._tell(200, "", list(gateway.kernels.values()))
+            else:
+                self._tell(403, "Forbidden", None)
+        elif method == "DELETE":
+            self._tell(204 if gateway.kernels.pop(name, None) else 404, name, None)
+        else:
+            self._tell(200 if name in gateway.kernels else 404, name, gateway.kernels.get(name))
+
+    get = post = delete = _answer
+
+    async def _start(self, body: dict[str, Any]) -> None:
+        gateway = self.gateway
+        gateway.bodies.append(body)
+        if gateway.delayed is not None:
+            await gateway.delayed.wait()
+        if body["name"] not in KERNELSPECS:
+            self._tell(500, "Unknown server error", None)
+            return
+        kernel_id = body["kernel_id"] if gateway.takes_ids else "of-the-gate-way-itself"
+        gateway.start(kernel_id, body["name"])
+        self._tell(201, "", gateway.kernels[kernel_id])
+
+    def _tell(self, status: int, name: str, answer: Any) -> None:
+        self.set_status(status)
+        if status >= 400:
+            self.finish({"reason": "", "message": f"Kernel does not exist: {name}"})
+        elif status == 204:
+            self.finish()
+        else:
+            self.finish(json.dumps(answer))
+
+
+@asynccontextmanager
+async def fake_gateway(**settings: Any) -> AsyncIterator[FakeGateway]:
+    """Yield a gateway that the server's gateway client is set to use."""
+    gateway = FakeGateway()
+    (socket,) = bind_sockets(0, "127.0.0.1")
+    options = {"gateway": gateway}
+    server = HTTPServer(Application([(r"/api/(.*)", _Handler, options)]))
+    server.add_sockets([socket])
+    gateway.url = f"http://127.0.0.1:{socket.getsockname()[1]}"
+    GatewayClient.clear_instance()
+    GatewayClient.instance(**{"url": gateway.url, **settings})
+    try:
+        yield gateway
+    finally:
+        gateway.flows.set()
+        if gateway.delayed is not None:
+            gateway.delayed.set()
+        GatewayClient.clear_instance()
+        server.stop()
+        await server.close_all_connections()
+
+
+def make_gateway_provider(folder: Path, **traits: Any) -> GatewayKernelProvider:
+    """Return a provider with a kernel manager of its own, as one server has it."""
+    (folder / "root").mkdir(exist_ok=True)
+    manager = GatewayKernels(default_kernel_name="light", root_dir=str(folder / "root"), **traits)
+    return GatewayKernelProvider(
+        KernelHost(
+            kernel_manager=manager,
+            contents_manager=make_contents_manager(folder),
+            kernel_env=lambda path, name: {"KERNEL_OF": str(path), "SECRET": "of the server"},
+            boot_id="this boot",
+            log=logging.getLogger("provider under test"),
+        )
+    )
