@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import enum
+import hashlib
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -106,6 +108,13 @@ class Session:
     def is_placeholder(self) -> bool:
         """Whether the client made up the path and will replace it with the real one."""
         return is_placeholder(self.path, self.name, self.type)
+
+    @property
+    def kernel(self) -> Kernel:
+        """The kernel that the session is attached to."""
+        return Kernel(
+            kernel_id=self.kernel_id, kernel_name=self.kernel_name, provider=self.provider
+        )
 
     def renamed(self, old: str, new: str) -> Session | None:
         """Return the session after the document or folder ``old`` is renamed to ``new``.
@@ -317,6 +326,25 @@ class NewSession:
     def named_document(self) -> str | None:
         """The document of the session. Concurrent requests for it share one kernel."""
         return named_document(self.path, self.name, self.type)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sharing:
+    """What requests for sessions have in common if one kernel can serve all of them.
+
+    Two windows that open one notebook send two different, generated paths. Only the document that
+    both requests name shows that they want the same kernel.
+    """
+
+    document: str
+    """See NewSession.named_document."""
+    kernel_name: str | None
+    """The requested kernelspec, or the default one."""
+
+    @property
+    def key(self) -> str:
+        """A short text that identifies the document and the kernelspec."""
+        return hashlib.sha256(json.dumps([self.document, self.kernel_name]).encode()).hexdigest()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -74,6 +74,9 @@ class KernelProvider(ABC):
     namespace whose providers have the same one list, change and end each other's sessions.
     """
 
+    accepts_kernel_ids: bool = True
+    """Whether a client may choose the id of a new kernel."""
+
     @property
     @abstractmethod
     def default_kernel_name(self) -> str | None:
@@ -100,11 +103,10 @@ class KernelProvider(ABC):
     async def start(self, request: StartRequest) -> Kernel:
         """Start a kernel and return it once clients can connect to it.
 
-        Raises KernelspecNotFound, KernelConflict if the requested id is in use, KernelIdRefused
-        if kernels cannot be started under an id that a client chose, InvalidRequest if the path
-        is not valid, KernelsUnavailable if they cannot be reached, and KernelStartFailed for all
-        other errors. After an error, no process is left running, except after
-        KernelStartUncertain: the caller then has to call ``undo_start``.
+        Raises KernelspecNotFound, KernelConflict if the requested id is in use, InvalidRequest
+        if the path is not valid, KernelsUnavailable if what runs kernels cannot be reached, and
+        KernelStartFailed for all other errors. After an error, no process is left running, except
+        after KernelStartUncertain: the caller then has to call ``undo_start``.
         """
 
     @abstractmethod

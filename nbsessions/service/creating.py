@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import uuid
 from collections.abc import Awaitable
 
 from nbsessions.errors import KernelConflict, StartInProgress, StartLost, StoreUncertain
 from nbsessions.kernels.base import KernelProvider
-from nbsessions.models import Kernel, LiveSession, NewSession, Session, utcnow
+from nbsessions.models import Kernel, LiveSession, NewSession, Session, Sharing, utcnow
 from nbsessions.service.cleanup import Cleanup
 from nbsessions.service.ending import SessionEndings
 from nbsessions.service.joining import RunningCreations
@@ -17,7 +16,7 @@ from nbsessions.service.kernels import SessionKernels
 from nbsessions.service.mutations import Mutations
 from nbsessions.service.placeholders import Placeholders
 from nbsessions.service.renaming import Renaming
-from nbsessions.service.sharing import RecentStarts, sharing_key
+from nbsessions.service.sharing import RunningStarts, sharing_of
 from nbsessions.service.starting import KernelStarts
 from nbsessions.stores.base import SessionStore
 
@@ -49,7 +48,7 @@ class Creating:
         self._running = running
         self._kernels = kernels
         self._starts = starts
-        self._recent = RecentStarts(mutations)
+        self._shared = RunningStarts(mutations)
         self._cleanup = cleanup
         self._endings = endings
         self._placeholders = placeholders
@@ -131,33 +130,21 @@ class Creating:
         return await self._share_or_start(request, kernel_id)
 
     async def _share_or_start(self, request: NewSession, kernel_id: str | None) -> Session:
-        key = sharing_key(request, kernel_id, self._provider.default_kernel_name)
-        if key is None:
+        sharing = sharing_of(request, kernel_id, self._provider.default_kernel_name)
+        if sharing is None:
             return await self._create_with_kernel(request, kernel_id)
-        while (start := self._recent.find(key)) is not None:
-            shared = await self._share(request, await asyncio.shield(start.task))
-            if shared is not None:
-                return shared
-            self._recent.forget(key, start)
-        return await asyncio.shield(
-            self._recent.begin(key, self._create_with_kernel(request, None))
+        return await self._shared.run(
+            sharing, lambda: self._create_with_kernel(request, None, sharing)
         )
 
-    async def _share(self, request: NewSession, first: Session) -> Session | None:
+    async def _share(self, request: NewSession, kernel: Kernel) -> Session | None:
         """Attach to the kernel that was started for another session of the document.
 
-        Returns None when that kernel was shut down meanwhile, or serves another document.
+        Returns None if it is dead, or was shut down meanwhile.
         """
-        sharers = [
-            each
-            for each in await self._store.list_sessions()
-            if each.kernel_id == first.kernel_id and each.named_document == request.named_document
-        ]
-        if not sharers or await self._kernels.is_dead(sharers[0]):
+        if await self._kernels.is_dead(kernel):
+            await self._endings.end([kernel.kernel_id])
             return None
-        kernel = Kernel(
-            kernel_id=first.kernel_id, kernel_name=first.kernel_name, provider=first.provider
-        )
         try:
             return await self._attach(request, kernel)
         except KernelConflict:
@@ -167,18 +154,25 @@ class Creating:
         session = self._new_session(request, kernel)
         return await self._written(session, self._store.attach(session))
 
-    async def _create_with_kernel(self, request: NewSession, kernel_id: str | None) -> Session:
+    async def _create_with_kernel(
+        self, request: NewSession, kernel_id: str | None, sharing: Sharing | None = None
+    ) -> Session:
         session_id, token = str(uuid.uuid4()), str(uuid.uuid4())
         kernel_id = self._starts.choose_id(kernel_id)
-        existing = await self._starts.acquire(token, request.document, kernel_id)
-        if existing is not None:
-            return existing
+        while (
+            found := await self._starts.acquire(token, request.document, kernel_id, sharing)
+        ) is not None:
+            if isinstance(found, Session):
+                return found
+            shared = await self._share(request, found)
+            if shared is not None:
+                return shared
         kernel = await self._starts.start(
             token, session_id, request, request.kernel_name, kernel_id
         )
         session = self._new_session(request, kernel, session_id)
         try:
-            return await self._store.commit(token, session)
+            return await self._store.commit(token, session, sharing=sharing)
         except StartLost as lost:
             await self._cleanup.stop_kernel(token, kernel.kernel_id)
             if lost.winner is None:

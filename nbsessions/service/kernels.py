@@ -44,9 +44,9 @@ class SessionKernels:
 
     # The kernels of sessions
 
-    async def is_dead(self, session: Session) -> bool:
-        """Return whether the session's kernel is dead."""
-        return self._has_died(session, await self._provider.models([session.kernel_id]))
+    async def is_dead(self, kernel: Session | Kernel) -> bool:
+        """Return whether the kernel, or that of the session, is dead."""
+        return self._has_died(kernel, await self._provider.models([kernel.kernel_id]))
 
     async def pair(
         self, sessions: Sequence[Session]
@@ -93,9 +93,9 @@ class SessionKernels:
                 model = {**last_known, "execution_state": "unknown"}
             yield session, model
 
-    def _has_died(self, session: Session, models: KernelModels) -> bool:
-        return models.is_dead(session.kernel_id) and self._provider.can_declare_dead(
-            session.provider
+    def _has_died(self, kernel: Session | Kernel, models: KernelModels) -> bool:
+        return models.is_dead(kernel.kernel_id) and self._provider.can_declare_dead(
+            kernel.provider
         )
 
 

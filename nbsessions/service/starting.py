@@ -7,6 +7,7 @@ import contextlib
 import random
 
 from nbsessions.errors import (
+    KernelIdRefused,
     KernelStartUncertain,
     ServiceClosed,
     StartInProgress,
@@ -14,7 +15,7 @@ from nbsessions.errors import (
     StoreUncertain,
 )
 from nbsessions.kernels.base import KernelProvider, StartRequest
-from nbsessions.models import Intent, Kernel, NewSession, Session, Verb
+from nbsessions.models import Intent, Kernel, NewSession, Session, Sharing, Verb
 from nbsessions.service.cleanup import Cleanup
 from nbsessions.stores.base import START_LEASE, SessionStore
 
@@ -41,14 +42,23 @@ class KernelStarts:
     def choose_id(self, requested: str | None) -> str | None:
         """Return the id to start a kernel under: the requested one, or else the provider's choice.
 
-        None if the provider chooses the id during the start.
+        None if the provider chooses the id during the start. Raises KernelIdRefused.
         """
+        if requested is not None and not self._provider.accepts_kernel_ids:
+            raise KernelIdRefused(requested)
         return requested or self._provider.new_kernel_id()
 
     async def acquire(
-        self, token: str, document: str | None, kernel_id: str | None
-    ) -> Session | None:
-        """Wait for the right to start a kernel, or return the document's session if it gets one.
+        self,
+        token: str,
+        document: str | None,
+        kernel_id: str | None,
+        sharing: Sharing | None = None,
+    ) -> Session | Kernel | None:
+        """Wait for the right to start a kernel. Return None, or what makes the start needless.
+
+        That is the session that the document has got meanwhile, or the kernel that was started
+        for a request with the same ``sharing``.
 
         Raises the errors of the store's ``acquire``, but StartInProgress only after a time-out.
         """
@@ -63,7 +73,7 @@ class KernelStarts:
                 kernel_id=kernel_id,
             )
             try:
-                return await self._store.acquire(intent, lease=START_LEASE)
+                return await self._store.acquire(intent, sharing=sharing, lease=START_LEASE)
             except StartInProgress:
                 if self.closing or loop.time() > deadline:
                     raise

@@ -6,13 +6,27 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from datetime import timedelta
 
-from nbsessions.models import Changes, Ending, EndReason, Intent, Orphans, Owner, Release, Session
+from nbsessions.models import (
+    Changes,
+    Ending,
+    EndReason,
+    Intent,
+    Kernel,
+    Orphans,
+    Owner,
+    Release,
+    Session,
+    Sharing,
+)
 
 START_LEASE = timedelta(seconds=60)
 """How long a kernel start may take before another request may take it over."""
 
 LONGEST_LEASE = timedelta(minutes=10)
 """Leases are not longer than this, so one that seems to be tells of a clock that was set back."""
+
+SHARED_FOR = timedelta(seconds=10)
+"""How long after a start other requests for the document get its kernel."""
 
 ENDED_KEPT_FOR = timedelta(minutes=10)
 """How long to remember a stopped kernel, so that no session attaches to it in the meantime."""
@@ -122,14 +136,19 @@ class SessionStore(ABC):
     # Starts
 
     @abstractmethod
-    async def acquire(self, intent: Intent, *, lease: timedelta = START_LEASE) -> Session | None:
+    async def acquire(
+        self, intent: Intent, *, sharing: Sharing | None = None, lease: timedelta = START_LEASE
+    ) -> Session | Kernel | None:
         """Request the right to start a kernel.
 
-        If the document has sessions already, writes nothing and returns the oldest of them.
+        If the document has sessions already, writes nothing and returns the oldest of them. If a
+        start with the same ``sharing`` was committed in the last SHARED_FOR, and its kernel still
+        has a session of that document, writes nothing and returns the kernel.
         Otherwise stores the intent and returns None. The caller then starts the kernel and
         calls ``commit`` or ``drop_start``.
 
-        Raises StartInProgress while another start for the document is in progress. A start
+        Raises StartInProgress while another start for the document is in progress, or another
+        start with the same ``sharing``, whichever owner of the scope carries it out. A start
         whose ``lease`` has expired, by the clock of the store, is taken over. So is one whose
         lease ends later than LONGEST_LEASE from now, because that clock was set back. Raises
         KernelConflict when the kernel id of the intent belongs to any session in the store, or
@@ -137,8 +156,12 @@ class SessionStore(ABC):
         """
 
     @abstractmethod
-    async def commit(self, token: str, session: Session) -> Session:
+    async def commit(
+        self, token: str, session: Session, *, sharing: Sharing | None = None
+    ) -> Session:
         """Exchange the 'start' intent with this token for the session, and return the session.
+
+        ``sharing`` is the one that the start was acquired with.
 
         Raises StartLost when the intent no longer exists, or the document has a session by now.
         In this case a 'stop' intent for the session's kernel is stored with the same token.
@@ -158,8 +181,9 @@ class SessionStore(ABC):
     async def attach(self, session: Session) -> Session:
         """Return the oldest session of the same document, or insert this session.
 
-        Raises KernelConflict when an intent to start or stop the kernel exists, or when the
-        kernel was stopped less than ENDED_KEPT_FOR ago.
+        Raises KernelConflict when an intent to start or stop the kernel exists, when the
+        kernel was stopped less than ENDED_KEPT_FOR ago, or when another namespace in the store
+        has the kernel.
         """
 
     @abstractmethod

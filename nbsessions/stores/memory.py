@@ -13,17 +13,19 @@ from nbsessions.models import (
     Ending,
     EndReason,
     Intent,
+    Kernel,
     Orphans,
     Owner,
     Release,
     Session,
+    Sharing,
     Verb,
     is_within,
     utcnow,
 )
 from nbsessions.stores.base import ENDINGS_KEPT_FOR, START_LEASE, SessionStore
 from nbsessions.stores.cache import SessionCache
-from nbsessions.stores.transaction import Tables, Transaction, raise_if_lost
+from nbsessions.stores.transaction import SharedStart, Tables, Transaction, raise_if_lost
 
 
 def store_from_url(url: str, *, namespace: str, log: logging.Logger) -> MemorySessionStore:
@@ -81,11 +83,15 @@ class MemorySessionStore(SessionStore):
 
     # Writes
 
-    async def acquire(self, intent: Intent, *, lease: timedelta = START_LEASE) -> Session | None:
-        return self._opened().acquire(intent, lease)
+    async def acquire(
+        self, intent: Intent, *, sharing: Sharing | None = None, lease: timedelta = START_LEASE
+    ) -> Session | Kernel | None:
+        return self._opened().acquire(intent, sharing, lease)
 
-    async def commit(self, token: str, session: Session) -> Session:
-        return raise_if_lost(self._opened().commit(token, session))
+    async def commit(
+        self, token: str, session: Session, *, sharing: Sharing | None = None
+    ) -> Session:
+        return raise_if_lost(self._opened().commit(token, session, sharing))
 
     async def renew(self, token: str, *, lease: timedelta = START_LEASE) -> None:
         self._opened().renew(token, lease)
@@ -161,6 +167,8 @@ class _MemoryTables(Tables):
         self.intents: dict[str, Intent] = {}
         self.endings: dict[str, tuple[EndReason, datetime]] = {}
         """The reason and the time of each ending, the oldest first."""
+        self.shared: dict[str, tuple[str, str | None, datetime]] = {}
+        """The token, the kernel id and the time of starts that can be shared, by key."""
         self._seq = 0
 
     def now(self) -> datetime:
@@ -186,6 +194,9 @@ class _MemoryTables(Tables):
 
     def is_kernel_used(self, kernel_id: str) -> bool:
         return bool(self.list_by_kernel(kernel_id))
+
+    def is_kernel_foreign(self, kernel_id: str) -> bool:
+        return False
 
     def add_session(self, session: Session) -> Session:
         if self.sessions.find(session.session_id) is not None:
@@ -250,6 +261,26 @@ class _MemoryTables(Tables):
         for intent in list(self.intents.values()):
             if intent.verb is Verb.ENDED and _has_lapsed(intent, moment):
                 del self.intents[intent.token]
+
+    # Starts that can be shared
+
+    def find_shared(self, key: str, first: datetime, last: datetime) -> SharedStart | None:
+        token, kernel_id, until = self.shared.get(key, ("", None, None))
+        if kernel_id is None:
+            intent = self.intents.get(token)
+            running = intent is not None and intent.verb is Verb.START
+            until = intent.lease_until if intent is not None and running else None
+        return SharedStart(kernel_id) if until is not None and first <= until <= last else None
+
+    def put_shared(self, key: str, token: str, until: datetime) -> None:
+        self.shared[key] = (token, None, until)
+
+    def complete_shared(self, key: str, token: str, kernel_id: str, until: datetime) -> None:
+        if self.shared.get(key, ("",))[0] == token:
+            self.shared[key] = (token, kernel_id, until)
+
+    def forget_shared_before(self, moment: datetime) -> None:
+        self.shared = {key: each for key, each in self.shared.items() if each[2] >= moment}
 
     # Endings
 

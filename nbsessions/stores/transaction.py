@@ -4,15 +4,39 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import TypeVar
 
 from nbsessions.errors import KernelConflict, SessionNotFound, StartInProgress, StartLost
-from nbsessions.models import UNSET, Changes, EndReason, Intent, Release, Session, Verb
-from nbsessions.stores.base import ENDED_KEPT_FOR, ENDINGS_KEPT_FOR, LONGEST_LEASE, START_LEASE
+from nbsessions.models import (
+    UNSET,
+    Changes,
+    EndReason,
+    Intent,
+    Kernel,
+    Release,
+    Session,
+    Sharing,
+    Verb,
+)
+from nbsessions.stores.base import (
+    ENDED_KEPT_FOR,
+    ENDINGS_KEPT_FOR,
+    LONGEST_LEASE,
+    SHARED_FOR,
+    START_LEASE,
+)
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class SharedStart:
+    """A start that is running or was committed a short time ago, and can be shared."""
+
+    kernel_id: str | None
+    """None while the start is running."""
 
 
 class Tables(ABC):
@@ -49,6 +73,14 @@ class Tables(ABC):
     @abstractmethod
     def is_kernel_used(self, kernel_id: str) -> bool:
         """Return whether any session in the store uses the kernel."""
+
+    @abstractmethod
+    def is_kernel_foreign(self, kernel_id: str) -> bool:
+        """Return whether another namespace in the store has the kernel.
+
+        Sessions of two namespaces never have the same kernel, because neither would know when the
+        other one still uses it.
+        """
 
     @abstractmethod
     def add_session(self, session: Session) -> Session:
@@ -103,6 +135,30 @@ class Tables(ABC):
     def forget_ended_before(self, moment: datetime) -> None:
         """Remove the 'ended' intents whose lease ended before ``moment``."""
 
+    # Starts that can be shared
+
+    @abstractmethod
+    def find_shared(self, key: str, first: datetime, last: datetime) -> SharedStart | None:
+        """Return the latest start with this key, if its time is between ``first`` and ``last``.
+
+        While the start is running, its time is the end of its lease.
+        """
+
+    @abstractmethod
+    def put_shared(self, key: str, token: str, until: datetime) -> None:
+        """Make the start with this token the latest one with the key.
+
+        ``until`` is when this may be forgotten.
+        """
+
+    @abstractmethod
+    def complete_shared(self, key: str, token: str, kernel_id: str, until: datetime) -> None:
+        """Set the kernel and the time of a start, if it is still the latest one with the key."""
+
+    @abstractmethod
+    def forget_shared_before(self, moment: datetime) -> None:
+        """Remove the starts that could be shared until a time before ``moment``."""
+
     # Endings
 
     @abstractmethod
@@ -132,11 +188,13 @@ class Transaction:
 
     # Starts
 
-    def acquire(self, intent: Intent, lease: timedelta) -> Session | None:
+    def acquire(
+        self, intent: Intent, sharing: Sharing | None, lease: timedelta
+    ) -> Session | Kernel | None:
         """See SessionStore.acquire."""
-        existing = self._oldest_of(intent.document)
-        if existing is not None:
-            return existing
+        found = self._oldest_of(intent.document) or self._find_shared(sharing)
+        if found is not None:
+            return found
         if intent.kernel_id is not None:
             self._refuse_used(intent.kernel_id)
         if intent.document is not None:
@@ -147,15 +205,24 @@ class Transaction:
             raise StartInProgress(intent.document)
         if intent.kernel_id is not None:
             self._tables.forget_ended(intent.kernel_id)
+        if sharing is not None:
+            now = self._tables.now()
+            self._tables.forget_shared_before(now)
+            self._tables.put_shared(sharing.key, intent.token, now + LONGEST_LEASE)
         return None
 
-    def commit(self, token: str, session: Session) -> Session | StartLost:
+    def commit(
+        self, token: str, session: Session, sharing: Sharing | None = None
+    ) -> Session | StartLost:
         """See SessionStore.commit. Returns StartLost instead of raising it."""
         started = self._tables.remove_intent(token, Verb.START)
         winner = self._oldest_of(session.document)
         if winner is not None or not started:
             self._add_stop(token, session.kernel_id)
             return StartLost(winner)
+        if sharing is not None:
+            until = self._tables.now() + SHARED_FOR
+            self._tables.complete_shared(sharing.key, token, session.kernel_id, until)
         return self._add(session)
 
     def renew(self, token: str, lease: timedelta) -> None:
@@ -231,6 +298,27 @@ class Transaction:
 
     # Steps
 
+    def _find_shared(self, sharing: Sharing | None) -> Kernel | None:
+        """Return the kernel that another request has started, if this one can share it.
+
+        Raises StartInProgress while it is being started.
+        """
+        if sharing is None:
+            return None
+        now = self._tables.now()
+        # A time that is too late was set before the clock was set back.
+        start = self._tables.find_shared(sharing.key, now, now + LONGEST_LEASE)
+        if start is None:
+            return None
+        if start.kernel_id is None:
+            raise StartInProgress(sharing.document)
+        if self._tables.has_intent(start.kernel_id, ended_since=now):
+            return None
+        for session in self._tables.list_by_kernel(start.kernel_id):
+            if session.named_document == sharing.document:
+                return session.kernel
+        return None
+
     def _add(self, session: Session) -> Session:
         added = self._tables.add_session(session)
         self._tables.remove_ending(session.session_id)
@@ -287,6 +375,8 @@ class Transaction:
         """Raise KernelConflict unless a session may use this kernel."""
         if self._tables.has_intent(kernel_id, ended_since=self._tables.now()):
             raise KernelConflict(kernel_id, "is being started or stopped")
+        if self._tables.is_kernel_foreign(kernel_id):
+            raise KernelConflict(kernel_id, "is used by the server of another namespace")
 
 
 def raise_if_lost(outcome: T | StartLost) -> T:

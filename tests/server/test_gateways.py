@@ -10,31 +10,23 @@ from pathlib import Path
 
 import pytest
 
-from support.gateway import GATEWAYS, TOKEN, USER, Gateway
+from support.gateway import GATEWAYS, TOKEN, Gateway, running_gateway, start_behind
 from support.postgres import shared_cluster
 from support.server import Server, StartServer
 from support.waiting import wait_until
 
-CLIENTS = 16
-
 
 @pytest.fixture(params=GATEWAYS)
 def gateway(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Gateway]:
-    gateway = Gateway(request.param, tmp_path / "gateway")
-    try:
-        yield gateway.start()
-    finally:
-        gateway.clean_up()
+    with running_gateway(request.param, tmp_path / "gateway") as gateway:
+        yield gateway
 
 
 @pytest.fixture
 def silent_gateway(tmp_path: Path) -> Iterator[Gateway]:
     """A Kernel Gateway as it is by default, which does not list its kernels."""
-    gateway = Gateway("kernel", tmp_path / "gateway", lists=False)
-    try:
-        yield gateway.start()
-    finally:
-        gateway.clean_up()
+    with running_gateway("kernel", tmp_path / "gateway", lists=False) as gateway:
+        yield gateway
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
@@ -47,17 +39,6 @@ def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 @pytest.fixture
 def sqlite_url(tmp_path: Path) -> str:
     return f"sqlite://{tmp_path / 'sessions.db'}"
-
-
-def start_behind(start_server: StartServer, gateway: Gateway, store_url: str) -> Server:
-    """Start a server that uses the gateway. All of them have one namespace."""
-    config = {
-        "AsyncSessionManager": {"namespace": "of the tests", "store_url": store_url},
-        "GatewayClient": {"url": gateway.url, "auth_token": TOKEN},
-    }
-    server = start_server(start=False, config=config)
-    server.environment["KERNEL_USERNAME"] = USER
-    return server.start()
 
 
 def ids(server: Server) -> list[tuple[str, str]]:
@@ -124,26 +105,6 @@ def test_any_server_serves_the_sessions_of_every_other(
         assert server.list_sessions() == []
     wait_until(lambda: one.request("GET", kernel).status == 404, "the kernel is gone for all")
     gateway.wait_for_kernels(0)
-
-
-def test_one_path_that_is_asked_for_at_two_servers_gets_one_kernel(
-    start_server: StartServer, gateway: Gateway, store_url: str
-) -> None:
-    servers = [start_behind(start_server, gateway, store_url) for _ in range(2)]
-    with ThreadPoolExecutor(CLIENTS) as pool:
-        for number in range(3):
-            path = f"{number}.ipynb"
-            models = list(
-                pool.map(
-                    lambda client, path=path: servers[client % 2].create(path), range(CLIENTS)
-                )
-            )
-            assert {(each["id"], each["kernel"]["id"]) for each in models} == {
-                (models[0]["id"], models[0]["kernel"]["id"])
-            }
-            assert len(gateway.kernel_processes()) == 1
-            assert servers[number % 2].delete(models[0]["id"]).status == 204
-            gateway.wait_for_kernels(0)
 
 
 def test_another_kernel_is_started_before_the_first_one_ends(

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from nbsessions.errors import KernelspecNotFound
 from nbsessions.models import NewSession, Session
-from nbsessions.service import placeholders, sharing
+from nbsessions.service import placeholders
+from nbsessions.stores import transaction
 from support.provider import FakeKernelProvider
 from support.services import FREE_ID, Bench, eventually, running_service
 
@@ -138,7 +140,7 @@ async def test_a_kernel_whose_session_went_to_another_document_is_not_shared(
 async def test_a_start_is_shared_for_a_moment_only(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sharing, "SHARED_FOR", -1.0)
+    monkeypatch.setattr(transaction, "SHARED_FOR", timedelta(seconds=-1))
     first, second = [await create(bench, placeholder()) for _ in range(2)]
     assert second.kernel_id != first.kernel_id
 

@@ -31,8 +31,9 @@ from hypothesis.stateful import (
 from nbsessions.errors import SessionError, StoreError, StoreUnavailable
 from nbsessions.kernels.base import StartRequest
 from nbsessions.models import NewSession, Session, SessionPatch, is_within, named_document
-from nbsessions.service import cleanup, sharing
-from nbsessions.stores.base import SessionStore
+from nbsessions.service import cleanup
+from nbsessions.stores import transaction
+from nbsessions.stores.base import LONGEST_LEASE, SessionStore
 from support.faults import Fault
 from support.provider import FakeKernelProvider
 from support.services import Bench, make_owner, make_store, notebook
@@ -660,7 +661,7 @@ def test_the_service_agrees_with_the_model(
     kind: str, examples: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cleanup, "_FIRST_RETRY", 0.002)
-    monkeypatch.setattr(sharing, "SHARED_FOR", 3600.0)
+    monkeypatch.setattr(transaction, "SHARED_FOR", LONGEST_LEASE)
     machine: type[ServiceMachine] = type(f"{kind}Machine", (ServiceMachine,), {"kind": kind})
     case = machine.TestCase
     case.settings = settings(

@@ -8,14 +8,15 @@ from collections.abc import Sequence
 import pytest
 
 from nbsessions.errors import KernelConflict, SessionNotFound, StartInProgress, StartLost
-from nbsessions.models import Changes, Intent, Session, Verb
+from nbsessions.models import Changes, Intent, Kernel, Session, Sharing, Verb
 from nbsessions.stores.base import SessionStore
 from support.stores import SQL_KINDS, Stores, ids
-from support.values import LAPSED, make_id, make_owner, make_session, make_start
+from support.values import LAPSED, make_id, make_owner, make_session, make_start, to_kernel
 
 pytestmark = [pytest.mark.parametrize("stores", SQL_KINDS, indirect=True), pytest.mark.gen_test]
 
 SHARED = "gateway:http://somewhere"
+SHARING = Sharing(document="d/a.ipynb", kernel_name="python3")
 
 
 async def open_several(stores: Stores, count: int = 2) -> list[SessionStore]:
@@ -159,3 +160,52 @@ async def test_a_list_has_what_was_acknowledged_to_anybody_before(stores: Stores
     lists = [ids(await store.list_sessions()) for store in several]
     assert lists[0] == lists[1] == lists[2]
     assert set(lists[0]) == set(acknowledged)
+
+
+async def test_owners_of_one_scope_share_a_start(stores: Stores) -> None:
+    several = await open_several(stores, 4)
+    sessions = [session_of(f"d/{make_id()}", name="a.ipynb") for _ in several]
+    intents = [make_start(each.document, scope=SHARED) for each in sessions]
+    outcomes = await asyncio.gather(
+        *(
+            store.acquire(intent, sharing=SHARING)
+            for store, intent in zip(several, intents, strict=True)
+        ),
+        return_exceptions=True,
+    )
+    assert outcomes.count(None) == 1
+    assert sum(isinstance(each, StartInProgress) for each in outcomes) == 3
+    winner = outcomes.index(None)
+    session = sessions[winner]
+    await several[winner].commit(intents[winner].token, session, sharing=SHARING)
+    for store in several:
+        found = await store.acquire(make_start("d/x", scope=SHARED), sharing=SHARING)
+        assert isinstance(found, Kernel)
+        assert found.kernel_id == session.kernel_id
+
+
+async def test_owners_with_scopes_of_their_own_share_no_start(stores: Stores) -> None:
+    one, other = [await stores.open(make_owner(name)) for name in ("one", "other")]
+    assert await one.acquire(make_start("d/1", scope="one"), sharing=SHARING) is None
+    assert await other.acquire(make_start("d/2", scope="other"), sharing=SHARING) is None
+
+
+@pytest.mark.parametrize("held", ["session", "start"])
+async def test_a_kernel_of_another_namespace_cannot_be_used(stores: Stores, held: str) -> None:
+    elsewhere = await stores.open(make_owner("elsewhere"), namespace="elsewhere")
+    store = await stores.open()
+    kernel_id = make_id()
+    if held == "session":
+        await elsewhere.insert(make_session("a", scope="elsewhere", kernel_id=kernel_id))
+    else:
+        await elsewhere.acquire(make_start("a", scope="elsewhere", kernel_id=kernel_id))
+    session = await store.insert(make_session("b"))
+    before = list(await store.list_sessions())
+    for write in (
+        store.insert(make_session("a", kernel_id=kernel_id)),
+        store.attach(make_session("a", kernel_id=kernel_id)),
+        store.update(session.session_id, to_kernel(kernel_id), stop_token=make_id()),
+    ):
+        with pytest.raises(KernelConflict):
+            await write
+    assert list(await store.list_sessions()) == before

@@ -19,14 +19,16 @@ pytestmark = [
 ]
 
 SHARED = "shared"
+EARLIER = len(schema.MIGRATIONS) - 1
+"""The schema of the release before."""
 
 
 async def open_earlier(
-    stores: Stores, monkeypatch: pytest.MonkeyPatch, owner: Owner
+    stores: Stores, monkeypatch: pytest.MonkeyPatch, owner: Owner, known: int = EARLIER
 ) -> SessionStore:
-    """Open the store as the release before does, which does not know the last migration."""
+    """Open the store as an earlier release does, which knows only so many migrations."""
     with monkeypatch.context() as patch:
-        patch.setattr(schema, "MIGRATIONS", schema.MIGRATIONS[:-1])
+        patch.setattr(schema, "MIGRATIONS", schema.MIGRATIONS[:known])
         return await stores.open(owner)
 
 
@@ -39,7 +41,7 @@ async def test_a_server_goes_on_while_one_of_the_next_release_migrates_its_datab
     stores: Stores, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     earlier = await open_earlier(stores, monkeypatch, make_owner("earlier", shared_scope=SHARED))
-    assert version(stores) == len(schema.MIGRATIONS) - 1
+    assert version(stores) == EARLIER
     private = await open_earlier(stores, monkeypatch, make_owner())
     async with running_load(private) as load:
         await load.more()
@@ -69,13 +71,14 @@ async def test_a_server_of_the_release_before_starts_on_a_migrated_database(
 async def test_a_migration_that_has_to_wait_stops_no_server_for_long(
     stores: Stores, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    earlier = await open_earlier(stores, monkeypatch, make_owner("earlier"))
+    # What follows the first migration has to lock every table.
+    earlier = await open_earlier(stores, monkeypatch, make_owner("earlier"), known=1)
     with psycopg.connect(stores.url) as reading:
         reading.execute("SELECT * FROM nbsessions_ending")  # as a backup does
         with pytest.raises(StoreUnavailable, match="lock timeout"):
             await stores.open(make_owner("later"))
         session = await earlier.insert(make_session("a", scope="earlier"))
-    assert version(stores) == len(schema.MIGRATIONS) - 1
+    assert version(stores) == 1
     later = await stores.open(make_owner("later"))
     assert version(stores) == len(schema.MIGRATIONS)
     assert ids(await earlier.list_sessions()) == [session.session_id]

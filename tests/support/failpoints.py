@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from nbsessions.errors import StoreUnavailable, StoreUncertain
+from nbsessions.kernels.gateway.provider import GatewayKernelProvider
 from nbsessions.kernels.host import HostKernelProvider
 from nbsessions.stores.postgres import PostgresSessionStore
 from nbsessions.stores.sqlite.database import Database
@@ -29,6 +30,7 @@ WRAPPED = {
     SQLiteSessionStore: STORE,
     PostgresSessionStore: STORE,
     HostKernelProvider: ("start", "shutdown"),
+    GatewayKernelProvider: ("start", "shutdown"),
 }
 EXTENSION = {"support.failpoints": True}
 

@@ -14,7 +14,6 @@ from tornado.web import HTTPError
 
 from nbsessions.errors import (
     InvalidRequest,
-    KernelIdRefused,
     KernelspecNotFound,
     KernelStartFailed,
     KernelStartUncertain,
@@ -39,6 +38,8 @@ _REMEMBERED = 1000
 class GatewayKernelProvider(KernelProvider):
     """Starts kernels at the gateway, each under an id that is known before."""
 
+    accepts_kernel_ids = False
+
     def __init__(self, host: KernelHost) -> None:
         self._kernels = host.kernel_manager
         self._requests = host.kernel_manager.requests
@@ -48,7 +49,6 @@ class GatewayKernelProvider(KernelProvider):
         self._log = host.log
         self.name = f"gateway:{self._requests.url}"
         self.shared_scope = self.name
-        self._issued: set[str] = set()
         self._final_after: dict[str, float] = {}
         """When a 404 proves that no kernel will come up, for starts that were cut short."""
 
@@ -58,15 +58,10 @@ class GatewayKernelProvider(KernelProvider):
         return name
 
     def new_kernel_id(self) -> str:
-        kernel_id = str(uuid.uuid4())
-        self._issued.add(kernel_id)
-        return kernel_id
+        return str(uuid.uuid4())
 
     async def start(self, request: StartRequest) -> Kernel:
         kernel_id = request.kernel_id or self.new_kernel_id()
-        if kernel_id not in self._issued:
-            raise KernelIdRefused(kernel_id)
-        self._issued.discard(kernel_id)
         name = request.kernel_name or self.default_kernel_name
         body = {
             "name": name,

@@ -18,6 +18,7 @@ ISOLATED = (
     "nbsessions_session",
     "nbsessions_ending",
     "nbsessions_kernel",
+    "nbsessions_shared",
 )
 """The tables with a namespace, in an order in which they can be locked without a deadlock.
 
@@ -121,11 +122,26 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             namespace text COLLATE "C" NOT NULL,
             PRIMARY KEY (member, namespace)
         )""",
-        # The policies have no effect until row-level security is enabled (see grants.py).
-        *(policy(table) for table in ISOLATED for policy in (_for_operators, _for_members)),
+        # The policies have no effect until row-level security is enabled (see grants.py). These
+        # are the tables of the migration above.
+        *(policy(table) for table in ISOLATED[:6] for policy in (_for_operators, _for_members)),
         _for_operators(MEMBERS),
         f"""CREATE POLICY nbsessions_members ON {MEMBERS} FOR SELECT
             USING (member = current_user)""",
+    ),
+    (
+        # Starts that other servers can share, by a digest of the document and the kernelspec.
+        """CREATE TABLE nbsessions_shared (
+            namespace text COLLATE "C" NOT NULL,
+            scope text COLLATE "C" NOT NULL,
+            sharing_key text COLLATE "C" NOT NULL,
+            token text COLLATE "C" NOT NULL,
+            kernel_id text COLLATE "C",
+            until timestamptz NOT NULL,
+            PRIMARY KEY (namespace, scope, sharing_key)
+        )""",
+        _for_operators("nbsessions_shared"),
+        _for_members("nbsessions_shared"),
     ),
 )
 """One entry per schema version. An entry that has been released is never edited."""

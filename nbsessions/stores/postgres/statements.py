@@ -102,6 +102,21 @@ DELETE_ENDED = """DELETE FROM nbsessions_intent
 DELETE_ENDED_BEFORE = """DELETE FROM nbsessions_intent
     WHERE namespace = %s AND scope = %s AND verb = 'ended' AND lease_until < %s"""
 
+# Starts that can be shared
+
+SELECT_SHARED = """SELECT shared.kernel_id FROM nbsessions_shared AS shared
+    LEFT JOIN nbsessions_intent AS intent ON intent.token = shared.token
+    AND intent.verb = 'start' AND intent.lease_until BETWEEN %s AND %s
+    WHERE shared.namespace = %s AND shared.scope = %s AND shared.sharing_key = %s
+    AND ((shared.kernel_id IS NULL AND intent.token IS NOT NULL)
+    OR (shared.kernel_id IS NOT NULL AND shared.until BETWEEN %s AND %s))"""
+PUT_SHARED = """INSERT INTO nbsessions_shared (namespace, scope, sharing_key, token, until)
+    VALUES (%s, %s, %s, %s, %s) ON CONFLICT (namespace, scope, sharing_key)
+    DO UPDATE SET token = excluded.token, until = excluded.until, kernel_id = NULL"""
+COMPLETE_SHARED = """UPDATE nbsessions_shared SET kernel_id = %s, until = %s
+    WHERE namespace = %s AND scope = %s AND sharing_key = %s AND token = %s"""
+DELETE_SHARED_BEFORE = "DELETE FROM nbsessions_shared WHERE namespace = %s AND until < %s"
+
 # Endings
 
 ENDING_COLUMNS = "session_id, reason, ended"

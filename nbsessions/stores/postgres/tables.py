@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
+from typing import Any
 
 from psycopg import Connection
 
@@ -39,7 +41,10 @@ class PostgresTables(SQLTables):
     def is_kernel_used(self, kernel_id: str) -> bool:
         if self._exists(statements.SELECT_ANY_BY_KERNEL, self._namespace, kernel_id):
             return True
-        # Another namespace may have the id. Its rows cannot be seen if roles separate them.
+        return self.is_kernel_foreign(kernel_id)
+
+    def is_kernel_foreign(self, kernel_id: str) -> bool:
+        # The rows of another namespace cannot be seen if roles separate them.
         self._execute(statements.CLAIM_KERNEL, kernel_id, self._namespace)
         return not self._exists(statements.HAS_KERNEL, kernel_id, self._namespace)
 
@@ -93,8 +98,9 @@ class PostgresTables(SQLTables):
     def _execute(self, statement: str, *values: object) -> int:
         return self._connection.execute(statement, values).rowcount
 
-    def _exists(self, statement: str, *values: object) -> bool:
-        return self._connection.execute(statement, values).fetchone() is not None
+    def _first(self, statement: str, *values: object) -> Sequence[Any] | None:
+        row: Sequence[Any] | None = self._connection.execute(statement, values).fetchone()
+        return row
 
     def _select_sessions(self, statement: str, *values: object) -> list[Session]:
         return list(map(session_from_row, self._connection.execute(statement, values)))

@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import Generic, TypeVar
 
 from nbsessions.errors import StoreUnavailable
-from nbsessions.models import Changes, Intent, Owner, Release, Session
+from nbsessions.models import Changes, Intent, Kernel, Owner, Release, Session, Sharing
 from nbsessions.stores.base import START_LEASE, SessionStore
 from nbsessions.stores.cache import SessionCache
 from nbsessions.stores.sql.reads import CachedReads
@@ -59,16 +59,20 @@ class SQLSessionStore(SessionStore, Generic[Tx]):
 
     # Writes
 
-    async def acquire(self, intent: Intent, *, lease: timedelta = START_LEASE) -> Session | None:
+    async def acquire(
+        self, intent: Intent, *, sharing: Sharing | None = None, lease: timedelta = START_LEASE
+    ) -> Session | Kernel | None:
         # A power failure ends local kernels too, so their intents need not survive it.
         durable = bool(self._opened(self._owner).shared_scope)
         return await self._write(
-            lambda transaction: transaction.acquire(intent, lease), durable=durable
+            lambda transaction: transaction.acquire(intent, sharing, lease), durable=durable
         )
 
-    async def commit(self, token: str, session: Session) -> Session:
+    async def commit(
+        self, token: str, session: Session, *, sharing: Sharing | None = None
+    ) -> Session:
         return raise_if_lost(
-            await self._write(lambda transaction: transaction.commit(token, session))
+            await self._write(lambda transaction: transaction.commit(token, session, sharing))
         )
 
     async def renew(self, token: str, *, lease: timedelta = START_LEASE) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Protocol
+from typing import Any, Protocol
 
 from nbsessions.models import EndReason, Intent, Owner, Session, Verb
-from nbsessions.stores.transaction import Tables
+from nbsessions.stores.transaction import SharedStart, Tables
 
 
 class Statements(Protocol):
@@ -16,6 +16,7 @@ class Statements(Protocol):
 
     ADOPT_SESSION: str
     CLAIM_INTENT: str
+    COMPLETE_SHARED: str
     DELETE_BARE_OWNER: str
     DELETE_BY_ID: str
     DELETE_ENDED: str
@@ -28,9 +29,11 @@ class Statements(Protocol):
     DELETE_ORPHAN: str
     DELETE_SCOPE: str
     DELETE_SESSION: str
+    DELETE_SHARED_BEFORE: str
     END_STOP: str
     INSERT_ENDING: str
     INSERT_INTENT: str
+    PUT_SHARED: str
     RENEW_START: str
     SELECT_BY_KERNEL: str
     SELECT_INTENTS: str
@@ -38,6 +41,7 @@ class Statements(Protocol):
     SELECT_RECENT_INTENT: str
     SELECT_SESSION: str
     SELECT_SESSIONS: str
+    SELECT_SHARED: str
     SELECT_WITHIN: str
 
 
@@ -68,8 +72,8 @@ class SQLTables(Tables):
         """Run the statement and return the number of rows that it changed."""
 
     @abstractmethod
-    def _exists(self, statement: str, *values: object) -> bool:
-        """Return whether the statement returns a row."""
+    def _first(self, statement: str, *values: object) -> Sequence[Any] | None:
+        """Return the first row of the statement's result, or None if there is none."""
 
     @abstractmethod
     def _select_sessions(self, statement: str, *values: object) -> list[Session]:
@@ -82,6 +86,9 @@ class SQLTables(Tables):
     @abstractmethod
     def _moment(self, moment: datetime) -> object:
         """Return the time as the database stores it."""
+
+    def _exists(self, statement: str, *values: object) -> bool:
+        return self._first(statement, *values) is not None
 
     # Sessions
 
@@ -161,6 +168,26 @@ class SQLTables(Tables):
     def delete_intent(self, token: str) -> None:
         """Remove the intent, if it exists."""
         self._execute(self._statements.DELETE_INTENT, token)
+
+    # Starts that can be shared
+
+    def find_shared(self, key: str, first: datetime, last: datetime) -> SharedStart | None:
+        between = (self._moment(first), self._moment(last))
+        values = (*between, *self._scope_key, key, *between)
+        row = self._first(self._statements.SELECT_SHARED, *values)
+        return None if row is None else SharedStart(row[0])
+
+    def put_shared(self, key: str, token: str, until: datetime) -> None:
+        values = (*self._scope_key, key, token, self._moment(until))
+        self._execute(self._statements.PUT_SHARED, *values)
+
+    def complete_shared(self, key: str, token: str, kernel_id: str, until: datetime) -> None:
+        values = (kernel_id, self._moment(until), *self._scope_key, key, token)
+        self._execute(self._statements.COMPLETE_SHARED, *values)
+
+    def forget_shared_before(self, moment: datetime) -> None:
+        values = (*self._store_key, self._moment(moment))
+        self._execute(self._statements.DELETE_SHARED_BEFORE, *values)
 
     # Endings
 

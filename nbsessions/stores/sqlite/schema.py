@@ -71,6 +71,17 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         )""",
         "CREATE INDEX nbsessions_ending_ended ON nbsessions_ending (ended)",
     ),
+    (
+        """CREATE TABLE nbsessions_shared (
+            namespace TEXT NOT NULL,
+            scope TEXT NOT NULL,
+            sharing_key TEXT NOT NULL,
+            token TEXT NOT NULL,
+            kernel_id TEXT,
+            until TEXT NOT NULL,
+            PRIMARY KEY (namespace, scope, sharing_key)
+        )""",
+    ),
 )
 """One entry per schema version. An entry that has been released is never edited."""
 

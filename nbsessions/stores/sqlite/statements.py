@@ -22,6 +22,9 @@ SELECT_BY_KERNEL = f"""SELECT {SESSION_COLUMNS} FROM nbsessions_session
 SELECT_BY_KERNEL_ELSEWHERE = f"""SELECT {SESSION_COLUMNS} FROM nbsessions_session
     WHERE namespace = ? AND scope <> ? AND kernel_id = ?"""
 SELECT_ANY_BY_KERNEL = "SELECT 1 FROM nbsessions_session WHERE kernel_id = ?"
+SELECT_FOREIGN_KERNEL = """SELECT 1 FROM nbsessions_session
+    WHERE kernel_id = ? AND namespace <> ?
+    UNION ALL SELECT 1 FROM nbsessions_intent WHERE kernel_id = ? AND namespace <> ?"""
 COUNT_BY_KERNEL = """SELECT COUNT(*) FROM nbsessions_session
     WHERE namespace = ? AND scope = ? AND kernel_id = ?"""
 INSERT_SESSION = """INSERT INTO nbsessions_session
@@ -72,6 +75,21 @@ DELETE_ENDED_BEFORE = """DELETE FROM nbsessions_intent
     WHERE namespace = ? AND scope = ? AND verb = 'ended' AND lease_until < ?"""
 DELETE_UNOWNED_INTENTS = """DELETE FROM nbsessions_intent WHERE lease_until < ?
     AND owner NOT IN (SELECT owner FROM nbsessions_owner)"""
+
+# Starts that can be shared
+
+SELECT_SHARED = """SELECT shared.kernel_id FROM nbsessions_shared AS shared
+    LEFT JOIN nbsessions_intent AS intent ON intent.token = shared.token
+    AND intent.verb = 'start' AND intent.lease_until BETWEEN ? AND ?
+    WHERE shared.namespace = ? AND shared.scope = ? AND shared.sharing_key = ?
+    AND ((shared.kernel_id IS NULL AND intent.token IS NOT NULL)
+    OR (shared.kernel_id IS NOT NULL AND shared.until BETWEEN ? AND ?))"""
+PUT_SHARED = """INSERT INTO nbsessions_shared (namespace, scope, sharing_key, token, until)
+    VALUES (?, ?, ?, ?, ?) ON CONFLICT (namespace, scope, sharing_key)
+    DO UPDATE SET token = excluded.token, until = excluded.until, kernel_id = NULL"""
+COMPLETE_SHARED = """UPDATE nbsessions_shared SET kernel_id = ?, until = ?
+    WHERE namespace = ? AND scope = ? AND sharing_key = ? AND token = ?"""
+DELETE_SHARED_BEFORE = "DELETE FROM nbsessions_shared WHERE until < ?"
 
 # Endings
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
+from typing import Any
 
 from nbsessions.errors import InvalidRequest
 from nbsessions.models import Intent, Owner, Session, utcnow
@@ -32,6 +34,10 @@ class SQLiteTables(SQLTables):
 
     def is_kernel_used(self, kernel_id: str) -> bool:
         return self._exists(statements.SELECT_ANY_BY_KERNEL, kernel_id)
+
+    def is_kernel_foreign(self, kernel_id: str) -> bool:
+        key = (kernel_id, self._namespace)
+        return self._exists(statements.SELECT_FOREIGN_KERNEL, *key, *key)
 
     def add_session(self, session: Session) -> Session:
         values = (
@@ -82,8 +88,9 @@ class SQLiteTables(SQLTables):
     def _execute(self, statement: str, *values: object) -> int:
         return self._connection.execute(statement, values).rowcount
 
-    def _exists(self, statement: str, *values: object) -> bool:
-        return self._connection.execute(statement, values).fetchone() is not None
+    def _first(self, statement: str, *values: object) -> Sequence[Any] | None:
+        row: Sequence[Any] | None = self._connection.execute(statement, values).fetchone()
+        return row
 
     def _select_sessions(self, statement: str, *values: object) -> list[Session]:
         return self._rows.sessions(self._connection.execute(statement, values))
