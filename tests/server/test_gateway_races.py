@@ -13,33 +13,41 @@ from typing import Any
 
 import pytest
 
-from support.gateway import GATEWAYS, Gateway, running_gateway, start_behind
+from support.gateway import Gateway, running_gateway, start_behind
 from support.postgres import shared_cluster
 from support.server import Server, StartServer
 
 SERVERS = 3
 CLIENTS = 64
-ROUNDS = int(os.environ.get("GATEWAY_ROUNDS", "5"))
+ROUNDS = int(os.environ.get("GATEWAY_ROUNDS", "3"))
 
 
-@pytest.fixture(scope="module", params=GATEWAYS)
-def gateway(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Gateway]:
-    with running_gateway(
-        request.param, tmp_path_factory.mktemp("gateways") / "gateway"
-    ) as gateway:
+@pytest.fixture(
+    scope="module",
+    params=[("kernel", "postgres"), ("enterprise", "sqlite")],
+    ids=lambda kinds: "-".join(kinds),
+)
+def kinds(request: pytest.FixtureRequest) -> tuple[str, str]:
+    """The kinds of the gateway and the store."""
+    kinds: tuple[str, str] = request.param
+    return kinds
+
+
+@pytest.fixture(scope="module")
+def gateway(kinds: tuple[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    folder = tmp_path_factory.mktemp("gateways") / "gateway"
+    with running_gateway(kinds[0], folder) as gateway:
         yield gateway
 
 
-@pytest.fixture(scope="module", params=["sqlite", "postgres"])
+@pytest.fixture(scope="module")
 def shared_servers(
-    request: pytest.FixtureRequest,
+    kinds: tuple[str, str],
     gateway: Gateway,
     start_shared_server: StartServer,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> list[Server]:
-    if request.param == "postgres":
+    if kinds[1] == "postgres":
         url = shared_cluster().make_schema()
     else:
         url = f"sqlite://{tmp_path_factory.mktemp('store') / 'sessions.db'}"
