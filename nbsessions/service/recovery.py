@@ -47,6 +47,9 @@ class Recovery:
 
         Raises StoreError.
         """
+        if self._provider.shared_scope:
+            # Their server may have stopped, and would have been the one to end them.
+            self._placeholders.watch_again(await self._store.list_sessions())
         orphans = await self._store.find_orphans(self._provider.list_adopted())
         if not orphans:
             return

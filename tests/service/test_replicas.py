@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import uuid
 from pathlib import Path
 
 import pytest
@@ -101,3 +102,22 @@ async def test_a_start_that_a_killed_server_left_is_undone_by_one_of_the_others(
         models = await asyncio.gather(*(api.create("a.ipynb") for api in others))
         assert len({model["id"] for model in models}) == 1
     assert events(folder) == ["start", "stop", "start"]
+
+
+@pytest.mark.gen_test
+async def test_an_abandoned_window_of_a_server_that_was_killed_is_ended_by_another(
+    url: str, tmp_path: Path, client: AsyncHTTPClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "kernels"
+    monkeypatch.setenv("PLACEHOLDER_TIMEOUT", "3")
+    with running_replicas(2, url, NAMESPACE, folder) as (replicas, addresses):
+        one, other = (Api(client, address) for address in addresses)
+        await one.create(str(uuid.uuid4()), name="a.ipynb")
+        replicas[0].process.kill()
+        assert len(await other.models()) == 1
+
+        async def is_ended() -> bool:
+            return not await other.models() and len(events(folder)) == 2
+
+        await eventually(is_ended, "the session and its kernel are ended")
+    assert events(folder) == ["start", "stop"]

@@ -24,6 +24,7 @@ from tornado.netutil import bind_sockets
 from nbsessions.async_sessionmanager import AsyncSessionManager
 from nbsessions.kernels.base import KernelProvider, StartRequest
 from nbsessions.models import EndReason, Kernel, KernelModels, KernelTrace
+from nbsessions.service import placeholders
 from nbsessions.stores.base import SessionStore
 from nbsessions.stores.postgres import PostgresSessionStore
 from support.application import make_application
@@ -87,7 +88,7 @@ class FolderProvider(KernelProvider):
         pass
 
     def was_connected(self, kernel_id: str) -> bool:
-        return True
+        return False
 
     def list_running(self) -> Collection[str]:
         return ()
@@ -120,6 +121,7 @@ async def serve(url: str, namespace: str, folder: str) -> None:
     """Serve until SIGTERM comes."""
     ReplicaManager.folder = Path(folder)
     SessionStore.check_interval = PostgresSessionStore.check_interval = 0.5
+    placeholders.PLACEHOLDER_TIMEOUT = float(os.environ.get("PLACEHOLDER_TIMEOUT", "300"))
     manager = ReplicaManager(store_url=url, namespace=namespace)
     (socket,) = bind_sockets(0, "127.0.0.1")
     server = HTTPServer(make_application(manager))
