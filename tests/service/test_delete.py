@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from nbsessions.errors import KernelConflict, SessionNotFound
+from nbsessions.service import cleanup
 from support.provider import Gate
 from support.services import STORES, running_service
 
@@ -104,6 +105,24 @@ async def test_a_kernel_on_its_way_out_is_not_given_to_a_new_session(
         gate.open()
         await deletion
         assert await bench.sessions() == []
+
+
+@pytest.mark.gen_test
+async def test_nobody_waits_long_for_a_kernel_that_is_slow_to_shut_down(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cleanup, "_PATIENCE", 0.01)
+    async with running_service(kind, tmp_path) as bench:
+        deleted, changed = await bench.create("a.ipynb"), await bench.create("b.ipynb")
+        gate = bench.provider.shutdown_gate = Gate()
+        await bench.service.delete(deleted.session_id)
+        changed = await bench.update(changed, kernel_name="other")
+        assert await bench.sessions() == [changed]
+        assert bench.provider.stops == 0
+        assert len(await bench.open_intents()) == 2
+        gate.open()
+        await bench.rest()
+        assert bench.provider.stops == 2
 
 
 @pytest.mark.gen_test
