@@ -229,6 +229,21 @@ class Transaction:
         self._record_endings(ended, EndReason.ENDED)
         return ended
 
+    def end_kernel(
+        self, kernel_id: str, session_ids: Collection[str], *, stop_token: str
+    ) -> list[Session] | None:
+        """See SessionStore.end_kernel."""
+        sessions = list(self._tables.list_by_kernel(kernel_id))
+        if {session.session_id for session in sessions} != set(session_ids):
+            return None
+        if self._is_changing(kernel_id):
+            return None
+        for session in sessions:
+            self._tables.remove_session(session)
+        self._record_endings(sessions, EndReason.ENDED)
+        self._add_stop(stop_token, kernel_id)
+        return sessions
+
     # Steps
 
     def _add(self, session: Session) -> Session:
@@ -285,8 +300,11 @@ class Transaction:
 
     def _refuse_changing(self, kernel_id: str) -> None:
         """Raise KernelConflict unless a session may use this kernel."""
-        if self._tables.has_intent(kernel_id, ended_since=self._tables.now()):
+        if self._is_changing(kernel_id):
             raise KernelConflict(kernel_id, "is being started or stopped")
+
+    def _is_changing(self, kernel_id: str) -> bool:
+        return self._tables.has_intent(kernel_id, ended_since=self._tables.now())
 
 
 def raise_if_lost(outcome: T | StartLost) -> T:

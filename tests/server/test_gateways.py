@@ -3,65 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPException
-from pathlib import Path
 
 import pytest
 
-from support.gateway import GATEWAYS, TOKEN, USER, Gateway
-from support.postgres import shared_cluster
-from support.server import Server, StartServer
+from support.gateway import TOKEN, Gateway
+from support.gateway_servers import ids, start_behind
+from support.server import StartServer
 from support.waiting import wait_until
 
 CLIENTS = 16
-
-
-@pytest.fixture(params=GATEWAYS)
-def gateway(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Gateway]:
-    gateway = Gateway(request.param, tmp_path / "gateway")
-    try:
-        yield gateway.start()
-    finally:
-        gateway.clean_up()
-
-
-@pytest.fixture
-def silent_gateway(tmp_path: Path) -> Iterator[Gateway]:
-    """A Kernel Gateway as it is by default, which does not list its kernels."""
-    gateway = Gateway("kernel", tmp_path / "gateway", lists=False)
-    try:
-        yield gateway.start()
-    finally:
-        gateway.clean_up()
-
-
-@pytest.fixture(params=["sqlite", "postgres"])
-def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "postgres":
-        return shared_cluster().make_schema()
-    return f"sqlite://{tmp_path / 'sessions.db'}"
-
-
-@pytest.fixture
-def sqlite_url(tmp_path: Path) -> str:
-    return f"sqlite://{tmp_path / 'sessions.db'}"
-
-
-def start_behind(start_server: StartServer, gateway: Gateway, store_url: str) -> Server:
-    """Start a server that uses the gateway. All of them have one namespace."""
-    config = {
-        "AsyncSessionManager": {"namespace": "of the tests", "store_url": store_url},
-        "GatewayClient": {"url": gateway.url, "auth_token": TOKEN},
-    }
-    server = start_server(start=False, config=config)
-    server.environment["KERNEL_USERNAME"] = USER
-    return server.start()
-
-
-def ids(server: Server) -> list[tuple[str, str]]:
-    return [(each["id"], each["kernel"]["id"]) for each in server.list_sessions()]
 
 
 def test_sessions_kernels_and_variables_outlive_a_kill(
