@@ -98,6 +98,19 @@ def test_connected_and_busy_kernels_are_culled_where_that_is_configured(
 
 
 @pytest.mark.parametrize("gateway", ["kernel"], indirect=True)
+@pytest.mark.parametrize("host_name", ["newest", "oldest"])
+def test_a_client_that_left_before_the_gateway_answered_is_no_connection(
+    start_server: StartServer, gateway: Gateway, sqlite_url: str, host_name: str
+) -> None:
+    server = start_culling(start_server, gateway, sqlite_url, host_name=host_name)
+    model = server.create("a.ipynb", "python3")
+    gateway.pause()
+    Channel(server, model["kernel"]["id"]).close()
+    gateway.go_on()
+    gateway.wait_for_kernels(0)
+
+
+@pytest.mark.parametrize("gateway", ["kernel"], indirect=True)
 def test_a_kernel_without_a_session_is_culled_by_the_server_that_has_started_it(
     start_server: StartServer, gateway: Gateway, sqlite_url: str
 ) -> None:
