@@ -145,9 +145,25 @@ class GatewayKernels(_Stock):  # type: ignore[misc]
     async def shutdown_kernel(
         self, kernel_id: str, now: bool = False, restart: bool = False
     ) -> None:
-        """Shut down a kernel, whichever server has started it."""
+        """Shut down a kernel, whichever server has started it, and end its sessions.
+
+        If it has sessions, it is certain to end, even if the gateway cannot be reached now.
+        """
+        if await self._end_with_sessions(kernel_id):
+            return
         await self.learn(kernel_id)
-        await super().shutdown_kernel(kernel_id, now=now, restart=restart)
+        await self._end_without_sessions(kernel_id, now=now, restart=restart)
+
+    async def _end_with_sessions(self, kernel_id: str) -> bool:
+        """End the kernel in the way of sessions. Return False if that is not possible."""
+        try:
+            session_ids = (await self.sessions.list_session_kernels()).get(kernel_id, ())
+            return bool(session_ids) and await self.sessions.end_kernel(kernel_id, session_ids)
+        except HTTPError:
+            return False
+
+    async def _end_without_sessions(self, kernel_id: str, **options: bool) -> None:
+        await super().shutdown_kernel(kernel_id, **options)
         self.forget(kernel_id)
 
     async def restart_kernel(self, kernel_id: str, now: bool = False, **kwargs: Any) -> None:
@@ -183,7 +199,10 @@ class GatewayKernels(_Stock):  # type: ignore[misc]
                 alone -= set(await self.sessions.list_session_kernels())
             except HTTPError:
                 alone = set()
-        tasks = [asyncio.ensure_future(self.shutdown_kernel(each, now=now)) for each in alone]
+        # The session manager takes no more orders.
+        tasks = [
+            asyncio.ensure_future(self._end_without_sessions(each, now=now)) for each in alone
+        ]
         if tasks:
             await asyncio.wait(tasks, timeout=_STOP_TIMEOUT)
         failed = [task for task in tasks if not task.done() or task.exception() is not None]
