@@ -388,10 +388,18 @@ class AsyncSessionManager(LoggingConfigurable):
             kernel = await (await self._opened()).start_kernel(request, session_id)
         return kernel.kernel_id
 
-    async def list_session_kernels(self) -> set[str]:
-        """Return the ids of the kernels of all sessions. Raises HTTPError 503."""
+    async def list_session_kernels(self) -> dict[str, set[str]]:
+        """Return the ids of all sessions by the id of their kernel. Raises HTTPError 503."""
         with _http_errors:
             return await (await self._opened()).list_kernels()
+
+    async def end_kernel(self, kernel_id: str, session_ids: Collection[str]) -> bool:
+        """Shut down a kernel and end its sessions, if these are all its sessions.
+
+        Returns whether this call has ended the kernel. Raises HTTPError 503.
+        """
+        with _http_errors:
+            return await (await self._opened()).end_kernel(kernel_id, session_ids)
 
     async def kernel_culled(self, kernel_id: str) -> bool:
         """Return whether the kernel is dead."""

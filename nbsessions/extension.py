@@ -40,7 +40,9 @@ class SessionsExtension(ExtensionApp):
         io_loop.add_callback(self._follow_renames)
         gateway = jupyter_server.gateway_kernels(self.serverapp)
         if gateway is not None:
-            gateway.list_session_kernels = self._session_manager.list_session_kernels
+            gateway.sessions = self._session_manager
+            # Sessions may have idle kernels before this server is asked for any of them.
+            io_loop.add_callback(gateway.initialize_culler)
             self.handlers.extend(jupyter_server.gateway_handlers())
             return
         self._kernels = jupyter_server.surviving_kernels(self.serverapp)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Collection
 from dataclasses import replace
 
 from nbsessions.errors import SessionNotFound, StartInProgress, StartLost, StoreUncertain
@@ -73,6 +74,14 @@ class Changing:
         Raises SessionNotFound, StoreError, ServiceClosed.
         """
         await self._mutations.run(self._delete(session_id, force))
+
+    async def end_kernel(self, kernel_id: str, session_ids: Collection[str]) -> bool:
+        """Shut down a kernel and end its sessions, if these are all its sessions.
+
+        Returns whether this call has ended the kernel. Of several servers that try, one does.
+        Raises StoreError, ServiceClosed.
+        """
+        return await self._mutations.run(self._end_kernel(kernel_id, session_ids))
 
     # Steps
 
@@ -182,6 +191,20 @@ class Changing:
         else:
             if release.kernel_id is not None:
                 await self._cleanup.stop_kernel(token, release.kernel_id)
+
+    async def _end_kernel(self, kernel_id: str, session_ids: Collection[str]) -> bool:
+        token = str(uuid.uuid4())
+        try:
+            ended = await self._store.end_kernel(kernel_id, session_ids, stop_token=token)
+        except StoreUncertain as error:
+            await self._cleanup.after_failed_write(error, token)
+            raise
+        if ended is None:
+            return False
+        await self._cleanup.stop_kernel(token, kernel_id)
+        for session in ended:
+            self._endings.log_ended(session)
+        return True
 
 
 def _changed(new: str | Unset, old: str | None) -> str | Unset:

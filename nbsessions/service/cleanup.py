@@ -11,8 +11,15 @@ from nbsessions.models import Verb
 from nbsessions.stores.base import SessionStore
 from nbsessions.tasks import Tasks
 
-_FIRST_RETRY, _LAST_RETRY = 0.2, 30.0
+_FIRST_RETRY, _LAST_RETRY = 0.2, 4.0
 """Seconds before the first retry, and between later ones at the most."""
+
+_PATIENCE = 6.0
+"""Seconds that a request waits for a kernel to shut down.
+
+A kernel that ignores the request is killed earlier by default. A gateway that hangs may take
+minutes.
+"""
 
 
 def is_certain(error: Exception) -> bool:
@@ -32,6 +39,7 @@ class Cleanup:
         self._store = store
         self._provider = provider
         self._log = log
+        self._stops = Tasks()
         self._retries = Tasks()
         self._open: dict[str, str | None] = {}
         self._closed = False
@@ -43,11 +51,22 @@ class Cleanup:
 
     async def finish(self) -> None:
         """Try once more to complete the open intents, while kernels and store are reachable."""
+        await self._stops.wait(_PATIENCE)
         for token, kernel_id in list(self._open.items()):
             await self._try(token, kernel_id)
 
     async def stop_kernel(self, token: str, kernel_id: str) -> None:
-        """Carry out a 'stop' intent. Never raises."""
+        """Carry out a 'stop' intent. Never raises.
+
+        If that takes long, it continues in the background: the intent is in the store, so the
+        kernel will be shut down.
+        """
+        stop = self._stops.spawn(self._stop_kernel(token, kernel_id))
+        await asyncio.wait({stop}, timeout=_PATIENCE)
+        if not stop.done():
+            self._log.warning("Kernel %s takes long to shut down", kernel_id)
+
+    async def _stop_kernel(self, token: str, kernel_id: str) -> None:
         try:
             await self._provider.shutdown(kernel_id)
             await self._store.finish_stop(token)

@@ -29,9 +29,12 @@ class Lookups:
         """Return all sessions with their kernels, oldest first. It can be iterated once."""
         return await self._living(await self._store.list_sessions())
 
-    async def list_kernels(self) -> set[str]:
-        """Return the ids of the kernels of all sessions, alive or not."""
-        return {session.kernel_id for session in await self._store.list_sessions()}
+    async def list_kernels(self) -> dict[str, set[str]]:
+        """Return the ids of all sessions by the id of their kernel, which may be dead."""
+        found: dict[str, set[str]] = {}
+        for session in await self._store.list_sessions():
+            found.setdefault(session.kernel_id, set()).add(session.session_id)
+        return found
 
     async def get(self, **columns: str | None) -> LiveSession:
         """Return the oldest session whose columns have these values.

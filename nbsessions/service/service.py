@@ -155,7 +155,11 @@ class SessionService:
         """See Creating.start_kernel."""
         return await self._creating.start_kernel(request, session_id)
 
-    async def list_kernels(self) -> set[str]:
+    async def end_kernel(self, kernel_id: str, session_ids: Collection[str]) -> bool:
+        """See Changing.end_kernel."""
+        return await self._changing.end_kernel(kernel_id, session_ids)
+
+    async def list_kernels(self) -> dict[str, set[str]]:
         """See Lookups.list_kernels."""
         return await self._lookups.list_kernels()
 

@@ -244,6 +244,18 @@ class SessionStore(ABC):
         now, are skipped.
         """
 
+    @abstractmethod
+    async def end_kernel(
+        self, kernel_id: str, session_ids: Collection[str], *, stop_token: str
+    ) -> Sequence[Session] | None:
+        """Remove all sessions of a kernel, and add a 'stop' intent for it.
+
+        The removed sessions are returned, and recorded as ENDED. If ``session_ids`` are not the
+        ids of all its sessions, another server or a client has changed them since the caller
+        looked. In this case, and if an intent to start or stop the kernel exists as in
+        ``attach``, nothing is written and None is returned.
+        """
+
     # Orphans
 
     @abstractmethod

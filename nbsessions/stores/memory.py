@@ -132,6 +132,11 @@ class MemorySessionStore(SessionStore):
     async def end_sessions(self, sessions: Collection[Session]) -> Sequence[Session]:
         return self._opened().end_sessions(sessions)
 
+    async def end_kernel(
+        self, kernel_id: str, session_ids: Collection[str], *, stop_token: str
+    ) -> Sequence[Session] | None:
+        return self._opened().end_kernel(kernel_id, session_ids, stop_token=stop_token)
+
     # Orphans
 
     async def find_orphans(self, adopted: Collection[str] = ()) -> Orphans:

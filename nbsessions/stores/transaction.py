@@ -296,6 +296,21 @@ class Transaction:
         self._record_endings(ended, EndReason.ENDED)
         return ended
 
+    def end_kernel(
+        self, kernel_id: str, session_ids: Collection[str], *, stop_token: str
+    ) -> list[Session] | None:
+        """See SessionStore.end_kernel."""
+        sessions = list(self._tables.list_by_kernel(kernel_id))
+        if {session.session_id for session in sessions} != set(session_ids):
+            return None
+        if self._is_changing(kernel_id):
+            return None
+        for session in sessions:
+            self._tables.remove_session(session)
+        self._record_endings(sessions, EndReason.ENDED)
+        self._add_stop(stop_token, kernel_id)
+        return sessions
+
     # Steps
 
     def _find_shared(self, sharing: Sharing | None) -> Kernel | None:
@@ -312,7 +327,7 @@ class Transaction:
             return None
         if start.kernel_id is None:
             raise StartInProgress(sharing.document)
-        if self._tables.has_intent(start.kernel_id, ended_since=now):
+        if self._is_changing(start.kernel_id):
             return None
         for session in self._tables.list_by_kernel(start.kernel_id):
             if session.named_document == sharing.document:
@@ -373,10 +388,13 @@ class Transaction:
 
     def _refuse_changing(self, kernel_id: str) -> None:
         """Raise KernelConflict unless a session may use this kernel."""
-        if self._tables.has_intent(kernel_id, ended_since=self._tables.now()):
+        if self._is_changing(kernel_id):
             raise KernelConflict(kernel_id, "is being started or stopped")
         if self._tables.is_kernel_foreign(kernel_id):
             raise KernelConflict(kernel_id, "is used by the server of another namespace")
+
+    def _is_changing(self, kernel_id: str) -> bool:
+        return self._tables.has_intent(kernel_id, ended_since=self._tables.now())
 
 
 def raise_if_lost(outcome: T | StartLost) -> T:

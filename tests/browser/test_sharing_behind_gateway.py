@@ -13,7 +13,8 @@ import pytest
 from playwright.sync_api import BrowserContext
 
 from support.browser import LAB_CONFIG, PAGE_IS_GONE, open_lab, write_notebook
-from support.gateway import Gateway, running_gateway, start_behind
+from support.gateway import Gateway, running_gateway
+from support.gateway_servers import start_behind
 from support.server import StartServer
 from support.waiting import wait_until
 
@@ -32,7 +33,7 @@ def test_two_pages_at_two_servers_share_the_kernel_of_a_notebook(
     root = tmp_path / "notebooks"
     url = f"sqlite://{tmp_path / 'sessions.db'}"
     servers = [
-        start_behind(start_server, gateway, url, "lab", config=LAB_CONFIG, root_dir=root)
+        start_behind(start_server, gateway, url, "lab", options={"root_dir": root}, **LAB_CONFIG)
         for _ in range(2)
     ]
     for server in servers:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from support.failpoints import EXTENSION, Failpoints
+from support.gateway import GATEWAYS, Gateway, running_gateway
+from support.postgres import shared_cluster
 from support.server import Server, StartServer, servers_in
 
 HOSTS = ["newest", "oldest", "notebook6"]
@@ -33,3 +36,28 @@ def shared(start_shared_server: StartServer) -> Server:
 def failpoints(server: Server) -> Failpoints:
     """The failpoints of the module's ``server``."""
     return Failpoints(server.folder / "failpoints")
+
+
+@pytest.fixture(params=GATEWAYS)
+def gateway(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Gateway]:
+    with running_gateway(request.param, tmp_path / "gateway") as gateway:
+        yield gateway
+
+
+@pytest.fixture
+def silent_gateway(tmp_path: Path) -> Iterator[Gateway]:
+    """A Kernel Gateway as it is by default, which does not list its kernels."""
+    with running_gateway("kernel", tmp_path / "gateway", lists=False) as gateway:
+        yield gateway
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "postgres":
+        return shared_cluster().make_schema()
+    return f"sqlite://{tmp_path / 'sessions.db'}"
+
+
+@pytest.fixture
+def sqlite_url(tmp_path: Path) -> str:
+    return f"sqlite://{tmp_path / 'sessions.db'}"

@@ -7,14 +7,15 @@ next start, and the gateway has no kernel without a session then.
 from __future__ import annotations
 
 import http.client
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from support.failpoints import EXTENSION, Failpoints
-from support.gateway import GATEWAYS, Gateway, running_gateway, start_behind
+from support.gateway import Gateway
+from support.gateway_servers import start_behind
 from support.server import Server, StartServer
 from support.storefile import wait_for_rest
 from support.waiting import wait_until
@@ -47,12 +48,6 @@ EXCHANGE = (
 )
 
 
-@pytest.fixture(params=GATEWAYS)
-def gateway(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Gateway]:
-    with running_gateway(request.param, tmp_path / "gateway") as gateway:
-        yield gateway
-
-
 @pytest.fixture
 def store(tmp_path: Path) -> Path:
     return tmp_path / "sessions.db"
@@ -67,13 +62,8 @@ def failpoints(tmp_path: Path) -> Failpoints:
 def server(
     start_server: StartServer, gateway: Gateway, store: Path, failpoints: Failpoints
 ) -> Server:
-    return start_behind(
-        start_server,
-        gateway,
-        f"sqlite://{store}",
-        extensions=EXTENSION,
-        environment=failpoints.environment,
-    )
+    options = {"extensions": EXTENSION, "environment": failpoints.environment}
+    return start_behind(start_server, gateway, f"sqlite://{store}", options=options)
 
 
 def kill_at(server: Server, failpoints: Failpoints, point: str, ask: Callable[[], object]) -> None:

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from support.gateway import Gateway, running_gateway, start_behind
+from support.gateway import Gateway, running_gateway
+from support.gateway_servers import start_behind
 from support.postgres import shared_cluster
 from support.server import Server, StartServer
 

@@ -3,46 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPException
-from pathlib import Path
 
 import pytest
+import websocket
 
-from support.gateway import GATEWAYS, TOKEN, Gateway, running_gateway, start_behind
-from support.postgres import shared_cluster
-from support.server import Server, StartServer
+from support.channel import Channel
+from support.gateway import TOKEN, Gateway
+from support.gateway_servers import ids, start_behind
+from support.server import StartServer
 from support.waiting import wait_until
-
-
-@pytest.fixture(params=GATEWAYS)
-def gateway(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Gateway]:
-    with running_gateway(request.param, tmp_path / "gateway") as gateway:
-        yield gateway
-
-
-@pytest.fixture
-def silent_gateway(tmp_path: Path) -> Iterator[Gateway]:
-    """A Kernel Gateway as it is by default, which does not list its kernels."""
-    with running_gateway("kernel", tmp_path / "gateway", lists=False) as gateway:
-        yield gateway
-
-
-@pytest.fixture(params=["sqlite", "postgres"])
-def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "postgres":
-        return shared_cluster().make_schema()
-    return f"sqlite://{tmp_path / 'sessions.db'}"
-
-
-@pytest.fixture
-def sqlite_url(tmp_path: Path) -> str:
-    return f"sqlite://{tmp_path / 'sessions.db'}"
-
-
-def ids(server: Server) -> list[tuple[str, str]]:
-    return [(each["id"], each["kernel"]["id"]) for each in server.list_sessions()]
 
 
 def test_sessions_kernels_and_variables_outlive_a_kill(
@@ -104,6 +75,33 @@ def test_any_server_serves_the_sessions_of_every_other(
     for server in (one, other, third, fourth):
         assert server.list_sessions() == []
     wait_until(lambda: one.request("GET", kernel).status == 404, "the kernel is gone for all")
+    gateway.wait_for_kernels(0)
+
+
+def test_servers_of_the_oldest_and_the_newest_release_serve_each_others_sessions(
+    start_server: StartServer, gateway: Gateway, sqlite_url: str
+) -> None:
+    old = start_behind(start_server, gateway, sqlite_url, "oldest")
+    new = start_behind(start_server, gateway, sqlite_url)
+    first, second = old.create("a.ipynb", "python3"), new.create("b.ipynb", "python3")
+    assert old.execute(first["kernel"]["id"], "x = 42; x") == "42"
+    assert new.execute(first["kernel"]["id"], "x") == "42"
+    assert old.execute(second["kernel"]["id"], "6*7") == "42"
+    assert old.create("b.ipynb")["id"] == second["id"]
+    changed = old.patch(second["id"], {"kernel": {"name": "light"}}).json()
+    assert (
+        ids(new)
+        == ids(old)
+        == [
+            (first["id"], first["kernel"]["id"]),
+            (second["id"], changed["kernel"]["id"]),
+        ]
+    )
+    old.kill()
+    old.start(again=True)
+    assert old.delete(second["id"]).status == 204
+    assert new.request("DELETE", f"/api/kernels/{first['kernel']['id']}").status == 204
+    assert ids(old) == ids(new) == []
     gateway.wait_for_kernels(0)
 
 
@@ -195,15 +193,20 @@ def test_a_gateway_that_does_not_list_its_kernels_is_asked_for_each(
     wait_until(lambda: len(ids(other)) == 2, "the session ends", timeout=3)
 
 
+@pytest.mark.parametrize("host_name", ["newest", "oldest"])
 def test_an_unknown_kernelspec_and_an_unknown_kernel_are_reported(
-    start_server: StartServer, gateway: Gateway, sqlite_url: str
+    start_server: StartServer, gateway: Gateway, sqlite_url: str, host_name: str
 ) -> None:
-    server = start_behind(start_server, gateway, sqlite_url)
+    server = start_behind(start_server, gateway, sqlite_url, host_name)
     unknown = "11111111-2222-4333-8444-555555555555"
     body = {"path": "a.ipynb", "type": "notebook"}
     assert server.post({**body, "kernel": {"name": "missing"}}).status == 501
     assert server.post({**body, "kernel": {"id": unknown}}).status == 404
-    assert server.request("GET", f"/api/kernels/{unknown}").status == 404
+    for method in ("GET", "DELETE"):
+        missing = server.request(method, f"/api/kernels/{unknown}")
+        assert (missing.status, unknown in missing.message) == (404, True)
+    with pytest.raises(websocket.WebSocketBadStatusException, match="404"):
+        Channel(server, unknown)
     model = server.create("a.ipynb")
     assert server.patch(model["id"], {"kernel": {"id": unknown}}).status == 400
     assert ids(server) == [(model["id"], model["kernel"]["id"])]

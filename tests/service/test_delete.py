@@ -8,7 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from nbsessions.errors import KernelConflict, SessionNotFound
+from nbsessions.errors import KernelConflict, SessionNotFound, StoreError
+from nbsessions.models import EndReason
+from nbsessions.service import cleanup
+from support.faults import Fault
 from support.provider import Gate
 from support.services import STORES, running_service
 
@@ -104,6 +107,61 @@ async def test_a_kernel_on_its_way_out_is_not_given_to_a_new_session(
         gate.open()
         await deletion
         assert await bench.sessions() == []
+
+
+@pytest.mark.gen_test
+async def test_nobody_waits_long_for_a_kernel_that_is_slow_to_shut_down(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cleanup, "_PATIENCE", 0.01)
+    async with running_service(kind, tmp_path) as bench:
+        deleted, changed = await bench.create("a.ipynb"), await bench.create("b.ipynb")
+        gate = bench.provider.shutdown_gate = Gate()
+        await bench.service.delete(deleted.session_id)
+        changed = await bench.update(changed, kernel_name="other")
+        assert await bench.sessions() == [changed]
+        assert bench.provider.stops == 0
+        assert len(await bench.open_intents()) == 2
+        gate.open()
+        await bench.rest()
+        assert bench.provider.stops == 2
+
+
+@pytest.mark.gen_test
+async def test_a_kernel_can_be_ended_with_all_its_sessions(kind: str, tmp_path: Path) -> None:
+    async with running_service(kind, tmp_path) as bench:
+        first = await bench.create("a.ipynb")
+        second = await bench.create("b.ipynb", kernel_id=first.kernel_id)
+        bystander = await bench.create("c.ipynb")
+        seen = (await bench.service.list_kernels())[first.kernel_id]
+        assert seen == {first.session_id, second.session_id}
+        assert not await bench.service.end_kernel(first.kernel_id, [first.session_id])
+        assert bench.provider.stops == 0
+        outcomes = await asyncio.gather(
+            *(bench.service.end_kernel(first.kernel_id, seen) for _ in range(4))
+        )
+        assert sorted(outcomes) == [False, False, False, True]
+        assert await bench.sessions() == [bystander]
+        assert bench.provider.stops == 1
+        missing = await bench.service.find_missing([first.session_id])
+        assert [ending and ending.reason for _, ending in missing] == [EndReason.ENDED]
+        # A client that has not noticed yet may delete it.
+        await bench.service.delete(first.session_id)
+
+
+@pytest.mark.parametrize("fault", list(Fault))
+@pytest.mark.gen_test
+async def test_an_end_that_is_not_written_or_uncertain_leaves_all_or_nothing(
+    kind: str, tmp_path: Path, fault: Fault
+) -> None:
+    async with running_service(kind, tmp_path) as bench:
+        session = await bench.create()
+        bench.faults.fail("end_kernel", fault)
+        with pytest.raises(StoreError):
+            await bench.service.end_kernel(session.kernel_id, [session.session_id])
+        kept = fault is not Fault.UNCERTAIN_KEPT
+        assert await bench.sessions() == [session] * kept
+        assert bench.provider.running == ({session.kernel_id} if kept else set())
 
 
 @pytest.mark.gen_test

@@ -240,6 +240,7 @@ async def test_a_store_that_is_not_open_takes_no_writes(stores: Stores, closed: 
         store.delete(session.session_id, stop_token=make_id()),
         store.finish_stop("token"),
         store.end_sessions([session]),
+        store.end_kernel(session.kernel_id, [session.session_id], stop_token=make_id()),
     ):
         with pytest.raises(StoreUnavailable):
             await write

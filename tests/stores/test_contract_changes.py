@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 
 from nbsessions.errors import KernelConflict, SessionNotFound, StartLost
-from nbsessions.models import Changes, Orphans, Verb, utcnow
+from nbsessions.models import Changes, EndReason, Orphans, Verb, utcnow
 from nbsessions.stores import transaction
 from nbsessions.stores.base import ENDED_KEPT_FOR, SessionStore
 from support.contract import state
@@ -281,6 +281,52 @@ async def test_ending_no_kernel_removes_nothing(store: SessionStore) -> None:
     session = await store.insert(make_session())
     assert list(await store.end_sessions([])) == []
     assert list(await store.list_sessions()) == [session]
+
+
+@pytest.mark.gen_test
+async def test_a_kernel_that_is_ended_is_to_be_stopped_and_takes_its_sessions_along(
+    store: SessionStore,
+) -> None:
+    first, other = [await store.insert(make_session(path)) for path in "ab"]
+    second = await store.insert(make_session("c", kernel_id=first.kernel_id))
+    both = [first.session_id, second.session_id]
+    ended = await store.end_kernel(first.kernel_id, both, stop_token="stop")
+    assert ended is not None
+    assert sorted(ids(ended)) == sorted(both)
+    assert await state(store) == ([other], [("stop", "stop", first.kernel_id)])
+    endings = await store.find_endings(both)
+    assert [endings[each].reason for each in both] == [EndReason.ENDED] * 2
+    with pytest.raises(KernelConflict):
+        await store.attach(make_session("d", kernel_id=first.kernel_id))
+
+
+@pytest.mark.gen_test
+async def test_a_kernel_without_sessions_can_be_ended_once(store: SessionStore) -> None:
+    kernel_id = make_id()
+    assert await store.end_kernel(kernel_id, [], stop_token="stop") == []
+    for _ in range(2):
+        before = await state(store)
+        assert await store.end_kernel(kernel_id, [], stop_token="again") is None
+        assert await state(store) == before
+        await store.finish_stop("stop")
+
+
+@pytest.mark.gen_test
+async def test_a_kernel_whose_sessions_have_changed_is_not_ended(store: SessionStore) -> None:
+    session = await store.insert(make_session("a"))
+    before = await state(store)
+    for seen in ([], [make_id()], [session.session_id, make_id()]):
+        assert await store.end_kernel(session.kernel_id, seen, stop_token="stop") is None
+    assert await state(store) == before
+
+
+@pytest.mark.gen_test
+async def test_a_kernel_that_is_being_started_is_not_ended(store: SessionStore) -> None:
+    start = make_start("a", kernel_id=make_id())
+    await store.acquire(start)
+    before = await state(store)
+    assert await store.end_kernel(str(start.kernel_id), [], stop_token="stop") is None
+    assert await state(store) == before
 
 
 @pytest.mark.gen_test

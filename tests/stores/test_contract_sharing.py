@@ -100,6 +100,17 @@ async def test_a_start_whose_lease_is_renewed_is_not_taken_over(stores: Stores) 
     assert list(await one.list_intents()) == []
 
 
+async def test_a_kernel_that_several_owners_end_at_once_is_ended_by_one(stores: Stores) -> None:
+    several = await open_several(stores, 4)
+    session = await several[0].insert(session_of("a"))
+    for kernel_id, session_ids in ((session.kernel_id, [session.session_id]), (make_id(), [])):
+        outcomes = await asyncio.gather(
+            *(store.end_kernel(kernel_id, session_ids, stop_token=make_id()) for store in several)
+        )
+        assert [ids(each) for each in outcomes if each is not None] == [session_ids]
+    assert len(await several[0].list_intents()) == 2
+
+
 async def test_sessions_stay_when_an_owner_stops(stores: Stores) -> None:
     one, other = await open_several(stores)
     session = await one.insert(session_of("a"))

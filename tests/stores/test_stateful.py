@@ -280,6 +280,19 @@ class StoreMachine(RuleBasedStateMachine):
             del self.model.sessions[session_id]
             self.model.endings[session_id] = EndReason.ENDED
 
+    @rule(kernel_id=KERNELS, seen=st.booleans())
+    def end_kernel(self, kernel_id: str, seen: bool) -> None:
+        token, holders = make_id(), self.model.holders(kernel_id)
+        session_ids = holders if seen else [*holders, "unknown"]
+        ended = self.write(self.store.end_kernel(kernel_id, session_ids, stop_token=token))
+        if not seen or self.model.is_unsettled(kernel_id):
+            assert ended is None
+        else:
+            assert ended is not None
+            assert sorted(session.session_id for session in ended) == sorted(holders)
+            self.model.release(kernel_id, token, force=True)
+            self.model.endings.update(dict.fromkeys(holders, EndReason.ENDED))
+
     # Invariants
 
     @invariant()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,8 @@ class FakeGateway:
         self.flows.set()
         self.delayed: asyncio.Event | None = None
         """A start whose client has hung up takes until this is set."""
+        self.specs: dict[str, Any] = {}
+        """The kernelspecs of those names that have more than a name."""
         self.url = ""
 
     def count(self, method: str, path: str) -> int:
@@ -78,7 +80,8 @@ class _Handler(RequestHandler):
                 return
         kind, _, name = path.partition("/")
         if kind == "kernelspecs":
-            self._tell(200 if name in (*KERNELSPECS, BROKEN) else 404, name, {"name": name})
+            spec = {"name": name, **gateway.specs.get(name, {})}
+            self._tell(200 if name in (*KERNELSPECS, BROKEN) else 404, name, spec)
         elif method == "POST":
             await self._start(json.loads(self.request.body))
         elif not name:
@@ -113,6 +116,32 @@ class _Handler(RequestHandler):
             self.finish()
         else:
             self.finish(json.dumps(answer))
+
+
+class FakeSessions:
+    """Sessions that exist only for the kernel manager, by the ids of their kernels."""
+
+    def __init__(self, of_kernels: Mapping[str, Collection[str]]) -> None:
+        self.of_kernels = dict(of_kernels)
+        self.error: Exception | None = None
+        """What is raised instead of an answer."""
+        self.ended: list[str] = []
+        """The kernels that were to end."""
+
+    async def list_session_kernels(self) -> Mapping[str, Collection[str]]:
+        """Return the sessions by kernel."""
+        if self.error is not None:
+            raise self.error
+        return self.of_kernels
+
+    async def end_kernel(self, kernel_id: str, session_ids: Collection[str]) -> bool:
+        """Take note of the kernel, if these are its sessions."""
+        if self.error is not None:
+            raise self.error
+        if set(self.of_kernels.pop(kernel_id, ())) != set(session_ids):
+            return False
+        self.ended.append(kernel_id)
+        return True
 
 
 @asynccontextmanager

@@ -38,6 +38,7 @@ WRITES = (
     "delete",
     "finish_stop",
     "end_sessions",
+    "end_kernel",
     "claim",
     "recover",
 )

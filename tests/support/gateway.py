@@ -9,10 +9,9 @@ import socket
 import subprocess
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import psutil
@@ -20,7 +19,6 @@ import pytest
 
 from support.environments import python_of
 from support.ports import reserve_server_port
-from support.server import Server, StartServer
 from support.waiting import wait_until
 
 TOKEN = "a-token-of-the-gateway"  # protects a short-lived gateway on the loopback interface
@@ -185,23 +183,3 @@ def running_gateway(kind: str, folder: Path, *, lists: bool = True) -> Iterator[
         yield gateway.start()
     finally:
         gateway.clean_up()
-
-
-def start_behind(
-    start_server: StartServer,
-    gateway: Gateway,
-    store_url: str,
-    host_name: str = "newest",
-    *,
-    config: Mapping[str, Any] = MappingProxyType({}),
-    environment: Mapping[str, str] = MappingProxyType({}),
-    **options: Any,
-) -> Server:
-    """Start a server that uses the gateway. All of them have one namespace."""
-    settings = {
-        "AsyncSessionManager": {"namespace": "of the tests", "store_url": store_url},
-        "GatewayClient": {"url": gateway.url, "auth_token": TOKEN},
-        **config,
-    }
-    variables = {"KERNEL_USERNAME": USER, **environment}
-    return start_server(host_name, config=settings, environment=variables, **options)

@@ -9,7 +9,7 @@ import shutil
 import signal
 import socket
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
@@ -41,6 +41,18 @@ _OUR_TRACEBACK = re.compile(
     rf'\s+File "({re.escape(str(REPOSITORY))}|.*/site-packages)/nbsessions/'
     r".*(?<!in start_kernel)(?<!in launch_kernel)$"
 )
+# jupyter_server 2.14 adds the traceback of each error that it answers to a warning.
+_ANSWERS_MISSING = re.compile(r"\[W .*App\] wrote error: 'Kernel does not exist: ")
+
+
+def _without_answers(lines: Iterable[str]) -> Iterator[str]:
+    """Leave out the tracebacks of answers to requests for kernels that do not exist."""
+    is_answer = False
+    for line in lines:
+        if line.startswith("["):
+            is_answer = bool(_ANSWERS_MISSING.match(line))
+        if not is_answer:
+            yield line
 
 
 class Server(RestClient):
@@ -213,7 +225,7 @@ class Server(RestClient):
         text = self._log_file.read_text() if self._log_file.exists() else ""
         return [
             line
-            for line in text.splitlines()
+            for line in _without_answers(text.splitlines())
             if (line.startswith("[E ") or _OUR_TRACEBACK.match(line))
             and not _ACCESS_LOG.search(line)
             and not any(re.search(each, line) for each in self._allowed_errors)

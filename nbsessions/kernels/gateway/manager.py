@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from jupyter_server.gateway.managers import GatewayMappingKernelManager
 from tornado.web import HTTPError
 from traitlets import Float
 
+from nbsessions.kernels.gateway.culling import Culling, CullingRule, KernelSessions
 from nbsessions.kernels.gateway.models import GatewayModels
 from nbsessions.kernels.gateway.requests import GatewayRequests
 from nbsessions.kernels.internals import set_remote_kernel
@@ -50,8 +51,8 @@ class GatewayKernels(_Stock):  # type: ignore[misc]
         self._kernels: dict[str, Any] = {}
         self.requests = GatewayRequests()
         self.models = GatewayModels(self.requests, max_age=self.models_max_age, log=self.log)
-        self.list_session_kernels: Callable[[], Awaitable[Collection[str]]] = _none
-        """Returns the ids of the kernels of all sessions. May raise HTTPError."""
+        self.sessions: KernelSessions = _NoSessions()
+        self._culling = Culling(self.models, self.requests, log=self.log)
         self._started_here: set[str] = set()
         self._watchers: list[Callable[[str], None]] = []
 
@@ -105,8 +106,6 @@ class GatewayKernels(_Stock):  # type: ignore[misc]
         kernel_id = model["id"]
         if kernel_id not in self:
             self._kernels[kernel_id] = self.kernel_manager_factory(parent=self, log=self.log)
-            if not self._initialized_culler:
-                self.initialize_culler()
         set_remote_kernel(self._kernels[kernel_id], model)
 
     # The methods of the class above, for kernels that may not be known here
@@ -131,7 +130,7 @@ class GatewayKernels(_Stock):  # type: ignore[misc]
         """Return the models of the kernels that are known here, and of those of all sessions."""
         wanted = dict.fromkeys(self.list_kernel_ids())
         with contextlib.suppress(HTTPError):
-            wanted.update(dict.fromkeys(await self.list_session_kernels()))
+            wanted.update(dict.fromkeys(await self.sessions.list_session_kernels()))
         models = await self.models.get(wanted)
         for model in models.alive.values():
             self._serve(model)
@@ -146,9 +145,25 @@ class GatewayKernels(_Stock):  # type: ignore[misc]
     async def shutdown_kernel(
         self, kernel_id: str, now: bool = False, restart: bool = False
     ) -> None:
-        """Shut down a kernel, whichever server has started it."""
+        """Shut down a kernel, whichever server has started it, and end its sessions.
+
+        If it has sessions, it is certain to end, even if the gateway cannot be reached now.
+        """
+        if await self._end_with_sessions(kernel_id):
+            return
         await self.learn(kernel_id)
-        await super().shutdown_kernel(kernel_id, now=now, restart=restart)
+        await self._end_without_sessions(kernel_id, now=now, restart=restart)
+
+    async def _end_with_sessions(self, kernel_id: str) -> bool:
+        """End the kernel in the way of sessions. Return False if that is not possible."""
+        try:
+            session_ids = (await self.sessions.list_session_kernels()).get(kernel_id, ())
+            return bool(session_ids) and await self.sessions.end_kernel(kernel_id, session_ids)
+        except HTTPError:
+            return False
+
+    async def _end_without_sessions(self, kernel_id: str, **options: bool) -> None:
+        await super().shutdown_kernel(kernel_id, **options)
         self.forget(kernel_id)
 
     async def restart_kernel(self, kernel_id: str, now: bool = False, **kwargs: Any) -> None:
@@ -161,6 +176,19 @@ class GatewayKernels(_Stock):  # type: ignore[misc]
         await self.learn(kernel_id)
         await super().interrupt_kernel(kernel_id, **kwargs)
 
+    async def cull_kernels(self) -> None:
+        """End the kernels that no client of any server has used for some time.
+
+        The server calls this every ``cull_interval`` seconds once ``initialize_culler`` was
+        called, if ``cull_idle_timeout`` is set.
+        """
+        rule = CullingRule(
+            idle_timeout=self.cull_idle_timeout,
+            connected=self.cull_connected,
+            busy=self.cull_busy,
+        )
+        await self._culling.run(rule, self.sessions, set(self._started_here))
+
     # Stopping
 
     async def shutdown_all(self, now: bool = False) -> None:
@@ -168,10 +196,13 @@ class GatewayKernels(_Stock):  # type: ignore[misc]
         alone = set(self._started_here)
         if alone:
             try:
-                alone -= set(await self.list_session_kernels())
+                alone -= set(await self.sessions.list_session_kernels())
             except HTTPError:
                 alone = set()
-        tasks = [asyncio.ensure_future(self.shutdown_kernel(each, now=now)) for each in alone]
+        # The session manager takes no more orders.
+        tasks = [
+            asyncio.ensure_future(self._end_without_sessions(each, now=now)) for each in alone
+        ]
         if tasks:
             await asyncio.wait(tasks, timeout=_STOP_TIMEOUT)
         failed = [task for task in tasks if not task.done() or task.exception() is not None]
@@ -181,5 +212,11 @@ class GatewayKernels(_Stock):  # type: ignore[misc]
         self.models.close()
 
 
-async def _none() -> Collection[str]:
-    return ()
+class _NoSessions(KernelSessions):
+    """What a server knows of sessions that has not set any."""
+
+    async def list_session_kernels(self) -> Mapping[str, Collection[str]]:
+        return {}
+
+    async def end_kernel(self, kernel_id: str, session_ids: Collection[str]) -> bool:
+        return False

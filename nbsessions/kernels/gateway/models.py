@@ -91,6 +91,11 @@ class GatewayModels:
         )
         return self._sorted(found)
 
+    async def ask(self, kernel_id: str) -> KernelModel | None:
+        """Return what the gateway tells about the kernel now, or None. Never raises."""
+        answer = await self._ask(kernel_id, listed=False)
+        return None if answer in (_DEAD, _UNKNOWN) else answer
+
     def find_last_known(self, kernel_id: str) -> KernelModel | None:
         """Return the last model of the kernel that is known here, or None. Does no I/O."""
         return self._last_known.get(kernel_id)

@@ -117,6 +117,15 @@ class SQLSessionStore(SessionStore, Generic[Tx]):
     async def end_sessions(self, sessions: Collection[Session]) -> Sequence[Session]:
         return await self._write(lambda transaction: transaction.end_sessions(sessions))
 
+    async def end_kernel(
+        self, kernel_id: str, session_ids: Collection[str], *, stop_token: str
+    ) -> Sequence[Session] | None:
+        return await self._write(
+            lambda transaction: transaction.end_kernel(
+                kernel_id, session_ids, stop_token=stop_token
+            )
+        )
+
     # Orphans
 
     async def claim(self, intents: Collection[Intent]) -> Sequence[Intent]:

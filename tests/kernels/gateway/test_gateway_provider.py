@@ -20,7 +20,13 @@ from nbsessions.errors import (
 from nbsessions.kernels.base import StartRequest
 from nbsessions.kernels.gateway import provider as provider_module
 from nbsessions.kernels.gateway.provider import GatewayKernelProvider
-from support.fake_gateway import BROKEN, FakeGateway, fake_gateway, make_gateway_provider
+from support.fake_gateway import (
+    BROKEN,
+    FakeGateway,
+    FakeSessions,
+    fake_gateway,
+    make_gateway_provider,
+)
 from support.services import eventually
 
 UNKNOWN_ID = "11111111-2222-4333-8444-555555555555"
@@ -315,11 +321,7 @@ async def test_the_list_of_kernels_has_those_of_all_sessions_and_no_others(tmp_p
     async with fake_gateway() as gateway:
         manager = make_gateway_provider(tmp_path, models_max_age=0.0)._kernels
         of_a_session, _of_others = make_started(gateway), make_started(gateway)
-
-        async def list_session_kernels() -> list[str]:
-            return [of_a_session]
-
-        manager.list_session_kernels = list_session_kernels
+        manager.sessions = FakeSessions({of_a_session: {"its session"}})
         assert [each["id"] for each in await manager.list_kernels()] == [of_a_session]
         gateway.answers["GET", "*"] = (500, "")
         (unknown,) = await manager.list_kernels()

@@ -1,0 +1,46 @@
+"""Servers that use a gateway, and share a store and a namespace."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, Protocol
+
+from support.gateway import TOKEN, USER
+from support.server import Server, StartServer
+
+
+class HasUrl(Protocol):
+    """A gateway, or a proxy in front of one."""
+
+    @property
+    def url(self) -> str:
+        """Its address for servers."""
+
+
+def start_behind(
+    start_server: StartServer,
+    gateway: HasUrl,
+    store_url: str,
+    host_name: str = "newest",
+    *,
+    options: Mapping[str, Any] = MappingProxyType({}),
+    **sections: Mapping[str, Any],
+) -> Server:
+    """Start a server that uses the gateway. All of them have one namespace.
+
+    ``options`` are those of Server, and ``sections`` are more sections of its configuration.
+    """
+    client = {"url": gateway.url, "auth_token": TOKEN, **sections.pop("GatewayClient", {})}
+    config = {
+        "AsyncSessionManager": {"namespace": "of the tests", "store_url": store_url},
+        "GatewayClient": client,
+        **sections,
+    }
+    environment = {"KERNEL_USERNAME": USER, **options.get("environment", {})}
+    return start_server(host_name, **{**options, "config": config, "environment": environment})
+
+
+def ids(server: Server) -> list[tuple[str, str]]:
+    """Return the ids of the listed sessions and of their kernels."""
+    return [(each["id"], each["kernel"]["id"]) for each in server.list_sessions()]
