@@ -149,7 +149,7 @@ class GatewayKernels(_Stock):  # type: ignore[misc]
 
         If it has sessions, it is certain to end, even if the gateway cannot be reached now.
         """
-        if await self._end_with_sessions(kernel_id):
+        if not restart and await self._end_with_sessions(kernel_id):
             return
         await self.learn(kernel_id)
         await self._end_without_sessions(kernel_id, now=now, restart=restart)
