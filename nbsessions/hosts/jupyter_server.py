@@ -11,6 +11,7 @@ from tornado.web import HTTPError, RequestHandler
 
 from nbsessions.async_sessionmanager import AsyncSessionManager
 from nbsessions.handlers import session_handlers
+from nbsessions.kernels.gateway.connection import GatewayConnection
 from nbsessions.kernels.gateway.manager import GatewayKernels
 from nbsessions.kernels.surviving.manager import (
     SurvivingKernels,
@@ -46,7 +47,7 @@ class GatewayWebsocketHandler(KernelWebsocketHandler):
 
 
 def offer_managers(serverapp: Any) -> None:
-    """Make our manager classes the server's defaults. Any configured class takes precedence.
+    """Make our classes the server's defaults. Any configured class takes precedence.
 
     Called while extensions are linked, before the server creates its managers.
     """
@@ -65,9 +66,15 @@ def offer_managers(serverapp: Any) -> None:
             return GatewayKernels
         return SurvivingMappingKernelManager
 
+    def kernel_websocket_connection_class(app: Any) -> Any:
+        if issubclass(app.kernel_manager_class, GatewayKernels):
+            return GatewayConnection
+        return stock["kernel_websocket_connection_class"](app)
+
     # traitlets uses a method with this name only if nothing else sets the trait.
     serverapp._session_manager_class_default = session_manager_class
     serverapp._kernel_manager_class_default = kernel_manager_class
+    serverapp._kernel_websocket_connection_class_default = kernel_websocket_connection_class
 
 
 def _serves_gateway(serverapp: Any) -> bool:

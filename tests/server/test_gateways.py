@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from support.channel import Channel
 from support.gateway import GATEWAYS, TOKEN, USER, Gateway
 from support.postgres import shared_cluster
 from support.server import Server, StartServer
@@ -266,6 +267,27 @@ def test_a_start_that_a_killed_server_left_is_undone_by_another(
     model = other.create("a.ipynb")
     assert ids(other) == [(model["id"], model["kernel"]["id"])]
     gateway.wait_for_kernels(1)
+
+
+@pytest.mark.parametrize("gateway", ["kernel"], indirect=True)
+def test_a_client_that_leaves_while_it_is_being_connected_leaves_nothing_at_the_gateway(
+    start_server: StartServer, gateway: Gateway, sqlite_url: str
+) -> None:
+    server = start_behind(start_server, gateway, sqlite_url)
+    kernel_id = server.create("a.ipynb", "python3")["kernel"]["id"]
+    gateway.pause()
+    Channel(server, kernel_id, busy=True).close()
+    wait_until(lambda: server.log_lines("I", "Connecting to ws://"), "it is being connected")
+    assert server.request("GET", "/api/status").status == 200  # so it has noticed the end
+    gateway.go_on()
+    opened = f"Connecting to kernel {kernel_id}"
+    wait_until(lambda: opened in gateway.log, "the gateway has opened the websocket")
+    kernel = f"/api/kernels/{kernel_id}"
+
+    def is_closed() -> bool:
+        return gateway.request("GET", kernel)["connections"] == 0
+
+    wait_until(is_closed, "the websocket is closed", timeout=5)
 
 
 STOCK = "jupyter_server.gateway.managers"
