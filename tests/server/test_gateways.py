@@ -38,6 +38,20 @@ def silent_gateway(tmp_path: Path) -> Iterator[Gateway]:
         gateway.clean_up()
 
 
+@pytest.fixture(params=GATEWAYS)
+def small_gateway(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Gateway]:
+    """A gateway that runs one kernel at most."""
+    for name in ("KG_MAX_KERNELS", "EG_MAX_KERNELS"):
+        monkeypatch.setenv(name, "1")
+    gateway = Gateway(request.param, tmp_path / "gateway")
+    try:
+        yield gateway.start()
+    finally:
+        gateway.clean_up()
+
+
 @pytest.fixture(params=["sqlite", "postgres"])
 def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "postgres":
@@ -248,6 +262,21 @@ def test_an_unknown_kernelspec_and_an_unknown_kernel_are_reported(
     assert server.patch(model["id"], {"kernel": {"id": unknown}}).status == 400
     assert ids(server) == [(model["id"], model["kernel"]["id"])]
     gateway.wait_for_kernels(1)
+
+
+def test_while_the_gateway_has_all_kernels_that_it_may_run_another_has_to_wait(
+    start_server: StartServer, small_gateway: Gateway, sqlite_url: str
+) -> None:
+    server = start_behind(start_server, small_gateway, sqlite_url)
+    model = server.create("a.ipynb")
+    refused = server.post({"path": "b.ipynb", "type": "notebook", "kernel": {"name": "light"}})
+    assert refused.status == 503
+    assert "retry-after" in refused.headers
+    assert "gateway refused" in refused.message
+    assert ids(server) == [(model["id"], model["kernel"]["id"])]
+    assert server.delete(model["id"]).status == 204
+    server.create("b.ipynb")
+    small_gateway.wait_for_kernels(1)
 
 
 def test_a_start_that_a_killed_server_left_is_undone_by_another(
