@@ -209,6 +209,20 @@ def test_while_the_gateway_is_away_lists_stay_right_and_nothing_ends(
     assert len(one.log_lines("W", "state of kernels is unknown")) == 1
 
 
+def test_a_server_waits_for_a_slow_gateway_if_it_has_not_seen_the_kernel_before(
+    start_server: StartServer, gateway: Gateway, sqlite_url: str
+) -> None:
+    one, other = (start_behind(start_server, gateway, sqlite_url) for _ in range(2))
+    kernel_id = one.create("a.ipynb")["kernel"]["id"]
+    gateway.pause()
+    with ThreadPoolExecutor(1) as pool:
+        reply = pool.submit(other.request, "GET", f"/api/kernels/{kernel_id}")
+        wait_until(gateway.has_unread, "the gateway is asked")
+        time.sleep(2)  # Longer than for a kernel that the server knows.
+        gateway.go_on()
+        assert reply.result().status == 200
+
+
 def test_sessions_end_when_the_gateway_has_lost_their_kernels(
     start_server: StartServer, gateway: Gateway, sqlite_url: str
 ) -> None:
