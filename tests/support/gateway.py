@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -33,11 +34,17 @@ GATEWAYS = list(_KINDS)
 class Gateway:
     """A Kernel Gateway or Enterprise Gateway. It can be started again, on the same port."""
 
-    def __init__(self, kind: str, folder: Path, *, lists: bool = True) -> None:
-        """``lists``: whether it tells all its kernels in one reply."""
+    def __init__(
+        self, kind: str, folder: Path, *, lists: bool = True, deployed: Path | None = None
+    ) -> None:
+        """``lists``: whether it tells all its kernels in one reply.
+
+        ``deployed``: its configuration file, which says that in place of ``lists``.
+        """
         self.kind = kind
         self._folder = folder
         self._lists = lists
+        self._deployed = deployed
         self._python = python_of(f"{kind}-gateway")
         self._port_holder: socket.socket = reserve_server_port()
         self.port: int = self._port_holder.getsockname()[1]
@@ -48,11 +55,19 @@ class Gateway:
             spec_folder = folder / "data" / "kernels" / name
             spec_folder.mkdir(parents=True)
             (spec_folder / "kernel.json").write_text(json.dumps(spec))
+        if deployed is not None:
+            (folder / "config").mkdir()
+            shutil.copy(deployed, folder / "config")
 
     @property
     def url(self) -> str:
         """The address for servers."""
         return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def log(self) -> str:
+        """What it has logged in all runs."""
+        return (self._folder / "log").read_text()
 
     def start(self) -> Gateway:
         """Start the gateway and wait until it answers."""
@@ -139,27 +154,24 @@ class Gateway:
     def _answers(self) -> bool:
         assert self._process is not None
         if self._process.poll() is not None:
-            pytest.fail(f"the gateway ended:\n{(self._folder / 'log').read_text()}")
+            pytest.fail(f"the gateway ended:\n{self.log}")
         try:
             return isinstance(self.request("GET", "/api/kernelspecs"), dict)
         except OSError:
             return False
 
     def _arguments(self) -> list[str]:
-        if self.kind == "kernel":
-            return [
-                f"--KernelGatewayApp.port={self.port}",
-                "--KernelGatewayApp.ip=127.0.0.1",
-                "--KernelGatewayApp.port_retries=0",
-                f"--KernelGatewayApp.auth_token={TOKEN}",
-                f"--JupyterWebsocketPersonality.list_kernels={self._lists}",
-            ]
+        application, lister = {
+            "kernel": ("KernelGatewayApp", "JupyterWebsocketPersonality"),
+            "enterprise": ("EnterpriseGatewayApp", "EnterpriseGatewayApp"),
+        }[self.kind]
+        lists = [] if self._deployed else [f"--{lister}.list_kernels={self._lists}"]
         return [
-            f"--EnterpriseGatewayApp.port={self.port}",
-            "--EnterpriseGatewayApp.ip=127.0.0.1",
-            "--EnterpriseGatewayApp.port_retries=0",
-            f"--EnterpriseGatewayApp.auth_token={TOKEN}",
-            f"--EnterpriseGatewayApp.list_kernels={self._lists}",
+            f"--{application}.port={self.port}",
+            f"--{application}.ip=127.0.0.1",
+            f"--{application}.port_retries=0",
+            f"--{application}.auth_token={TOKEN}",
+            *lists,
         ]
 
     def _environment(self) -> dict[str, str]:

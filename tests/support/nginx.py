@@ -1,4 +1,4 @@
-"""A real nginx in front of a server, with the configuration that the README advises."""
+"""A real nginx in front of servers, with the configuration that the README advises or another."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ http {{
     fastcgi_temp_path {folder}/fastcgi;
     uwsgi_temp_path {folder}/uwsgi;
     scgi_temp_path {folder}/scgi;
-    {server}
+    {servers}
 }}
 """
 
@@ -52,13 +52,23 @@ def running_nginx(
     ``upstream`` has a scheme, an address and a port; all paths are passed on as they are. Without
     ``advised``, nginx answers 502 and 504 by itself, as it does for those who know no better.
     """
+    with reserve_server_port() as holder:
+        port = holder.getsockname()[1]
+        server = _server(port, upstream, read_timeout, advised)
+        with running_configuration(folder, server, port) as url:
+            yield url
+
+
+@contextmanager
+def running_configuration(folder: Path, servers: str, port: int) -> Iterator[str]:
+    """Run nginx in a new folder, and yield its URL.
+
+    ``servers`` is what a file in ``/etc/nginx/conf.d/`` contains. It listens on ``port``.
+    """
     command = nginx_or_fail()
     folder.mkdir()
-    holder = reserve_server_port()
-    port = holder.getsockname()[1]
-    server = _server(port, upstream, read_timeout, advised)
-    (folder / "nginx.conf").write_text(_MAIN.format(folder=folder, server=server))
-    with holder, (folder / "nginx.log").open("wb") as log:
+    (folder / "nginx.conf").write_text(_MAIN.format(folder=folder, servers=servers))
+    with (folder / "nginx.log").open("wb") as log:
         process = subprocess.Popen(
             [command, "-p", folder, "-c", folder / "nginx.conf", "-e", "stderr"],
             stdin=subprocess.DEVNULL,

@@ -89,7 +89,7 @@ class GatewayKernels(_Stock):  # type: ignore[misc]
         execution_state "unknown". Raises HTTPError 404 if there is no such kernel, and 503 if
         nothing is known about it.
         """
-        models = await self.models.get([kernel_id])
+        models = await self.models.find(kernel_id)
         model = models.alive.get(kernel_id)
         if model is not None:
             self._serve(model)

@@ -16,7 +16,10 @@ _PATIENCE = 1.5
 """Seconds that a caller waits. Kernels that the gateway has not told about then are unknown."""
 
 _TIMEOUT = 4.0
-"""Seconds that a request may take. Its answer serves later callers."""
+"""Seconds that a request may take. Its answer serves later callers.
+
+A caller waits as long for a kernel that nothing is known of.
+"""
 
 _AT_ONCE = 8
 """How many requests for single kernels may be under way at once."""
@@ -77,10 +80,19 @@ class GatewayModels:
 
     async def get(self, kernel_ids: Collection[str]) -> KernelModels:
         """Return which of the kernels are alive, dead or unknown. Never raises."""
+        return await self._get(kernel_ids, _PATIENCE)
+
+    async def find(self, kernel_id: str) -> KernelModels:
+        """Like ``get``, for a kernel that may never have been seen here. Takes longer then."""
+        return await self._get(
+            [kernel_id], _PATIENCE if kernel_id in self._last_known else _TIMEOUT
+        )
+
+    async def _get(self, kernel_ids: Collection[str], patience: float) -> KernelModels:
         wanted = dict.fromkeys(kernel_ids)
         if not wanted:
             return KernelModels(alive={})
-        deadline = _now() + _PATIENCE
+        deadline = _now() + patience
         listing = await self._list(deadline)
         if listing is None or listing.failed:
             return self._sorted(dict.fromkeys(wanted, _UNKNOWN))

@@ -24,6 +24,9 @@ from nbsessions.kernels.base import KernelHost, KernelProvider, StartRequest
 from nbsessions.kernels.gateway.requests import GatewayError
 from nbsessions.models import EndReason, Kernel, KernelModels, KernelTrace
 
+_REFUSALS = (401, 403, 429)
+"""Statuses of a gateway that starts no kernel for this server. 403: it runs as many as it may."""
+
 _SETTLES_AFTER = 10.0
 """Seconds after which a start that was cut short cannot bring a kernel up any more.
 
@@ -111,7 +114,7 @@ class GatewayKernelProvider(KernelProvider):
             return KernelStartUncertain(f"The gateway did not start the kernel in time: {error}")
         if error.status is None:
             return KernelsUnavailable(f"The gateway cannot be reached: {error}")
-        if error.status in (401, 429):
+        if error.status in _REFUSALS:
             return KernelsUnavailable(f"The gateway refused to start a kernel: {error}")
         if await self._lacks_kernelspec(name):
             return KernelspecNotFound(name)

@@ -12,7 +12,8 @@ class GatewayConnection(GatewayWebSocketConnection):
 
     The class above cancels a connection that is not open yet, which keeps it from opening only
     as far as this server can see. The gateway would count a client for ever, and the kernel would
-    not be culled.
+    not be culled. Of several connections of one client, a gateway keeps the messages of the one
+    that ends last, for when the client comes back. That has to be the one that the client uses.
     """
 
     async def connect(self) -> None:
