@@ -401,6 +401,14 @@ class AsyncSessionManager(LoggingConfigurable):
         with _http_errors:
             return await (await self._opened()).end_kernel(kernel_id, session_ids)
 
+    async def outlive_server(self) -> bool:
+        """Return whether other servers can go on with the sessions when this one has ended.
+
+        Raises HTTPError 503.
+        """
+        with _http_errors:
+            return (await self._opened()).outlives_server()
+
     async def kernel_culled(self, kernel_id: str) -> bool:
         """Return whether the kernel is dead."""
         with _http_errors:

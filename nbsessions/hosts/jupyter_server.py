@@ -40,7 +40,10 @@ class GatewayWebsocketHandler(KernelWebsocketHandler):
     """Connects a websocket to a kernel of the gateway, even if another server has started it."""
 
     async def pre_get(self) -> None:
-        """Let the kernel manager learn of the kernel first."""
+        """Let the kernel manager learn of the kernel, if the user may use kernels."""
+        authorized = self.authorizer.is_authorized(self, self.current_user, "execute", "kernels")
+        if not await ensure_async(authorized):
+            raise HTTPError(403)
         kernels: Any = self.kernel_manager
         await kernels.learn(self.kernel_id)
         await super().pre_get()  # type: ignore[no-untyped-call]

@@ -61,8 +61,9 @@ class Changing:
         down when no other session uses it. With ``force`` it is shut down in any case, and its
         other sessions end.
 
-        Raises SessionNotFound, KernelNotFound for an unknown kernel id, KernelConflict, what
-        starting a kernel raises, StoreError, ServiceClosed.
+        Raises SessionNotFound, KernelNotFound for the id of a dead kernel, KernelsUnavailable for
+        that of an unknown one, KernelConflict, what starting a kernel raises, StoreError,
+        ServiceClosed.
         """
         session = await self._mutations.run(self._update(session_id, patch, force))
         return await self._kernels.present(session)

@@ -92,9 +92,16 @@ class Creating:
         return await self._kernels.present(session)
 
     async def start_kernel(self, request: NewSession, session_id: str) -> Kernel:
-        """Start a kernel that the caller manages. No session is created for it."""
-        kernel_id = self._starts.choose_id(self._kernels.addressable(request.kernel_id))
-        token = str(uuid.uuid4())
+        """Start a kernel that the caller manages, or return the one with the requested id.
+
+        No session is created for it.
+        """
+        kernel_id = self._kernels.addressable(request.kernel_id)
+        if kernel_id is not None:
+            running = await self._kernels.find(kernel_id)
+            if running is not None:
+                return running
+        kernel_id, token = self._starts.choose_id(kernel_id), str(uuid.uuid4())
         return await self._mutations.run(
             self._starts.start(token, session_id, request, request.kernel_name, kernel_id)
         )

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from nbsessions.errors import KernelNotFound
+from nbsessions.errors import KernelNotFound, KernelsUnavailable
 from nbsessions.kernels.base import KernelProvider
 from nbsessions.models import Kernel, KernelModel, KernelModels, LiveSession, Session
 
@@ -26,21 +26,32 @@ class SessionKernels:
         return kernel_id if kernel_id and self._provider.can_address(kernel_id) else None
 
     async def find(self, kernel_id: str) -> Kernel | None:
-        """Return the kernel, unless it is dead."""
+        """Return the kernel, unless it is dead. Raises KernelsUnavailable if nothing is known."""
         models = await self._provider.models([kernel_id])
         if models.is_dead(kernel_id):
             return None
-        model = models.alive.get(kernel_id) or models.unknown.get(kernel_id) or {}
+        return self._kernel(kernel_id, models.alive.get(kernel_id) or models.unknown[kernel_id])
+
+    async def get(self, kernel_id: str) -> Kernel:
+        """Return the kernel, which is alive.
+
+        Raises KernelNotFound when it is dead, and KernelsUnavailable when its state is unknown.
+        """
+        models = await self._provider.models([kernel_id])
+        if models.is_dead(kernel_id):
+            raise KernelNotFound(kernel_id)
+        return self._kernel(kernel_id, models.alive.get(kernel_id))
+
+    def _kernel(self, kernel_id: str, model: KernelModel | None) -> Kernel:
+        if model is None:
+            raise KernelsUnavailable(f"It is not known whether kernel {kernel_id} is alive")
         return Kernel(
             kernel_id=kernel_id, kernel_name=model.get("name"), provider=self._provider.name
         )
 
-    async def get(self, kernel_id: str) -> Kernel:
-        """Return the kernel. Raises KernelNotFound when it is dead."""
-        kernel = await self.find(kernel_id)
-        if kernel is None:
-            raise KernelNotFound(kernel_id)
-        return kernel
+    async def may_live(self, kernel_id: str) -> bool:
+        """Return whether the kernel is alive or unknown, rather than dead."""
+        return not (await self._provider.models([kernel_id])).is_dead(kernel_id)
 
     # The kernels of sessions
 

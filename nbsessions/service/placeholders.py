@@ -66,6 +66,8 @@ class Placeholders:
             session = await self._store.find_session(session_id)
             if session is None or not session.is_placeholder:
                 return
+            # What the provider knows may be old, if nobody has asked for this kernel here.
+            await self._provider.models([session.kernel_id])
             if self._provider.was_connected(session.kernel_id):
                 return
             await self._changing.delete(session_id)

@@ -163,6 +163,10 @@ class SessionService:
         """See Lookups.list_kernels."""
         return await self._lookups.list_kernels()
 
+    def outlives_server(self) -> bool:
+        """Return whether other servers can go on with the sessions when this one has ended."""
+        return self._store.outlives_server and bool(self._provider.shared_scope)
+
     async def has_kernel(self, kernel_id: str) -> bool:
         """Return whether the kernel is alive or unknown, rather than dead."""
-        return await self._kernels.find(kernel_id) is not None
+        return await self._kernels.may_live(kernel_id)

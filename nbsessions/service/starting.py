@@ -10,6 +10,7 @@ from nbsessions.errors import (
     KernelIdRefused,
     KernelStartUncertain,
     ServiceClosed,
+    SessionError,
     StartInProgress,
     StoreError,
     StoreUncertain,
@@ -19,8 +20,12 @@ from nbsessions.models import Intent, Kernel, NewSession, Session, Sharing, Verb
 from nbsessions.service.cleanup import Cleanup
 from nbsessions.stores.base import START_LEASE, SessionStore
 
-START_TIMEOUT = 30.0
-"""Seconds to wait while another server starts a kernel for the same path."""
+START_TIMEOUT = 300.0
+"""Seconds to wait while another server starts a kernel for the same path.
+
+Kernels of a gateway may take minutes. What a dead server was starting is taken over when its lease
+has expired, long before.
+"""
 
 
 RENEWAL_INTERVAL = START_LEASE.total_seconds() / 3
@@ -123,11 +128,8 @@ class KernelStarts:
         renewing = asyncio.ensure_future(self._renew(token))
         try:
             kernel = await self._provider.start(request)
-        except KernelStartUncertain:
-            await self._cleanup.undo_start(token, kernel_id)
-            raise
-        except BaseException:
-            await self._cleanup.undo_start(token)
+        except BaseException as error:
+            await self._cleanup.undo_start(token, kernel_id if _may_run(error) else None)
             raise
         finally:
             renewing.cancel()
@@ -135,3 +137,8 @@ class KernelStarts:
             await self._cleanup.undo_start(token, kernel.kernel_id)
             raise ServiceClosed
         return kernel
+
+
+def _may_run(error: BaseException) -> bool:
+    """Return whether a kernel may run although its start has failed with this error."""
+    return isinstance(error, KernelStartUncertain) or not isinstance(error, SessionError)

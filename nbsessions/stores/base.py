@@ -66,6 +66,9 @@ class SessionStore(ABC):
     False if other servers count on what this server writes.
     """
 
+    outlives_server: bool = True
+    """Whether the sessions are still there when this process has ended."""
+
     @abstractmethod
     async def open(self, owner: Owner) -> None:
         """Open the store and register ``owner``. The owner's scope is that of all later calls.

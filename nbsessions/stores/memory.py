@@ -36,6 +36,8 @@ def store_from_url(url: str, *, namespace: str, log: logging.Logger) -> MemorySe
 class MemorySessionStore(SessionStore):
     """Stores sessions in memory. No method awaits anything, so each one is atomic."""
 
+    outlives_server = False
+
     def __init__(self) -> None:
         self._tables = _MemoryTables()
         self._transaction: Transaction | None = None

@@ -6,10 +6,10 @@ import uuid
 
 import pytest
 
-from nbsessions.errors import KernelStartUncertain
+from nbsessions.errors import KernelIdRefused, KernelStartUncertain
 from nbsessions.kernels.base import StartRequest
 from nbsessions.models import Kernel
-from support.services import Bench, eventually
+from support.services import FREE_ID, Bench, eventually, notebook
 
 
 def choose_ids(bench: Bench) -> None:
@@ -63,3 +63,41 @@ async def test_a_start_that_may_have_succeeded_is_undone_until_that_is_certain(
     assert bench.provider.running == set()
     bench.provider.start = start  # type: ignore[method-assign]
     await bench.create("a.ipynb")
+
+
+@pytest.mark.gen_test
+async def test_a_start_that_fails_for_no_known_reason_leaves_no_kernel(bench: Bench) -> None:
+    choose_ids(bench)
+    start = bench.provider.start
+
+    async def start_and_fail(request: StartRequest) -> Kernel:
+        await start(request)
+        raise KeyError("connections")
+
+    bench.provider.start = start_and_fail  # type: ignore[method-assign]
+    with pytest.raises(KeyError):
+        await bench.create("a.ipynb")
+    assert bench.provider.starts == 1
+    assert bench.provider.running == set()
+    assert list(await bench.store.list_intents()) == []
+
+
+@pytest.mark.gen_test
+async def test_a_client_cannot_choose_an_id_where_the_provider_chooses_all(bench: Bench) -> None:
+    bench.provider.accepts_kernel_ids = False
+    with pytest.raises(KernelIdRefused):
+        await bench.create("a.ipynb", kernel_id=FREE_ID)
+    assert bench.provider.starts == 0
+    session = await bench.create("a.ipynb")
+    assert (await bench.create("b.ipynb", kernel_id=session.kernel_id)).kernel_id == (
+        session.kernel_id
+    )
+
+
+@pytest.mark.gen_test
+async def test_a_kernel_that_a_caller_asks_for_by_id_is_started_once(bench: Bench) -> None:
+    request = notebook("a.ipynb", kernel_id=FREE_ID)
+    first = await bench.service.start_kernel(request, "a session")
+    assert await bench.service.start_kernel(request, "a session") == first
+    assert bench.provider.starts == 1
+    await bench.provider.shutdown(FREE_ID)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from nbsessions.errors import KernelspecNotFound
-from nbsessions.models import NewSession, Session
+from nbsessions.models import KernelModels, NewSession, Session
 from nbsessions.service import placeholders
 from nbsessions.stores import transaction
 from support.provider import FakeKernelProvider
@@ -149,8 +150,13 @@ async def test_a_start_is_shared_for_a_moment_only(
 async def test_a_start_that_fails_fails_for_all_and_bars_nothing(bench: Bench) -> None:
     bench.provider.start_errors.append(KernelspecNotFound("light"))
     gate, first = await bench.hold_up(create(bench, placeholder()))
+    looked = bench.faults.hold("find_by_document", done=True)
     second = asyncio.create_task(create(bench, placeholder()))
-    await asyncio.sleep(0)
+    await looked.reached()
+    looked.open()
+    # From there, nothing keeps it from waiting for the first one but the event loop.
+    for _ in range(10):
+        await asyncio.sleep(0)
     gate.open()
     outcomes = await asyncio.gather(first, second, return_exceptions=True)
     assert all(isinstance(outcome, KernelspecNotFound) for outcome in outcomes)
@@ -194,6 +200,21 @@ async def test_a_placeholder_that_is_used_stays(bench: Bench, used: str) -> None
         bench.provider.connected.add(session.kernel_id)
     await let_time_pass(bench)
     assert await bench.sessions() == [session]
+
+
+@pytest.mark.gen_test
+async def test_a_placeholder_stays_if_a_look_at_its_kernel_shows_a_client(bench: Bench) -> None:
+    session = await create(bench, placeholder())
+    models = bench.provider.models
+
+    async def look(kernel_ids: Sequence[str]) -> KernelModels:
+        bench.provider.connected.update(kernel_ids)
+        return await models(kernel_ids)
+
+    bench.provider.models = look  # type: ignore[method-assign]
+    await let_time_pass(bench)
+    assert len(await bench.sessions()) == 1
+    assert bench.provider.running == {session.kernel_id}
 
 
 async def let_time_pass(bench: Bench) -> None:

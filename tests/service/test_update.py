@@ -12,11 +12,12 @@ from nbsessions.errors import (
     KernelNotFound,
     KernelspecNotFound,
     KernelStartFailed,
+    KernelsUnavailable,
     SessionNotFound,
 )
 from nbsessions.models import SessionPatch
 from support.provider import BROKEN, Gate
-from support.services import FREE_ID, Bench
+from support.services import FREE_ID, Bench, notebook
 
 
 @pytest.mark.gen_test
@@ -115,6 +116,21 @@ async def test_an_unknown_kernel_id_changes_nothing(bench: Bench) -> None:
     with pytest.raises(KernelNotFound):
         await bench.update(session, name="B", kernel_id=FREE_ID)
     assert await bench.sessions() == [session]
+
+
+@pytest.mark.gen_test
+async def test_a_kernel_that_nothing_is_known_of_is_not_used(bench: Bench) -> None:
+    session = await bench.create()
+    bench.provider.unknown = {FREE_ID}
+    for attempt in (
+        bench.update(session, kernel_id=FREE_ID),
+        bench.create("b.ipynb", kernel_id=FREE_ID),
+        bench.service.save("an id", notebook("b.ipynb", kernel_id=FREE_ID)),
+    ):
+        with pytest.raises(KernelsUnavailable):
+            await attempt
+    assert await bench.sessions() == [session]
+    assert bench.provider.running == {session.kernel_id}
 
 
 @pytest.mark.gen_test

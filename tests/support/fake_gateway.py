@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -104,7 +104,8 @@ class _Handler(RequestHandler):
         if body["name"] not in KERNELSPECS:
             self._tell(500, "Unknown server error", None)
             return
-        kernel_id = body["kernel_id"] if gateway.takes_ids else "of-the-gate-way-itself"
+        requested = body.get("kernel_id") if gateway.takes_ids else None
+        kernel_id = requested or "of-the-gate-way-itself"
         gateway.start(kernel_id, body["name"])
         self._tell(201, "", gateway.kernels[kernel_id])
 
@@ -127,6 +128,19 @@ class FakeSessions:
         """What is raised instead of an answer."""
         self.ended: list[str] = []
         """The kernels that were to end."""
+        self.models: list[dict[str, Any]] = []
+        self.stay = True
+        """Whether other servers can go on with the sessions."""
+
+    async def list_sessions(self) -> Sequence[Mapping[str, Any]]:
+        """Return the models of the sessions, as the test has set them."""
+        if self.error is not None:
+            raise self.error
+        return self.models
+
+    async def outlive_server(self) -> bool:
+        """Return what the test has set."""
+        return self.stay
 
     async def list_session_kernels(self) -> Mapping[str, Collection[str]]:
         """Return the sessions by kernel."""

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Protocol
+from typing import Any, Protocol
 
 from tornado.web import HTTPError
 
@@ -20,6 +20,12 @@ class KernelSessions(Protocol):
 
     They raise HTTPError if the store cannot be used.
     """
+
+    async def list_sessions(self) -> Sequence[Mapping[str, Any]]:
+        """Return the models of all sessions. Each has the model of its kernel."""
+
+    async def outlive_server(self) -> bool:
+        """Return whether other servers can go on with the sessions when this one has ended."""
 
     async def list_session_kernels(self) -> Mapping[str, Collection[str]]:
         """Return the ids of all sessions by the id of their kernel."""

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from jupyter_server.gateway.managers import GatewayMappingKernelManager
@@ -100,7 +99,7 @@ class GatewayKernels(_Stock):  # type: ignore[misc]
         last_known = models.unknown[kernel_id]
         if last_known is None or kernel_id not in self:
             raise HTTPError(503, "The gateway does not tell whether this kernel exists")
-        return {**last_known, "execution_state": "unknown"}
+        return _unknown(last_known)
 
     def _serve(self, model: KernelModel) -> None:
         kernel_id = model["id"]
@@ -127,20 +126,23 @@ class GatewayKernels(_Stock):  # type: ignore[misc]
         return await self.learn(str(kernel_id))
 
     async def list_kernels(self, **kwargs: Any) -> list[KernelModel]:
-        """Return the models of the kernels that are known here, and of those of all sessions."""
-        wanted = dict.fromkeys(self.list_kernel_ids())
-        with contextlib.suppress(HTTPError):
-            wanted.update(dict.fromkeys(await self.sessions.list_session_kernels()))
-        models = await self.models.get(wanted)
-        for model in models.alive.values():
-            self._serve(model)
-        for kernel_id in filter(models.is_dead, wanted):
-            self.remove_kernel(kernel_id)
-        unknown = [each for each in models.unknown.values() if each is not None]
-        return [
-            *models.alive.values(),
-            *({**each, "execution_state": "unknown"} for each in unknown),
-        ]
+        """Return the models of the kernels of all sessions, and of those that are known here.
+
+        Raises HTTPError 503 if it is not known which sessions there are, because JupyterLab takes
+        a kernel that is missing for dead.
+        """
+        listed = {
+            each["kernel"]["id"]: each["kernel"] for each in await self.sessions.list_sessions()
+        }
+        others = [each for each in self.list_kernel_ids() if each not in listed]
+        models = await self.models.get(others)
+        for kernel_id in others:
+            if models.is_dead(kernel_id):
+                self.remove_kernel(kernel_id)
+            else:
+                last_known = models.unknown.get(kernel_id) or self._kernels[kernel_id].kernel
+                listed[kernel_id] = models.alive.get(kernel_id) or _unknown(last_known)
+        return list(listed.values())
 
     async def shutdown_kernel(
         self, kernel_id: str, now: bool = False, restart: bool = False
@@ -192,31 +194,51 @@ class GatewayKernels(_Stock):  # type: ignore[misc]
     # Stopping
 
     async def shutdown_all(self, now: bool = False) -> None:
-        """Shut down the kernels that were started here without a session. Never raises."""
-        alone = set(self._started_here)
-        if alone:
-            try:
-                alone -= set(await self.sessions.list_session_kernels())
-            except HTTPError:
-                alone = set()
+        """Shut down the kernels that no other server can serve. Never raises.
+
+        Those are the ones that were started here without a session. If the sessions end with this
+        server, those of the sessions end, too.
+        """
+        ending = await self._list_ending()
         # The session manager takes no more orders.
         tasks = [
-            asyncio.ensure_future(self._end_without_sessions(each, now=now)) for each in alone
+            asyncio.ensure_future(self._end_without_sessions(each, now=now)) for each in ending
         ]
         if tasks:
             await asyncio.wait(tasks, timeout=_STOP_TIMEOUT)
         failed = [task for task in tasks if not task.done() or task.exception() is not None]
         if failed:
-            self.log.warning("%d kernels without a session were not shut down", len(failed))
-        self.log.info("The kernels of sessions go on running at the gateway")
+            self.log.warning("%d kernels were not shut down", len(failed))
         self.models.close()
+
+    async def _list_ending(self) -> set[str]:
+        """Return the kernels to shut down with this server. Those that may be in use are not."""
+        try:
+            held = set(await self.sessions.list_session_kernels())
+            if not await self.sessions.outlive_server():
+                return self._started_here | held
+        except HTTPError:
+            return set()
+        if held:
+            self.log.info("The kernels of sessions go on running at the gateway")
+        return self._started_here - held
 
 
 class _NoSessions(KernelSessions):
     """What a server knows of sessions that has not set any."""
+
+    async def list_sessions(self) -> Sequence[Mapping[str, Any]]:
+        return ()
+
+    async def outlive_server(self) -> bool:
+        return False
 
     async def list_session_kernels(self) -> Mapping[str, Collection[str]]:
         return {}
 
     async def end_kernel(self, kernel_id: str, session_ids: Collection[str]) -> bool:
         return False
+
+
+def _unknown(model: KernelModel) -> KernelModel:
+    return {**model, "execution_state": "unknown"}

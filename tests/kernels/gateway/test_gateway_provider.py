@@ -11,7 +11,6 @@ from tornado.web import HTTPError
 
 from nbsessions.errors import (
     InvalidRequest,
-    KernelIdRefused,
     KernelspecNotFound,
     KernelStartFailed,
     KernelStartUncertain,
@@ -22,8 +21,6 @@ from nbsessions.kernels.gateway import provider as provider_module
 from nbsessions.kernels.gateway.provider import GatewayKernelProvider
 from support.fake_gateway import (
     BROKEN,
-    FakeGateway,
-    FakeSessions,
     fake_gateway,
     make_gateway_provider,
 )
@@ -85,21 +82,6 @@ async def test_an_id_that_the_gateway_chose_itself_is_the_kernels_id(tmp_path: P
         provider = make_gateway_provider(tmp_path)
         kernel = await provider.start(request(provider))
         assert list(gateway.kernels) == [kernel.kernel_id]
-
-
-@pytest.mark.gen_test
-async def test_an_id_of_a_client_is_refused(tmp_path: Path) -> None:
-    async with fake_gateway() as gateway:
-        provider = make_gateway_provider(tmp_path)
-        asked = request(provider)
-        for kernel_id in (UNKNOWN_ID, asked.kernel_id, asked.kernel_id):
-            again = StartRequest(**{**vars(asked), "kernel_id": kernel_id})
-            if gateway.kernels or kernel_id == UNKNOWN_ID:
-                with pytest.raises(KernelIdRefused):
-                    await provider.start(again)
-            else:
-                await provider.start(again)
-        assert len(gateway.bodies) == 1
 
 
 @pytest.mark.gen_test
@@ -308,25 +290,3 @@ async def test_a_kernel_of_another_server_is_served_on_demand(tmp_path: Path) ->
         with pytest.raises(HTTPError) as missing:
             await manager.kernel_model(kernel.kernel_id)
         assert missing.value.status_code == 404
-
-
-def make_started(gateway: FakeGateway) -> str:
-    kernel_id = str(uuid.uuid4())
-    gateway.start(kernel_id)
-    return kernel_id
-
-
-@pytest.mark.gen_test
-async def test_the_list_of_kernels_has_those_of_all_sessions_and_no_others(tmp_path: Path) -> None:
-    async with fake_gateway() as gateway:
-        manager = make_gateway_provider(tmp_path, models_max_age=0.0)._kernels
-        of_a_session, _of_others = make_started(gateway), make_started(gateway)
-        manager.sessions = FakeSessions({of_a_session: {"its session"}})
-        assert [each["id"] for each in await manager.list_kernels()] == [of_a_session]
-        gateway.answers["GET", "*"] = (500, "")
-        (unknown,) = await manager.list_kernels()
-        assert unknown["execution_state"] == "unknown"
-        gateway.answers.clear()
-        del gateway.kernels[of_a_session]
-        assert await manager.list_kernels() == []
-        assert manager.list_kernel_ids() == []

@@ -1,0 +1,87 @@
+"""The kernel manager of a server behind a gateway."""
+
+from __future__ import annotations
+
+import uuid
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tornado.web import HTTPError
+
+from support.fake_gateway import FakeGateway, FakeSessions, fake_gateway, make_gateway_provider
+
+UNKNOWN = {"id": "11111111-2222-4333-8444-555555555555", "execution_state": "unknown"}
+
+
+def make_manager(folder: Path, sessions: FakeSessions) -> Any:
+    manager = make_gateway_provider(folder, models_max_age=0.0)._kernels
+    manager.sessions = sessions
+    return manager
+
+
+def make_started(gateway: FakeGateway) -> str:
+    kernel_id = str(uuid.uuid4())
+    gateway.start(kernel_id)
+    return kernel_id
+
+
+@pytest.mark.gen_test
+async def test_the_list_of_kernels_has_those_of_sessions_and_those_that_are_known(
+    tmp_path: Path,
+) -> None:
+    async with fake_gateway() as gateway:
+        sessions = FakeSessions({})
+        manager = make_manager(tmp_path, sessions)
+        known, _of_others = make_started(gateway), make_started(gateway)
+        await manager.learn(known)
+        # What is not known of a kernel is said by the list of sessions.
+        sessions.models = [{"kernel": UNKNOWN}, {"kernel": UNKNOWN}]
+        assert await manager.list_kernels() == [UNKNOWN, gateway.kernels[known]]
+        gateway.answers["GET", "*"] = (500, "")
+        _, unknown = await manager.list_kernels()
+        assert unknown == {**gateway.kernels[known], "execution_state": "unknown"}
+        gateway.answers.clear()
+        del gateway.kernels[known]
+        assert await manager.list_kernels() == [UNKNOWN]
+        assert manager.list_kernel_ids() == []
+
+
+@pytest.mark.gen_test
+async def test_there_is_no_list_of_kernels_without_one_of_sessions(tmp_path: Path) -> None:
+    async with fake_gateway() as gateway:
+        sessions = FakeSessions({})
+        manager = make_manager(tmp_path, sessions)
+        await manager.learn(make_started(gateway))
+        sessions.error = HTTPError(503)
+        with pytest.raises(HTTPError):
+            await manager.list_kernels()
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize("stay", [True, False])
+async def test_a_stop_ends_the_kernels_that_no_other_server_can_serve(
+    tmp_path: Path, stay: bool
+) -> None:
+    async with fake_gateway() as gateway:
+        of_a_session, of_others = make_started(gateway), make_started(gateway)
+        sessions = FakeSessions({of_a_session: {"its session"}})
+        sessions.stay = stay
+        manager = make_manager(tmp_path, sessions)
+        await manager.start_kernel()
+        for kernel_id in (of_a_session, of_others):
+            await manager.learn(kernel_id)
+        await manager.shutdown_all()
+        kept = {of_a_session, of_others} if stay else {of_others}
+        assert set(gateway.kernels) == kept
+
+
+@pytest.mark.gen_test
+async def test_a_stop_ends_nothing_if_it_is_not_known_what_has_a_session(tmp_path: Path) -> None:
+    async with fake_gateway() as gateway:
+        sessions = FakeSessions({})
+        manager = make_manager(tmp_path, sessions)
+        await manager.start_kernel()
+        sessions.error = HTTPError(503)
+        await manager.shutdown_all()
+        assert len(gateway.kernels) == 1
