@@ -8,7 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+import websocket
 
+from support.channel import Channel
 from support.gateway import Gateway
 from support.gateway_proxy import Fault, GatewayProxy, gateway_proxy
 from support.gateway_servers import ids, start_behind
@@ -88,3 +90,41 @@ def test_everything_is_right_soon_after_a_fault_of_the_gateway(
     if fault is not Fault.LOSES:  # then, the requests time out first
         gateway.wait_for_kernels(1, timeout=RIGHT_AFTER)
     assert one.create("a.ipynb")["id"] == kept["id"]
+
+
+IMPATIENT = {"gateway_retry_max": 2, "gateway_retry_interval": 0.1}
+"""Lets jupyter_server's own connection to a gateway give up after less than a second."""
+
+
+@pytest.mark.parametrize("host_name", ["newest", "oldest"])
+def test_a_client_is_connected_again_soon_after_the_gateway_is_back(
+    start_server: StartServer,
+    gateway: Gateway,
+    proxy: GatewayProxy,
+    sqlite_url: str,
+    host_name: str,
+) -> None:
+    server = start_behind(start_server, proxy, sqlite_url, host_name, GatewayClient=IMPATIENT)
+    kept, ended = (server.create(f"{name}.ipynb", "python3") for name in "ab")
+    with (
+        Channel(server, kept["kernel"]["id"]) as channel,
+        Channel(server, ended["kernel"]["id"]) as lost,
+    ):
+        assert channel.execute("x = 42; x") == "42"
+        proxy.begin(Fault.REFUSES)
+        proxy.cut()
+        gateway.request("DELETE", f"/api/kernels/{ended['kernel']['id']}")
+        wait_until(lambda: attempts(server, kept) > 4, "the server goes on trying")
+        proxy.end()
+        began = time.monotonic()
+        channel.wait_for_kernel()
+        assert time.monotonic() - began < RIGHT_AFTER
+        assert channel.execute("x") == "42"
+        with pytest.raises(websocket.WebSocketConnectionClosedException):
+            lost.wait_for_kernel()
+    assert server.request("GET", f"/api/kernels/{ended['kernel']['id']}").status == 404
+
+
+def attempts(server: Server, model: dict[str, Any]) -> int:
+    """Return how often the server has tried to connect a client to its kernel again."""
+    return len(server.log_lines("I", f"re-establish.*{model['kernel']['id']}"))

@@ -8,6 +8,7 @@ import os
 import statistics
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 
 import pytest
 
@@ -27,17 +28,27 @@ HEADER = "X-Server"
 log = logging.getLogger(__name__)
 
 
-def poll(server: Server, deadline: float) -> list[float]:
-    """List the sessions again and again, and return how long each list took."""
-    took = []
+@dataclass
+class Polls:
+    """What one client has seen."""
+
+    took: list[float] = field(default_factory=list)
+    """The seconds that each list took."""
+    unknown: int = 0
+    """How many lists had kernels of unknown state."""
+
+
+def poll(server: Server, deadline: float) -> Polls:
+    """List the sessions again and again."""
+    polls = Polls()
     with server.connect() as connection:
         while (began := time.monotonic()) < deadline:
             reply = server.request("GET", "/api/sessions", connection=connection)
-            took.append(time.monotonic() - began)
+            polls.took.append(time.monotonic() - began)
             models = reply.json()
             assert len(models) == KERNELS
-            assert "unknown" not in {each["kernel"]["execution_state"] for each in models}
-    return took
+            polls.unknown += "unknown" in {each["kernel"]["execution_state"] for each in models}
+    return polls
 
 
 def poll_all(servers: list[Server]) -> None:
@@ -46,14 +57,16 @@ def poll_all(servers: list[Server]) -> None:
         futures = [
             pool.submit(poll, servers[number % SERVERS], deadline) for number in range(POLLERS)
         ]
-        took = [each for future in futures for each in future.result()]
+        polls = [future.result() for future in futures]
+    took = [each for client in polls for each in client.took]
     log.info(
-        "%d lists of %d sessions in %.0f s: median %.3f s, longest %.3f s",
+        "%d lists of %d sessions in %.0f s: median %.3f s, longest %.3f s; %d with unknown states",
         len(took),
         KERNELS,
         SECONDS,
         statistics.median(took),
         max(took),
+        sum(client.unknown for client in polls),
     )
 
 
@@ -69,10 +82,10 @@ def test_a_gateway_is_asked_once_a_second_however_many_clients_list_sessions(
     check_requests(start_server, gateway, sqlite_url, for_each_round=1)
 
 
-def test_a_gateway_that_lists_nothing_is_asked_once_a_second_for_each_kernel(
+def test_a_gateway_that_lists_nothing_is_asked_for_few_kernels_a_second(
     start_server: StartServer, silent_gateway: Gateway, sqlite_url: str
 ) -> None:
-    check_requests(start_server, silent_gateway, sqlite_url, for_each_round=KERNELS)
+    check_requests(start_server, silent_gateway, sqlite_url, for_each_round=min(KERNELS, 20))
 
 
 def check_requests(

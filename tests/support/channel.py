@@ -49,18 +49,22 @@ class Channel:
     def __enter__(self) -> Channel:
         if self._busy:
             return self
-        # Until the kernel is up, the server may drop requests. It may also drop the results of
-        # requests that it has forwarded, because they arrive on a separate socket (iopub).
         try:
-            message = None
-            while message is None or message["channel"] != "iopub":
-                if message is None:
-                    message_id = self._send("kernel_info_request", {})
-                message = self._reply(message_id)
+            self.wait_for_kernel()
         except BaseException:
             self._socket.close()
             raise
         return self
+
+    def wait_for_kernel(self) -> None:
+        """Wait until the kernel answers."""
+        # Until the kernel is up, the server may drop requests. It may also drop the results of
+        # requests that it has forwarded, because they arrive on a separate socket (iopub).
+        message = None
+        while message is None or message["channel"] != "iopub":
+            if message is None:
+                message_id = self._send("kernel_info_request", {})
+            message = self._reply(message_id)
 
     def __exit__(
         self,
@@ -138,8 +142,13 @@ class Channel:
         while True:
             assert time.monotonic() < self._deadline, "the kernel did not answer"
             try:
-                message: dict[str, Any] = json.loads(self._socket.recv())
+                text = self._socket.recv()
             except websocket.WebSocketTimeoutException:
                 return None
+            if not text:
+                # A websocket that was closed by the other side does not close its socket.
+                self._socket.shutdown()
+                raise websocket.WebSocketConnectionClosedException
+            message: dict[str, Any] = json.loads(text)
             if (message["parent_header"] or {}).get("msg_id") == message_id:
                 return message

@@ -64,12 +64,16 @@ class GatewayProxy:
         self._fault = None
         self._over.set()
 
+    def cut(self) -> None:
+        """Close all connections."""
+        for each in list(self._sockets):
+            _close(each)
+
     def close(self) -> None:
         """Close all connections and accept no more."""
         self.end()
-        self._listener.close()
-        for each in self._sockets:
-            _close(each)
+        _close(self._listener)
+        self.cut()
 
     def _accept(self) -> None:
         with suppress(OSError):
@@ -106,11 +110,11 @@ class GatewayProxy:
         return method
 
     def _connect(self, client: socket.socket, head: bytes) -> None:
-        server = socket.create_connection(self._target)
-        self._sockets.append(server)
-        server.sendall(head)
-        threading.Thread(target=_pass_on, args=(client, server), daemon=True).start()
-        _pass_on(server, client)
+        with socket.create_connection(self._target) as server:
+            self._sockets.append(server)
+            server.sendall(head)
+            threading.Thread(target=_pass_on, args=(client, server), daemon=True).start()
+            _pass_on(server, client)
 
 
 def _pass_on(source: socket.socket, target: socket.socket) -> None:

@@ -41,7 +41,9 @@ class GatewayKernels(_Stock):  # type: ignore[misc]
         1.0,
         min=0.0,
         help="""For how many seconds the server may use what the gateway has told about its
-        kernels. A kernel that ends at the gateway may be listed for as long.""",
+        kernels. A kernel that ends at the gateway may be listed for as long. If the gateway does
+        not list its kernels, the server asks for each of them, but for no more than 20 per
+        second on average. With more than 20 kernels, what it knows is then older.""",
     ).tag(config=True)
 
     def __init__(self, **kwargs: Any) -> None:

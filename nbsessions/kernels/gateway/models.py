@@ -24,6 +24,15 @@ A caller waits as long for a kernel that nothing is known of.
 _AT_ONCE = 8
 """How many requests for single kernels may be under way at once."""
 
+_PER_SECOND = 20
+"""For how many kernels to ask per second on average, if the gateway does not list them."""
+
+_SOON = 0.3
+"""Seconds that a caller waits for a newer answer about a kernel if the last one may be used."""
+
+_MAY_BE_LATE = 5.0
+"""Seconds for which the last answer may be used while the gateway is being asked again."""
+
 _FORBIDDEN_FOR = 60.0
 """Seconds after which to try again whether the gateway lists its kernels."""
 
@@ -76,6 +85,8 @@ class GatewayModels:
         self._changed: dict[str, tuple[float, KernelModel | None]] = {}
         """What this server knows better than a list that was requested before that time."""
         self._last_known: dict[str, KernelModel] = {}
+        self._answers: dict[str, tuple[float, KernelModel]] = {}
+        """When and what the gateway last told about each kernel that it does not list."""
         self._in_trouble = False
 
     async def get(self, kernel_ids: Collection[str]) -> KernelModels:
@@ -105,7 +116,7 @@ class GatewayModels:
 
     async def ask(self, kernel_id: str) -> KernelModel | None:
         """Return what the gateway tells about the kernel now, or None. Never raises."""
-        answer = await self._ask(kernel_id, listed=False)
+        answer = await self._ask(kernel_id, listed=True)
         return None if answer in (_DEAD, _UNKNOWN) else answer
 
     def find_last_known(self, kernel_id: str) -> KernelModel | None:
@@ -120,6 +131,7 @@ class GatewayModels:
     def ended(self, kernel_id: str) -> None:
         """Take note that a kernel was shut down."""
         self._last_known.pop(kernel_id, None)
+        self._answers.pop(kernel_id, None)
         self._change(kernel_id, None)
 
     def close(self) -> None:
@@ -187,18 +199,38 @@ class GatewayModels:
 
         ``listed``: whether the gateway has sent a list, in which these kernels are missing.
         """
-        tasks = {each: self._single(each, listed) for each in kernel_ids}
-        if tasks:
-            await asyncio.wait(tasks.values(), timeout=max(0.0, deadline - _now()))
+        max_age = self._max_age if listed else self._single_max_age
+        tasks = {each: self._single(each, listed, max_age) for each in kernel_ids}
+        usable = {} if listed else self._usable_answers(max_age)
+        urgent = [task for each, task in tasks.items() if each not in usable]
+        if len(urgent) < len(tasks):
+            await asyncio.wait(tasks.values(), timeout=_SOON)
+        if urgent:
+            await asyncio.wait(urgent, timeout=max(0.0, deadline - _now()))
         return {
-            each: task.result() if task.done() and not task.cancelled() else _UNKNOWN
+            each: task.result()
+            if task.done() and not task.cancelled()
+            else usable.get(each, _UNKNOWN)
             for each, task in tasks.items()
         }
 
-    def _single(self, kernel_id: str, listed: bool) -> asyncio.Task[Any]:
+    @property
+    def _single_max_age(self) -> float:
+        """For how many seconds answers are used, so that the gateway is not asked too often."""
+        return max(self._max_age, len(self._answers) // _PER_SECOND)
+
+    def _usable_answers(self, max_age: float) -> dict[str, KernelModel]:
+        """Return what may be used while the gateway is being asked again. Forget the rest."""
+        since = _now() - max_age - _MAY_BE_LATE
+        self._answers = {
+            each: answer for each, answer in self._answers.items() if answer[0] > since
+        }
+        return {each: model for each, (_, model) in self._answers.items()}
+
+    def _single(self, kernel_id: str, listed: bool, max_age: float) -> asyncio.Task[Any]:
         now = _now()
         for each, ended in list(self._singles_ended.items()):
-            if now < ended + self._max_age:
+            if now < ended + max_age:
                 break  # they are in the order in which they ended
             self._forget_single(each)
         if kernel_id not in self._singles:
@@ -219,13 +251,18 @@ class GatewayModels:
             try:
                 model = await self._requests.kernels("GET", kernel_id, timeout=_TIMEOUT)
             except GatewayError as error:
+                self._answers.pop(kernel_id, None)
                 # A 404 that does not name the kernel counts only together with a list.
                 if error.is_missing(None if listed else kernel_id):
                     return _DEAD
                 self._note_trouble(error)
                 return _UNKNOWN
         self._note_answer()
-        return model if _makes_sense(model) and model["id"] == kernel_id else _UNKNOWN
+        if not _makes_sense(model) or model["id"] != kernel_id:
+            return _UNKNOWN
+        if not listed:
+            self._answers[kernel_id] = (_now(), model)
+        return model
 
     # The log has the beginning and the end of a trouble, and not each request.
 

@@ -68,7 +68,7 @@ async def test_a_stop_ends_the_kernels_that_no_other_server_can_serve(
         sessions = FakeSessions({of_a_session: {"its session"}})
         sessions.stay = stay
         manager = make_manager(tmp_path, sessions)
-        await manager.start_kernel()
+        await manager.start_kernel(kernel_name="light")
         for kernel_id in (of_a_session, of_others):
             await manager.learn(kernel_id)
         await manager.shutdown_all()
@@ -81,7 +81,7 @@ async def test_a_stop_ends_nothing_if_it_is_not_known_what_has_a_session(tmp_pat
     async with fake_gateway() as gateway:
         sessions = FakeSessions({})
         manager = make_manager(tmp_path, sessions)
-        await manager.start_kernel()
+        await manager.start_kernel(kernel_name="light")
         sessions.error = HTTPError(503)
         await manager.shutdown_all()
         assert len(gateway.kernels) == 1

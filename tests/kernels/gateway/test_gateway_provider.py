@@ -17,6 +17,7 @@ from nbsessions.errors import (
     KernelsUnavailable,
 )
 from nbsessions.kernels.base import StartRequest
+from nbsessions.kernels.gateway import models as models_module
 from nbsessions.kernels.gateway import provider as provider_module
 from nbsessions.kernels.gateway.provider import GatewayKernelProvider
 from support.fake_gateway import (
@@ -233,6 +234,38 @@ async def test_where_listing_is_forbidden_a_404_counts_only_if_it_names_the_kern
         gateway.kernels.clear()
         assert (await provider.models([kernel.kernel_id])).is_dead(kernel.kernel_id)
         assert gateway.count("GET", "kernels") == 1
+
+
+@pytest.mark.gen_test
+async def test_the_more_kernels_a_gateway_does_not_list_the_longer_its_answers_are_used(
+    tmp_path: Path,
+) -> None:
+    async with fake_gateway() as gateway:
+        gateway.lists = False
+        models = make_gateway_provider(tmp_path, models_max_age=0.0)._models
+        kernel_ids = [make_started(gateway) for _ in range(200)]
+        for _ in range(3):
+            assert len((await models.get(kernel_ids)).alive) == 200
+            assert sum(path != "kernels" for _, path in gateway.requests) == 200
+
+
+@pytest.mark.gen_test
+async def test_the_last_answer_is_used_while_a_slow_gateway_is_asked_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with fake_gateway() as gateway:
+        gateway.lists = False
+        models = make_gateway_provider(tmp_path, models_max_age=0.0)._models
+        first, second = make_started(gateway), make_started(gateway)
+        await models.get([first, second])
+        gateway.flows.clear()
+        assert (await models.get([first])).alive.keys() == {first}
+        monkeypatch.setattr(models_module, "_MAY_BE_LATE", -1.0)
+        assert (await models.get([first])).unknown.keys() == {first}
+        monkeypatch.undo()
+        gateway.flows.set()
+        gateway.answers["GET", f"kernels/{second}"] = (500, "")
+        assert (await models.get([second])).unknown.keys() == {second}
 
 
 @pytest.mark.gen_test
