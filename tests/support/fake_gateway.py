@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import uuid
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -156,6 +157,13 @@ class FakeSessions:
             return False
         self.ended.append(kernel_id)
         return True
+
+
+def make_started(gateway: FakeGateway) -> str:
+    """Start a kernel at the gateway, past all servers, and return its id."""
+    kernel_id = str(uuid.uuid4())
+    gateway.start(kernel_id)
+    return kernel_id
 
 
 @asynccontextmanager

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-import uuid
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tornado.web import HTTPError
 
-from support.fake_gateway import FakeGateway, FakeSessions, fake_gateway, make_gateway_provider
+from support.fake_gateway import (
+    FakeSessions,
+    fake_gateway,
+    make_gateway_provider,
+    make_started,
+)
 
 UNKNOWN = {"id": "11111111-2222-4333-8444-555555555555", "execution_state": "unknown"}
 
@@ -18,12 +22,6 @@ def make_manager(folder: Path, sessions: FakeSessions) -> Any:
     manager = make_gateway_provider(folder, models_max_age=0.0)._kernels
     manager.sessions = sessions
     return manager
-
-
-def make_started(gateway: FakeGateway) -> str:
-    kernel_id = str(uuid.uuid4())
-    gateway.start(kernel_id)
-    return kernel_id
 
 
 @pytest.mark.gen_test

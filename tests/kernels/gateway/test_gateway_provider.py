@@ -24,6 +24,7 @@ from support.fake_gateway import (
     BROKEN,
     fake_gateway,
     make_gateway_provider,
+    make_started,
 )
 from support.services import eventually
 
