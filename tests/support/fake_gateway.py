@@ -40,6 +40,8 @@ class FakeGateway:
         self.takes_ids = True
         self.answers: dict[tuple[str, str], tuple[int, str]] = {}
         """Status and body with which to answer a method and path instead. "*" is any path."""
+        self.next_statuses: list[int] = []
+        """Statuses with which to answer the next requests instead."""
         self.flows = asyncio.Event()
         """While it is not set, no request is answered."""
         self.flows.set()
@@ -73,6 +75,9 @@ class _Handler(RequestHandler):
         gateway.requests.append((method, path))
         gateway.headers.append(dict(self.request.headers))
         await gateway.flows.wait()
+        if gateway.next_statuses:
+            self.send_error(gateway.next_statuses.pop(0))
+            return
         for key in ((method, path), (method, "*")):
             if key in gateway.answers:
                 status, body = gateway.answers[key]

@@ -162,8 +162,7 @@ class GatewayModels:
     async def _request_list(self) -> _Listing:
         began = _now()
         try:
-            answer = await self._requests.kernels("GET", timeout=_TIMEOUT)
-            models, odd = _parsed(answer)
+            models, odd = _parsed(await self._ask_for_list())
             listing = _Listing(began, models, odd)
             self._changed = {
                 each: change for each, change in self._changed.items() if change[0] > began
@@ -182,6 +181,15 @@ class GatewayModels:
         finally:
             self._listing_ended = _now()
         return listing
+
+    async def _ask_for_list(self) -> Any:
+        try:
+            return await self._requests.kernels("GET", timeout=_TIMEOUT)
+        except GatewayError as error:
+            if error.status != 500:
+                raise
+        # A gateway cannot list its kernels in the moment in which it adds one.
+        return await self._requests.kernels("GET", timeout=_TIMEOUT)
 
     def _in(self, listing: _Listing, kernel_id: str) -> Any:
         """Return what the list says about the kernel. None if the gateway has to be asked."""

@@ -205,6 +205,19 @@ async def test_what_is_no_list_of_kernels_ends_nothing(
 
 
 @pytest.mark.gen_test
+async def test_a_list_that_fails_while_the_gateway_adds_a_kernel_is_asked_for_again(
+    tmp_path: Path,
+) -> None:
+    async with fake_gateway() as gateway:
+        provider = make_gateway_provider(tmp_path)
+        gateway.start(UNKNOWN_ID)
+        gateway.next_statuses = [500]
+        models = await provider.models([UNKNOWN_ID])
+        assert (models.alive.keys(), models.unknown) == ({UNKNOWN_ID}, {})
+        assert gateway.requests == [("GET", "kernels")] * 2
+
+
+@pytest.mark.gen_test
 async def test_a_kernel_that_a_list_lacks_is_dead_only_if_the_gateway_says_so_itself(
     tmp_path: Path,
 ) -> None:
