@@ -16,10 +16,11 @@ from nbsessions.cli.local_kernels import LocalKernel, LocalKernels
 from nbsessions.cli.memory import ProcessTree
 from nbsessions.cli.rest import ServerClient
 from nbsessions.cli.running_servers import RunningServer, find_running_servers
-from nbsessions.cli.values import Entry, ServerState
+from nbsessions.cli.values import LOCAL, Entry, ServerState
 from nbsessions.errors import StoreError
 from nbsessions.identity import boot_id, process_key
-from nbsessions.kernels.registry.place import IMPORTED, this_place
+from nbsessions.kernels.gateway.names import url_of
+from nbsessions.kernels.registry.place import IMPORTED, is_local, this_place
 from nbsessions.kernels.registry.servers import State
 from nbsessions.models import Owner
 from nbsessions.stores.inspection import (
@@ -113,10 +114,14 @@ class Overview:
     # Sessions of servers that can be asked
 
     def _sessions_of_servers(self) -> Iterator[Entry]:
+        listed = set()
         for answer in self.answers:
             owner = self.owner_of(answer.server)
             for model in answer.sessions:
-                yield self._from_model(model, answer.server, owner)
+                # Servers of one namespace list the same sessions if they share a gateway.
+                if model.get("id") not in listed:
+                    listed.add(model.get("id"))
+                    yield self._from_model(model, answer.server, owner)
 
     def _from_model(
         self, model: Mapping[str, Any], server: RunningServer, owner: StoredOwner | None
@@ -132,6 +137,9 @@ class Overview:
             created=None if stored is None else stored.session.created,
             kernel_id=kernel_id,
             kernel_name=kernel.get("name"),
+            kernel_location=self._location(
+                kernel_id, None if stored is None else stored.session.provider
+            ),
             state=str(kernel.get("execution_state", "unknown")),
             last_activity=_parse_time(kernel.get("last_activity")),
             connections=kernel.get("connections"),
@@ -198,6 +206,7 @@ class Overview:
             created=session.created,
             kernel_id=session.kernel_id,
             kernel_name=session.kernel_name or (record.kernel_name if record else None),
+            kernel_location=self._location(session.kernel_id, session.provider),
             state=record.execution_state if record else "unknown",
             last_activity=record.last_activity if record else None,
             connections=None,
@@ -255,6 +264,7 @@ class Overview:
             created=None,
             kernel_id=kernel.kernel_id,
             kernel_name=record.kernel_name if record else None,
+            kernel_location=LOCAL,
             state=record.execution_state if record else "unknown",
             last_activity=record.last_activity if record else None,
             connections=None,
@@ -265,6 +275,14 @@ class Overview:
             namespace=None,
             owner=None,
         )
+
+    def _location(self, kernel_id: str, provider: str | None) -> str | None:
+        """Return where the kernel is, or None if that is unknown."""
+        if self.kernels.find(kernel_id) is not None:
+            return LOCAL
+        if provider is None:
+            return None
+        return LOCAL if is_local(provider) else url_of(provider) or provider
 
     def _process_of(self, kernel_id: str) -> dict[str, int | None]:
         kernel = self.kernels.find(kernel_id)

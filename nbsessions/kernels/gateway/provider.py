@@ -22,6 +22,7 @@ from nbsessions.errors import (
 )
 from nbsessions.kernels.addresses import is_addressable
 from nbsessions.kernels.base import KernelHost, KernelProvider, StartRequest
+from nbsessions.kernels.gateway.names import provider_name
 from nbsessions.kernels.gateway.requests import GatewayError
 from nbsessions.models import EndReason, Kernel, KernelModels, KernelTrace
 
@@ -46,7 +47,7 @@ class GatewayKernelProvider(KernelProvider):
         self._contents_manager = host.contents_manager
         self._kernel_env = host.kernel_env
         self._log = host.log
-        self.name = f"gateway:{self._requests.url}"
+        self.name = provider_name(self._requests.url)
         self.shared_scope = self.name
         self._issued: set[str] = set()
         self._final_after: dict[str, float] = {}

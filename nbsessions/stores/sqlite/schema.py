@@ -71,6 +71,11 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         )""",
         "CREATE INDEX nbsessions_ending_ended ON nbsessions_ending (ended)",
     ),
+    (
+        # The scope of the owner's sessions, or '' if a release wrote the row that had no others
+        # than those of owners.
+        "ALTER TABLE nbsessions_owner ADD COLUMN scope TEXT NOT NULL DEFAULT ''",
+    ),
 )
 """One entry per schema version. An entry that has been released is never edited."""
 

@@ -103,8 +103,9 @@ SELECT_BARE_OWNERS = f"""SELECT {_OWNER_COLUMNS} FROM nbsessions_owner
     WHERE namespace <> ? AND {_HAS_LEFT_NOTHING}"""
 SELECT_ALL_OWNERS = f"SELECT {_OWNER_COLUMNS} FROM nbsessions_owner"
 REGISTER_OWNER = """INSERT INTO nbsessions_owner
-    (owner, namespace, host, boot, pid, heartbeat, provider) VALUES (?, ?, ?, ?, ?, ?, ?)
-    ON CONFLICT (owner) DO UPDATE SET heartbeat = excluded.heartbeat, stopped = NULL"""
+    (owner, namespace, scope, host, boot, pid, heartbeat, provider)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (owner) DO UPDATE
+    SET scope = excluded.scope, heartbeat = excluded.heartbeat, stopped = NULL"""
 INSERT_STOPPED_OWNER = """INSERT INTO nbsessions_owner
     (owner, namespace, host, boot, pid, heartbeat, stopped) VALUES (?, ?, '', '', 0, ?, ?)"""
 STOP_OWNER = "UPDATE nbsessions_owner SET stopped = ? WHERE owner = ?"
