@@ -22,6 +22,7 @@ READS = (
     "count_by_kernel",
     "find_endings",
     "find_orphans",
+    "find_unserved",
 )
 WRITES = (
     "open",
@@ -40,6 +41,7 @@ WRITES = (
     "end_sessions",
     "claim",
     "recover",
+    "take_unserved",
 )
 
 
