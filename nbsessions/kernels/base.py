@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 from nbsessions.models import EndReason, Kernel, KernelModels, KernelTrace
@@ -72,6 +73,12 @@ class KernelProvider(ABC):
 
     It is empty if only this server can serve the provider's kernels. Otherwise, all servers of a
     namespace whose providers have the same one list, change and end each other's sessions.
+    """
+
+    orphan_timeout: timedelta | None = None
+    """After how long without a server the kernels that another namespace has left are ended.
+
+    These are the kernels in the shared scope. None if they are never ended.
     """
 
     @property

@@ -46,6 +46,15 @@ class Cleanup:
         for token, kernel_id in list(self._open.items()):
             await self._try(token, kernel_id)
 
+    async def wait(self, timeout: float) -> None:
+        """Wait at most ``timeout`` seconds until no intent has to be retried any more."""
+        await self._retries.wait(timeout)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether any intent still has to be completed."""
+        return bool(self._open)
+
     async def stop_kernel(self, token: str, kernel_id: str) -> None:
         """Carry out a 'stop' intent. Never raises."""
         try:

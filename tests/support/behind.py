@@ -37,11 +37,13 @@ def prepare_behind(
     *,
     namespace: str = NAMESPACE,
     environment: Mapping[str, str] | None = None,
+    orphan_timeout: float = 0.0,
 ) -> Server:
     """Return a server that uses the gateway and does not run yet."""
     config = {
         "AsyncSessionManager": {"namespace": namespace, "store_url": store_url},
         "GatewayClient": {"url": gateway.url, "auth_token": TOKEN},
+        "GatewayKernels": {"orphan_timeout": orphan_timeout},
     }
     server = start_server(start=False, config=config, environment=environment)
     server.environment["KERNEL_USERNAME"] = USER

@@ -6,6 +6,7 @@ import asyncio
 import os
 import uuid
 from collections.abc import Callable, Collection, Mapping, Sequence
+from datetime import timedelta
 from typing import Any
 
 from jupyter_core.utils import ensure_async
@@ -49,6 +50,8 @@ class GatewayKernelProvider(KernelProvider):
         self._log = host.log
         self.name = provider_name(self._requests.url)
         self.shared_scope = self.name
+        seconds: float = host.kernel_manager.orphan_timeout
+        self.orphan_timeout = timedelta(seconds=seconds) if seconds else None
         self._issued: set[str] = set()
         self._final_after: dict[str, float] = {}
         """When a 404 proves that no kernel will come up, for starts that were cut short."""
