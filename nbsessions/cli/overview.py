@@ -96,6 +96,11 @@ class Overview:
         """Return the sessions of a kernel."""
         return [entry for entry in self.sessions if entry.kernel_id == kernel_id]
 
+    def gateway_of(self, entry: Entry) -> str | None:
+        """Return the URL of the gateway that runs the session's kernel, or None."""
+        stored = self._stored.get(entry.session_id or "")
+        return None if stored is None else url_of(stored.session.provider)
+
     def _find_servers(self, runtime_dir: Path) -> list[RunningServer]:
         servers, problems = find_running_servers(runtime_dir)
         self.notices += [f"running servers cannot be found: {error}" for error in problems]
@@ -218,10 +223,12 @@ class Overview:
             owner=owner,
         )
 
-    # Kernels whose server is dead, or that a server has taken over without a session
+    # Kernels and sessions whose server is dead, and kernels that a server has taken over without
+    # a session
 
     def _find_orphans(self) -> Iterator[Entry]:
         yield from self._kernels_without_server()
+        yield from self._gateway_sessions_without_server()
         yield from self._kernels_without_session()
 
     def _kernels_without_session(self) -> Iterator[Entry]:
@@ -246,6 +253,11 @@ class Overview:
                 yield self._from_kernel(kernel)
             elif all(entry.server is ServerState.NONE for entry in entries):
                 yield from entries
+
+    def _gateway_sessions_without_server(self) -> Iterator[Entry]:
+        for entry in self.sessions:
+            if entry.server is ServerState.NONE and self.gateway_of(entry) is not None:
+                yield entry
 
     def _served_kernel_ids(self) -> frozenset[str] | None:
         if not self._all_servers_are_known or any(answer.trouble for answer in self.answers):
