@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from nbsessions.models import EndReason
+from nbsessions.service.unserved import end_unserved
 from nbsessions.stores.base import SessionStore
 from support.provider import FakeKernelProvider, Gate
 from support.services import Bench, make_owner, make_store
@@ -99,6 +100,22 @@ async def test_nothing_ends_without_a_time_and_before_it(
     async with running(make_store(kind, tmp_path), provider) as bench:
         await bench.service._unserved._tasks.wait(30)
     assert provider.stops == 0
+
+
+async def test_a_namespace_that_was_served_in_the_meantime_is_left_alone(
+    kind: str, tmp_path: Path
+) -> None:
+    provider = make_provider()
+    session_id = await leave(kind, tmp_path, provider)
+    log = logging.getLogger("test")
+    later = timedelta(hours=1)
+    store = other_store(kind, tmp_path)
+    assert await end_unserved(store, provider, after=later, log=log) is None
+    assert provider.stops == 0
+    ended = await end_unserved(other_store(kind, tmp_path), provider, log=log)
+    assert ended is not None
+    assert [each.session_id for each in ended.sessions] == [session_id]
+    assert (ended.is_complete, provider.running) == (True, set())
 
 
 async def test_kernels_of_unknown_state_are_left_alone(kind: str, tmp_path: Path) -> None:

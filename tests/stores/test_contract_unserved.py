@@ -181,6 +181,18 @@ async def test_the_last_server_is_remembered_as_long_as_it_has_left_sessions(
     assert owners(stores) == set()
 
 
+async def test_a_server_that_goes_on_makes_the_record_of_a_later_one_needless(
+    stores: Stores,
+) -> None:
+    one, two = [await open_server(stores, each) for each in ("one", "two")]
+    await one.insert(make_session("a", scope=SHARED))
+    two.close()
+    assert owners(stores) == {"one", "two"}
+    await one.recover(await one.find_orphans())
+    assert owners(stores) == {"one"}
+    assert not await one.find_orphans()
+
+
 async def test_sessions_and_the_last_server_are_kept_however_long_ago_that_was(
     stores: Stores,
 ) -> None:
