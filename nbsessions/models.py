@@ -247,6 +247,16 @@ class Orphans:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Takeover:
+    """What an owner has taken from a shared scope that no server serves, to end its kernels."""
+
+    sessions: tuple[Session, ...] = ()
+    """The sessions that were removed."""
+    intents: tuple[Intent, ...] = ()
+    """The starts and stops that the owner has to undo or to carry out."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class KernelTrace:
     """What is known about a kernel that a dead owner started or was about to start."""
 

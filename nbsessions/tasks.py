@@ -22,6 +22,11 @@ class Tasks:
         task.add_done_callback(self._running.discard)
         return task
 
+    @property
+    def are_running(self) -> bool:
+        """Whether any task is not done yet."""
+        return bool(self._running)
+
     async def wait(self, timeout: float) -> None:
         """Wait at most ``timeout`` seconds until the tasks that are running now are done."""
         if self._running:

@@ -38,9 +38,10 @@ class SessionsCommand(Dispatcher):
         if classes:
             with contextlib.suppress(ImportError):  # In classic Notebook, kernels do not survive.
                 # Imported late, because it imports jupyter_server, which takes a second.
+                from nbsessions.kernels.gateway.manager import GatewayKernels
                 from nbsessions.kernels.surviving.manager import SurvivingKernels
 
-                self.classes = [*self.classes, SurvivingKernels]
+                self.classes = [*self.classes, SurvivingKernels, GatewayKernels]
         super().print_help(classes)
 
 

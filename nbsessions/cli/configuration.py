@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from jupyter_core.paths import jupyter_data_dir
 from traitlets import TraitError
@@ -21,6 +22,7 @@ from nbsessions.stores.inspection import StoreInspection
 from nbsessions.stores.memory import MemorySessionStore
 from nbsessions.stores.sqlite.inspection import SQLiteInspection
 from nbsessions.stores.sqlite.repair import real_path
+from nbsessions.stores.sqlite.store import SQLiteSessionStore
 
 CONFIG_NAMES = (
     "jupyter_config",
@@ -29,6 +31,10 @@ CONFIG_NAMES = (
     "jupyter_lab_config",
 )
 """The configuration files of the servers that load nbsessions. Later ones take precedence."""
+
+
+MakeStore: TypeAlias = Callable[[str], SessionStore]
+"""Returns the store of a namespace, which is not open yet."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +47,8 @@ class StoreLocation:
     is_memory: bool = False
     namespace: str | None = None
     """The configured namespace of a remote store. None if the configuration is wrong."""
+    make_store: MakeStore | None = None
+    """For changes that no server is there to make. None if ``inspection`` is None."""
     problem: str | None = None
     """Why servers with this configuration refuse to start, as far as it concerns the namespace."""
 
@@ -52,8 +60,11 @@ class StoreLocation:
     @property
     def private_folder(self) -> bool:
         """Whether the folder of the file belongs to nbsessions alone."""
-        private = real_path(Path(jupyter_data_dir())) / "nbsessions"
-        return self.file is not None and self.file.parent == private
+        return self.file is not None and _is_private(self.file)
+
+
+def _is_private(file: Path) -> bool:
+    return file.parent == real_path(Path(jupyter_data_dir())) / "nbsessions"
 
 
 def configured(config: Config, section: str, option: str) -> Any:
@@ -96,7 +107,8 @@ def store_location(parent: Application, url: str = "") -> StoreLocation:
         raise CommandError(str(error)) from error
     if settings.database_filepath == ":memory:":
         return _IN_MEMORY
-    return _in(SQLiteInspection(Path(os.path.expanduser(settings.database_filepath))))
+    path = Path(os.path.expanduser(settings.database_filepath))
+    return _in(SQLiteInspection(path), lambda namespace: _file_store(path, namespace, parent.log))
 
 
 def configured_store_url(parent: Application) -> str:
@@ -118,18 +130,27 @@ def _at(url: str, settings: AsyncSessionManager, log: logging.Logger) -> StoreLo
         # Show only the scheme: the URL may contain a password.
         return StoreLocation(label=f"a store of type {scheme_of(url)!r}", inspection=None)
     inspection = factory(url)
+
+    def make_store(namespace: str) -> SessionStore:
+        return store_factory(url)(url, namespace=namespace, log=log)
+
     if not is_remote(store_factory(url)):
-        return _in(inspection)
+        return _in(inspection, make_store)
     try:
         namespace = settings.namespace
-        store_factory(url)(url, namespace=namespace, log=log)
+        make_store(namespace)
     except TraitError as error:
-        return StoreLocation(label=inspection.name, inspection=inspection, problem=str(error))
-    return StoreLocation(label=inspection.name, inspection=inspection, namespace=namespace)
+        return replace(_in(inspection, make_store), problem=str(error))
+    return replace(_in(inspection, make_store), namespace=namespace)
 
 
-def _in(inspection: StoreInspection) -> StoreLocation:
-    return StoreLocation(label=inspection.name, inspection=inspection)
+def _in(inspection: StoreInspection, make_store: MakeStore) -> StoreLocation:
+    return StoreLocation(label=inspection.name, inspection=inspection, make_store=make_store)
+
+
+def _file_store(path: Path, namespace: str, log: logging.Logger) -> SessionStore:
+    private = _is_private(real_path(path))
+    return SQLiteSessionStore(path, namespace, log=log, private_folder=private)
 
 
 def _settings(parent: Application, url: str = "") -> AsyncSessionManager:

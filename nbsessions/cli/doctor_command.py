@@ -6,8 +6,10 @@ import os
 from collections.abc import Iterator, Sequence
 
 from rich.text import Text
+from traitlets import Bool
 
 from nbsessions.cli.checks.finding import Finding, Level, error
+from nbsessions.cli.checks.gateway import check_gateway
 from nbsessions.cli.checks.kernels import check_orphans, check_records, check_running_servers
 from nbsessions.cli.checks.locks import check_locks
 from nbsessions.cli.checks.servers import check_servers
@@ -21,16 +23,25 @@ from nbsessions.cli.overview import Overview
 
 _STYLES = {Level.OK: "green", Level.WARNING: "yellow", Level.ERROR: "bold red"}
 
-_FLAGS = {**FLAGS, **JSON_FLAG}
+_FLAGS = {
+    **FLAGS,
+    **JSON_FLAG,
+    "start-kernel": (
+        {"DoctorCommand": {"start_kernel": True}},
+        "Start a kernel at the gateway and end it, to see whether kernels start under the ids "
+        "that servers choose.",
+    ),
+}
 
 
 class DoctorCommand(Command):
-    """Looks for problems and changes nothing."""
+    """Looks for problems and changes nothing, unless asked to start a kernel."""
 
     name = "jupyter-nbsessions-doctor"
-    description = """Look for anything that keeps sessions and kernels from surviving. The command
-    changes nothing. The exit code is 1 if it finds an error. Limitations of this machine are only
-    warnings.
+    description = """Look for anything that keeps sessions and kernels from surviving. A
+    configured gateway is asked, too. The command changes nothing, except that with --start-kernel,
+    it starts and ends a kernel at the gateway. The exit code is 1 if it finds an error.
+    Limitations of this machine are only warnings.
 
     With --json, the output is an object. Its keys are ok (whether the exit code is 0) and checks,
     an array of objects with the keys check, level ("ok", "warning" or "error"), message and hint
@@ -39,8 +50,13 @@ class DoctorCommand(Command):
     examples = """
 jupyter nbsessions doctor
 jupyter nbsessions doctor --json
+jupyter nbsessions doctor --start-kernel
 """
     flags = _FLAGS
+
+    start_kernel = Bool(
+        False, help="Whether to start a kernel at the gateway, and to end it."
+    ).tag(config=True)
 
     def run(self) -> int:
         """Run all checks and print the findings."""
@@ -68,6 +84,7 @@ jupyter nbsessions doctor --json
         yield from check_locks(location.file if location else None, self.runtime_path)
         servers = list(check_servers(self.config, self.config_file_paths))
         yield from servers
+        yield from check_gateway(self, start_kernel=self.start_kernel)
         yield from check_records(self.runtime_path)
         yield from check_running_servers(overview)
         yield from check_orphans(overview)

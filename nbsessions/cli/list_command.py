@@ -29,14 +29,16 @@ class ListCommand(Command):
     name = "jupyter-nbsessions-list"
     description = """List the sessions of all running servers. Sessions whose server is dead are
     listed too while their kernel is still running: the next server with the same root directory
-    takes them over. The owner is the host of the server that has written the session to the store.
+    takes them over. If a gateway runs their kernels, their state is unknown until then. The owner
+    is the host of the server that has written the session to the store.
 
     With --json, the output is an array of objects with the keys id, path, name, type, kernel_id,
-    kernel_name, state, last_activity (ISO 8601), idle_seconds, pid, memory_bytes (of the kernel
-    and all its child processes), server ("running", "unreachable" or "none"), server_url,
-    namespace, owner (the id of the run of the server), host, owner_state ("live", "silent" or
-    "dead") and heartbeat_age_seconds (by the clock of the store). Unknown values are null. If the
-    server could not be asked, state is the last known one.
+    kernel_name, kernel_location ("local", or the URL of the gateway that runs the kernel), state,
+    last_activity (ISO 8601), idle_seconds, pid, memory_bytes (of the kernel and all its child
+    processes), server ("running", "unreachable" or "none"), server_url, namespace, owner (the id
+    of the run of the server), host, owner_state ("live", "silent" or "dead") and
+    heartbeat_age_seconds (by the clock of the store). Unknown values are null. If the server could
+    not be asked, state is the last known one.
     """
     examples = """
 jupyter nbsessions list

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from nbsessions.cli.values import Entry, ServerState
+from nbsessions.cli.values import LOCAL, Entry, ServerState
 from nbsessions.stores.inspection import OwnerState
 
 _UNLIMITED_WIDTH = 4096
@@ -39,10 +39,18 @@ def plain(text: str | None) -> Text:
 
 
 def session_table(entries: Sequence[Entry], *, namespaces: bool = False) -> Table:
-    """Return the table that ``list`` prints, with or without a column of namespaces."""
+    """Return the table that ``list`` prints, with or without a column of namespaces.
+
+    Where kernels run is shown only if not all of them are local.
+    """
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for column in ("id", "path", "type", "kernel", "state", "idle for"):
-        table.add_column(column, justify="right" if column == "idle for" else "left")
+    is_remote = any(each.kernel_location not in (None, LOCAL) for each in entries)
+    for column in ("id", "path", "type", "kernel"):
+        table.add_column(column)
+    if is_remote:
+        table.add_column("runs at")
+    table.add_column("state")
+    table.add_column("idle for", justify="right")
     for column in ("pid", "memory"):
         table.add_column(column, justify="right", no_wrap=True)
     table.add_column("owner")
@@ -55,6 +63,7 @@ def session_table(entries: Sequence[Entry], *, namespaces: bool = False) -> Tabl
             plain(entry.path),
             plain(entry.type),
             plain(entry.kernel_name),
+            *([plain(entry.kernel_location)] if is_remote else []),
             plain(entry.state),
             format_duration(entry.idle_seconds),
             "" if entry.pid is None else str(entry.pid),

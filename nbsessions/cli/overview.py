@@ -16,10 +16,11 @@ from nbsessions.cli.local_kernels import LocalKernel, LocalKernels
 from nbsessions.cli.memory import ProcessTree
 from nbsessions.cli.rest import ServerClient
 from nbsessions.cli.running_servers import RunningServer, find_running_servers
-from nbsessions.cli.values import Entry, ServerState
+from nbsessions.cli.values import LOCAL, Entry, ServerState
 from nbsessions.errors import StoreError
 from nbsessions.identity import boot_id, process_key
-from nbsessions.kernels.registry.place import IMPORTED, this_place
+from nbsessions.kernels.gateway.names import url_of
+from nbsessions.kernels.registry.place import IMPORTED, is_local, this_place
 from nbsessions.kernels.registry.servers import State
 from nbsessions.models import Owner
 from nbsessions.stores.inspection import (
@@ -95,6 +96,11 @@ class Overview:
         """Return the sessions of a kernel."""
         return [entry for entry in self.sessions if entry.kernel_id == kernel_id]
 
+    def gateway_of(self, entry: Entry) -> str | None:
+        """Return the URL of the gateway that runs the session's kernel, or None."""
+        stored = self._stored.get(entry.session_id or "")
+        return None if stored is None else url_of(stored.session.provider)
+
     def _find_servers(self, runtime_dir: Path) -> list[RunningServer]:
         servers, problems = find_running_servers(runtime_dir)
         self.notices += [f"running servers cannot be found: {error}" for error in problems]
@@ -113,10 +119,14 @@ class Overview:
     # Sessions of servers that can be asked
 
     def _sessions_of_servers(self) -> Iterator[Entry]:
+        listed = set()
         for answer in self.answers:
             owner = self.owner_of(answer.server)
             for model in answer.sessions:
-                yield self._from_model(model, answer.server, owner)
+                # Servers of one namespace list the same sessions if they share a gateway.
+                if model.get("id") not in listed:
+                    listed.add(model.get("id"))
+                    yield self._from_model(model, answer.server, owner)
 
     def _from_model(
         self, model: Mapping[str, Any], server: RunningServer, owner: StoredOwner | None
@@ -132,6 +142,9 @@ class Overview:
             created=None if stored is None else stored.session.created,
             kernel_id=kernel_id,
             kernel_name=kernel.get("name"),
+            kernel_location=self._location(
+                kernel_id, None if stored is None else stored.session.provider
+            ),
             state=str(kernel.get("execution_state", "unknown")),
             last_activity=_parse_time(kernel.get("last_activity")),
             connections=kernel.get("connections"),
@@ -198,6 +211,7 @@ class Overview:
             created=session.created,
             kernel_id=session.kernel_id,
             kernel_name=session.kernel_name or (record.kernel_name if record else None),
+            kernel_location=self._location(session.kernel_id, session.provider),
             state=record.execution_state if record else "unknown",
             last_activity=record.last_activity if record else None,
             connections=None,
@@ -209,10 +223,12 @@ class Overview:
             owner=owner,
         )
 
-    # Kernels whose server is dead, or that a server has taken over without a session
+    # Kernels and sessions whose server is dead, and kernels that a server has taken over without
+    # a session
 
     def _find_orphans(self) -> Iterator[Entry]:
         yield from self._kernels_without_server()
+        yield from self._gateway_sessions_without_server()
         yield from self._kernels_without_session()
 
     def _kernels_without_session(self) -> Iterator[Entry]:
@@ -238,6 +254,11 @@ class Overview:
             elif all(entry.server is ServerState.NONE for entry in entries):
                 yield from entries
 
+    def _gateway_sessions_without_server(self) -> Iterator[Entry]:
+        for entry in self.sessions:
+            if entry.server is ServerState.NONE and self.gateway_of(entry) is not None:
+                yield entry
+
     def _served_kernel_ids(self) -> frozenset[str] | None:
         if not self._all_servers_are_known or any(answer.trouble for answer in self.answers):
             return None
@@ -255,6 +276,7 @@ class Overview:
             created=None,
             kernel_id=kernel.kernel_id,
             kernel_name=record.kernel_name if record else None,
+            kernel_location=LOCAL,
             state=record.execution_state if record else "unknown",
             last_activity=record.last_activity if record else None,
             connections=None,
@@ -265,6 +287,14 @@ class Overview:
             namespace=None,
             owner=None,
         )
+
+    def _location(self, kernel_id: str, provider: str | None) -> str | None:
+        """Return where the kernel is, or None if that is unknown."""
+        if self.kernels.find(kernel_id) is not None:
+            return LOCAL
+        if provider is None:
+            return None
+        return LOCAL if is_local(provider) else url_of(provider) or provider
 
     def _process_of(self, kernel_id: str) -> dict[str, int | None]:
         kernel = self.kernels.find(kernel_id)

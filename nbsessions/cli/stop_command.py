@@ -9,10 +9,12 @@ from rich.progress import Progress
 from rich.prompt import Confirm
 from traitlets import Bool
 
-from nbsessions.cli.command import FLAGS, Command
+from nbsessions.cli.command import ALL_NAMESPACES_FLAG, FLAGS, Command
+from nbsessions.cli.configuration import store_location
 from nbsessions.cli.errors import CommandError
 from nbsessions.cli.output import plain, session_table
 from nbsessions.cli.overview import Overview
+from nbsessions.cli.remote_kernels import RemoteKernels
 from nbsessions.cli.selection import select_one
 from nbsessions.cli.stopping import Outcome, Stopper
 from nbsessions.cli.values import Entry
@@ -21,6 +23,7 @@ _MIN_FOR_PROGRESS = 5
 
 _FLAGS = {
     **FLAGS,
+    **ALL_NAMESPACES_FLAG,
     "all": ({"StopCommand": {"all": True}}, "End all sessions."),
     "orphans": (
         {"StopCommand": {"orphans": True}},
@@ -37,7 +40,9 @@ class StopCommand(Command):
     name = "jupyter-nbsessions-stop"
     description = """End sessions, given by id, by the beginning of an id, or by path. The command
     asks for confirmation first. A running server ends its own sessions, and shuts a kernel down
-    unless another session uses it. If the server is dead, the kernel's process is ended.
+    unless another session uses it. If the server is dead, the kernel's process is ended. If no
+    server serves a session of a gateway, the gateway is asked to end the kernel, with the settings
+    of the configured gateway client.
     """
     examples = """
 jupyter nbsessions stop folder/notebook.ipynb
@@ -58,7 +63,14 @@ jupyter nbsessions stop --all -y
         entries = self._select(overview)
         if not self.yes and not self._confirmed(entries):
             raise CommandError("Nothing was stopped")
-        return self._stop(Stopper(overview), entries)
+        return self._stop(Stopper(overview, self._remote_kernels()), entries)
+
+    def _remote_kernels(self) -> RemoteKernels | None:
+        try:
+            location = store_location(self, self.store)
+        except CommandError:
+            return None  # The overview has said so, and has no sessions of gateways.
+        return location.make_store and RemoteKernels(self, location.make_store)
 
     def _select(self, overview: Overview) -> Sequence[Entry]:
         if self.extra_args:

@@ -12,6 +12,7 @@ from functools import partial
 from nbsessions.cli.errors import CommandError
 from nbsessions.cli.local_kernels import LocalKernel
 from nbsessions.cli.overview import Overview
+from nbsessions.cli.remote_kernels import RemoteKernels
 from nbsessions.cli.rest import ServerClient
 from nbsessions.cli.values import Entry, ServerState
 from nbsessions.kernels.registry.ending import KernelEnder, end_process
@@ -33,8 +34,10 @@ class Outcome:
 class Stopper:
     """Ends entries of an overview. Kernels of live servers are left to those servers."""
 
-    def __init__(self, overview: Overview) -> None:
+    def __init__(self, overview: Overview, remote: RemoteKernels | None = None) -> None:
+        """``remote`` ends kernels of a gateway. Without it, they are not ended."""
         self._overview = overview
+        self._remote = remote
         self._ender = KernelEnder(overview.kernels.records)
 
     def stop(self, entries: Sequence[Entry]) -> Iterator[Outcome]:
@@ -53,13 +56,19 @@ class Stopper:
         self, entries: Sequence[Entry], claims: dict[str, bool]
     ) -> Iterator[tuple[list[Entry], Callable[[], None]]]:
         by_kernel: dict[str, list[Entry]] = {}
+        by_gateway: dict[tuple[str, str], list[Entry]] = {}
         for entry in entries:
-            if entry.server is ServerState.NONE:
+            gateway = self._overview.gateway_of(entry)
+            if entry.server is ServerState.NONE and gateway is not None:
+                by_gateway.setdefault((entry.namespace or "", gateway), []).append(entry)
+            elif entry.server is ServerState.NONE:
                 by_kernel.setdefault(entry.kernel_id, []).append(entry)
             else:
                 yield [entry], partial(self._delete, entry)
         for kernel_id, sharing in by_kernel.items():
             yield sharing, partial(self._end, kernel_id, sharing, claims)
+        for (namespace, gateway), sharing in by_gateway.items():
+            yield sharing, partial(self._end_at_gateway, namespace, gateway, sharing)
 
     # Sessions of running servers
 
@@ -73,6 +82,18 @@ class Stopper:
             raise CommandError("a client is connected to it")
         else:
             client.shutdown_kernel(entry.kernel_id)
+
+    # Kernels of a gateway that no server serves
+
+    def _end_at_gateway(self, namespace: str, gateway: str, entries: Sequence[Entry]) -> None:
+        if self._remote is None:
+            raise CommandError("its store cannot be changed from here")
+        self._remote.end(
+            namespace,
+            gateway,
+            session_ids={each.session_id for each in entries if each.session_id is not None},
+            kernel_ids={each.kernel_id for each in entries},
+        )
 
     # Kernels whose server is dead
 

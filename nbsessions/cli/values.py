@@ -11,6 +11,9 @@ from typing import Any
 from nbsessions.models import utcnow
 from nbsessions.stores.inspection import StoredOwner
 
+LOCAL = "local"
+"""The location of kernels that are processes beside their server."""
+
 
 class ServerState(str, enum.Enum):
     """Whether a kernel has a running server."""
@@ -32,6 +35,8 @@ class Entry:
     created: datetime | None
     kernel_id: str
     kernel_name: str | None
+    kernel_location: str | None
+    """``local``, the URL of the gateway that runs it, or the name of another provider."""
     state: str
     """The kernel's execution state. The last known one if its server could not be asked."""
     last_activity: datetime | None
@@ -69,6 +74,7 @@ class Entry:
             "type": self.type,
             "kernel_id": self.kernel_id,
             "kernel_name": self.kernel_name,
+            "kernel_location": self.kernel_location,
             "state": self.state,
             "last_activity": _isoformat(self.last_activity),
             "idle_seconds": None if idle is None else round(idle, 3),

@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 from nbsessions.models import EndReason, Kernel, KernelModels, KernelTrace
@@ -76,6 +77,12 @@ class KernelProvider(ABC):
 
     accepts_kernel_ids: bool = True
     """Whether a client may choose the id of a new kernel."""
+
+    orphan_timeout: timedelta | None = None
+    """After how long without a server the kernels that another namespace has left are ended.
+
+    These are the kernels in the shared scope. None if they are never ended.
+    """
 
     @property
     @abstractmethod

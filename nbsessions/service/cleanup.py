@@ -45,8 +45,9 @@ class Cleanup:
         self._closed = False
 
     def close(self) -> None:
-        """Stop all retries."""
+        """Stop all retries, and what is still under way."""
         self._closed = True
+        self._stops.cancel()
         self._retries.cancel()
 
     async def finish(self) -> None:
@@ -54,6 +55,17 @@ class Cleanup:
         await self._stops.wait(_PATIENCE)
         for token, kernel_id in list(self._open.items()):
             await self._try(token, kernel_id)
+
+    async def wait(self, timeout: float) -> None:
+        """Wait at most ``timeout`` seconds until no intent has to be completed any more."""
+        deadline = asyncio.get_running_loop().time() + timeout
+        await self._stops.wait(timeout)
+        await self._retries.wait(max(0.0, deadline - asyncio.get_running_loop().time()))
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether any intent still has to be completed."""
+        return bool(self._open) or self._stops.are_running
 
     async def stop_kernel(self, token: str, kernel_id: str) -> None:
         """Carry out a 'stop' intent. Never raises.

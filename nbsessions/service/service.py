@@ -21,6 +21,7 @@ from nbsessions.service.placeholders import Placeholders
 from nbsessions.service.recovery import Recovery
 from nbsessions.service.renaming import Renaming
 from nbsessions.service.starting import KernelStarts
+from nbsessions.service.unserved import Unserved
 from nbsessions.service.upkeep import Upkeep
 from nbsessions.stores.base import SessionStore
 
@@ -70,6 +71,7 @@ class SessionService:
         self._recovery = Recovery(
             store, provider, cleanup, endings, placeholders, scope=owner.scope, log=log
         )
+        self._unserved = Unserved(store, provider, log=log)
         self._upkeep = Upkeep(store, self._recovery, log=log)
 
     # Opening and closing
@@ -88,6 +90,7 @@ class SessionService:
         self._recovery.log_kernels_without(sessions)
         self._placeholders.watch_again(sessions)
         self._endings.watch()
+        self._unserved.begin()
         self._upkeep.begin()
 
     async def stop(self) -> None:
@@ -98,6 +101,7 @@ class SessionService:
         """
         self._mutations.closing = True
         self._upkeep.stop()
+        await self._unserved.stop(_STOP_TIMEOUT)
         await self._mutations.wait(_STOP_TIMEOUT)
         await self._endings.finish(_STOP_TIMEOUT)
         self._starts.closing = True
@@ -108,6 +112,7 @@ class SessionService:
         """Remove the sessions whose kernels are down, and close the store. Idempotent."""
         self._mutations.closing = self._starts.closing = True
         self._upkeep.close()
+        self._unserved.close()
         self._placeholders.close()
         self._cleanup.close()
         self._endings.close()

@@ -17,6 +17,7 @@ from nbsessions.models import (
     Release,
     Session,
     Sharing,
+    Takeover,
 )
 
 START_LEASE = timedelta(seconds=60)
@@ -265,6 +266,7 @@ class SessionStore(ABC):
     async def find_orphans(self, adopted: Collection[str] = ()) -> Orphans:
         """Return the sessions and intents in the namespace that dead owners left behind.
 
+        Owners that share another scope than this owner are left to those who share it with them.
         The result also has the sessions of the ``adopted`` kernels (by id), whose previous owner
         may be live or dead. This owner serves these kernels now.
 
@@ -298,8 +300,44 @@ class SessionStore(ABC):
         The ``adopted`` sessions get the scope of this owner and the provider given in the
         argument. The ``ended`` sessions are removed and recorded with the reasons given. The
         ``undone`` intents are removed, and so are the records of dead owners that have no other
-        sessions or intents. Everything else stays as it is.
+        sessions or intents. Everything else stays as it is. Of a shared scope with sessions, the
+        record of the owner that has served it last always stays, however long ago that was.
 
         Sessions and intents that another server has recovered in the meantime are left alone.
         Returns the sessions that this call removed.
+        """
+
+    # Scopes that no server serves
+
+    @abstractmethod
+    def for_namespace(self, namespace: str) -> SessionStore:
+        """Return the store of another namespace in the same place. It is not open yet."""
+
+    @abstractmethod
+    async def find_unserved(self, after: timedelta) -> Mapping[str, Collection[str]]:
+        """Return the other namespaces in which no server has served the shared scope for so long.
+
+        Maps each of them to the ids of the kernels in its sessions and in its open intents. A
+        namespace is left out if an owner in it is not dead and serves the scope or has an open
+        intent in it, or if it is not known when the scope was last served. So is any namespace
+        whose rows this owner may not see.
+        """
+
+    @abstractmethod
+    async def take_unserved(
+        self,
+        scope: str,
+        *,
+        after: timedelta | None = None,
+        session_ids: Collection[str] | None = None,
+    ) -> Takeover | None:
+        """Take what is left in a shared scope of this namespace that no server serves.
+
+        The owner of this store has another scope, so that it does not count as a server itself.
+        The sessions, or those with the given ids, are removed and recorded as DIED. For each of
+        their kernels that no other session uses, a 'stop' intent is stored. All intents of dead
+        owners in the scope are claimed, see ``claim``. The caller carries the intents out.
+
+        Returns None and writes nothing if the namespace does not belong in ``find_unserved``. If
+        ``after`` is None, it need not be known for how long the scope was not served.
         """

@@ -19,6 +19,7 @@ from nbsessions.models import (
     Release,
     Session,
     Sharing,
+    Takeover,
     Verb,
     is_within,
     utcnow,
@@ -156,6 +157,23 @@ class MemorySessionStore(SessionStore):
         undone: Collection[Intent] = (),
     ) -> Sequence[Session]:
         return []
+
+    # Scopes that no server serves
+
+    def for_namespace(self, namespace: str) -> MemorySessionStore:
+        return MemorySessionStore()
+
+    async def find_unserved(self, after: timedelta) -> Mapping[str, Collection[str]]:
+        return {}
+
+    async def take_unserved(
+        self,
+        scope: str,
+        *,
+        after: timedelta | None = None,
+        session_ids: Collection[str] | None = None,
+    ) -> Takeover | None:
+        return Takeover()
 
     def _opened(self) -> Transaction:
         if self._transaction is None:

@@ -7,6 +7,8 @@ import shutil
 import sqlite3
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import psycopg
@@ -134,6 +136,28 @@ def test_everything_is_moved_to_postgres_and_back(
     assert same(contents(f"sqlite://{back}"), source)
     assert same(contents(url), source)
     assert back.stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.gen_test
+async def test_sessions_that_servers_share_are_moved_with_the_last_server(
+    cli: CommandLine, url: str, tmp_path: Path
+) -> None:
+    scope, file = "gateway:http://a", tmp_path / "s.db"
+    store = SQLiteSessionStore(file, ONE, log=LOG)
+    await store.open(replace(new_owner(), provider=scope, shared_scope=scope))
+    session = await store.insert(make_session("a.ipynb", scope=scope))
+    store.close()
+    ran = await asyncio.to_thread(
+        cli, "database", "move", "--from", f"sqlite://{file}", "--to", url
+    )
+    assert ran.status == 0, ran.err
+    assert [each.scope for each in contents(url).owners] == [scope]
+    other = PostgresSessionStore(connection_settings(url), OTHER, log=LOG)
+    await other.open(replace(new_owner(), provider=scope, shared_scope=scope))
+    try:
+        assert await other.find_unserved(timedelta(0)) == {ONE: {session.kernel_id}}
+    finally:
+        other.close()
 
 
 def same(rows: StoredRows, others: StoredRows) -> bool:

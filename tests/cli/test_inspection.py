@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import sqlite3
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -69,6 +71,34 @@ async def test_sessions_of_all_namespaces_are_read(file: Path) -> None:
     ]
     assert [each.namespace for each in contents.owners] == ["/one", "/two"]
     assert [each.dead for each in contents.owners] == [False, False]
+
+
+async def test_owners_are_told_with_their_scope(file: Path) -> None:
+    store = SQLiteSessionStore(file, "/one", log=LOG)
+    file.parent.mkdir()
+    owner = replace(new_owner(), provider="gateway:http://a", shared_scope="gateway:http://a")
+    await store.open(owner)
+    try:
+        session = await store.insert(make_session(scope=owner.scope))
+        contents = read_contents(file)
+    finally:
+        store.close()
+    (found,) = contents.owners
+    assert (found.owner.provider, found.owner.scope) == (owner.provider, owner.scope)
+    (stored,) = contents.sessions
+    assert stored.session == session
+    assert contents.owner_of(stored) == found
+
+
+async def test_a_file_whose_owners_have_no_scope_yet_is_read(file: Path, tmp_path: Path) -> None:
+    async with opened(file, "/one") as (store, owner_id):
+        session = await store.insert(make_session(scope=owner_id))
+        older = copy(file, tmp_path)
+    with closing(sqlite3.connect(older)) as connection:
+        connection.execute("ALTER TABLE nbsessions_owner DROP COLUMN scope")
+    contents = read_contents(older)
+    assert [each.session for each in contents.sessions] == [session]
+    assert [each.owner.scope for each in contents.owners] == [owner_id]
 
 
 async def test_who_is_dead_is_told(file: Path, tmp_path: Path) -> None:

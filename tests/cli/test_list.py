@@ -20,6 +20,7 @@ KEYS = [
     "type",
     "kernel_id",
     "kernel_name",
+    "kernel_location",
     "state",
     "last_activity",
     "idle_seconds",
@@ -78,6 +79,7 @@ def test_a_session_is_listed_with_its_kernel_and_server(server: Server, cli: Com
     assert (listed["path"], listed["type"]) == ("folder/ä b.ipynb", "notebook")
     assert listed["kernel_id"] == model["kernel"]["id"]
     assert (listed["kernel_name"], listed["state"]) == ("python3", "idle")
+    assert listed["kernel_location"] == "local"
     assert listed["pid"] == process.pid
     assert listed["memory_bytes"] > 10e6
     assert (listed["server"], listed["server_url"]) == ("running", url_of(server))

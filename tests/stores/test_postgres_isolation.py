@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from datetime import timedelta
 from pathlib import Path
 
 import psycopg
@@ -477,3 +478,26 @@ def test_the_query_in_the_guide_finds_who_blocks_others(database: SharedDatabase
         )
         blocker.execute("ROLLBACK")
         assert read.result().fetchall() == []
+
+
+async def test_a_role_ends_kernels_only_of_namespaces_that_it_may_use(
+    database: SharedDatabase,
+) -> None:
+    scope = "gateway:http://somewhere"
+    ada = database.store("ada", ADA)
+    await ada.open(make_owner("owner-of-ada", shared_scope=scope))
+    session = await ada.insert(make_session("a.ipynb", scope=scope))
+    ada.close()
+    bob = database.store("bob", BOB)
+    await bob.open(make_owner("owner-of-bob", shared_scope=scope))
+    assert await bob.find_unserved(timedelta(0)) == {}
+    intruder = database.store("bob", ADA)
+    with pytest.raises(StoreUnusable):
+        await intruder.open(make_owner("intruder"))
+    database.administration.grant(ADA, database.names["bob"], apply=True)
+    assert await bob.find_unserved(timedelta(0)) == {ADA: {session.kernel_id}}
+    visitor = database.store("bob", ADA)
+    await visitor.open(make_owner("visitor"))
+    taken = await visitor.take_unserved(scope, after=timedelta(0))
+    assert taken is not None
+    assert [each.session_id for each in taken.sessions] == [session.session_id]

@@ -22,6 +22,7 @@ READS = (
     "count_by_kernel",
     "find_endings",
     "find_orphans",
+    "find_unserved",
 )
 WRITES = (
     "open",
@@ -41,6 +42,7 @@ WRITES = (
     "end_kernel",
     "claim",
     "recover",
+    "take_unserved",
 )
 
 

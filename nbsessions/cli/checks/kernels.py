@@ -54,7 +54,16 @@ def check_running_servers(overview: Overview) -> Iterator[Finding]:
 def check_orphans(overview: Overview) -> Iterator[Finding]:
     """Look for kernels without a server or without a session."""
     hint = "jupyter nbsessions list --orphans, jupyter nbsessions stop --orphans"
-    alone = {each.kernel_id for each in overview.orphans if each.server is ServerState.NONE}
+    remote = [each for each in overview.orphans if overview.gateway_of(each) is not None]
+    if remote:
+        # This is how it is after each stop of a server.
+        yield ok(
+            "orphans",
+            f"sessions of a gateway without a server: {len(remote)}; the next server of their "
+            "namespace serves them",
+        )
+    local = [each for each in overview.orphans if each not in remote]
+    alone = {each.kernel_id for each in local if each.server is ServerState.NONE}
     if alone:
         yield warning(
             "orphans",
@@ -64,7 +73,7 @@ def check_orphans(overview: Overview) -> Iterator[Finding]:
         )
     else:
         yield ok("orphans", "no kernel is without a server")
-    kept = {each.kernel_id for each in overview.orphans} - alone
+    kept = {each.kernel_id for each in local} - alone
     if kept:
         yield warning(
             "orphans", f"{_count(len(kept))} without a session, taken over by a server", hint

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
@@ -17,6 +16,7 @@ from nbsessions.async_sessionmanager import AsyncSessionManager
 from nbsessions.cli.checks.finding import Finding, error, ok, warning
 from nbsessions.cli.configuration import configured, load_class
 from nbsessions.cli.errors import CommandError
+from nbsessions.cli.gateway import uses_gateway
 
 EXTENSION = "nbsessions"
 
@@ -73,7 +73,7 @@ def check_servers(config: Config, config_folders: Sequence[str]) -> Iterator[Fin
         if application.section == "NotebookApp":
             yield warning("kernel-manager", "in classic Notebook, kernels end with their server")
     yield from _check_kernel_manager(config)
-    yield from _check_gateway(config)
+    yield from _check_gateway_manager(config)
 
 
 def _is_installed(application: Application) -> bool:
@@ -143,8 +143,8 @@ def _check_kernel_manager(config: Config) -> Iterator[Finding]:
         yield error(check, f"ServerApp.kernel_manager_class: {problem}")
         return
     label = f"{found.__module__}.{found.__qualname__}"
-    if _uses_gateway(config):
-        return  # see _check_gateway
+    if uses_gateway(config):
+        return  # see _check_gateway_manager
     if _is_derived_from("SurvivingKernels", found):
         yield ok(check, f"the kernel manager is {label}, whose kernels survive")
     else:
@@ -155,8 +155,8 @@ def _check_kernel_manager(config: Config) -> Iterator[Finding]:
         )
 
 
-def _check_gateway(config: Config) -> Iterator[Finding]:
-    if not _uses_gateway(config):
+def _check_gateway_manager(config: Config) -> Iterator[Finding]:
+    if not uses_gateway(config):
         return
     name = configured(config, "ServerApp", "kernel_manager_class")
     found = None
@@ -173,12 +173,6 @@ def _check_gateway(config: Config) -> Iterator[Finding]:
         )
     else:
         yield ok("gateway", "a gateway runs the kernels, and they outlive every server")
-
-
-def _uses_gateway(config: Config) -> bool:
-    return bool(
-        configured(config, "GatewayClient", "url") or os.environ.get("JUPYTER_GATEWAY_URL")
-    )
 
 
 def _is_derived_from(name: str, found: type | None) -> bool:

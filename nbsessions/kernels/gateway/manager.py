@@ -46,6 +46,19 @@ class GatewayKernels(_Stock):  # type: ignore[misc]
         second on average. With more than 20 kernels, what it knows is then older.""",
     ).tag(config=True)
 
+    orphan_timeout = Float(
+        0.0,
+        min=0.0,
+        help="""Seconds without any server in a namespace after which the sessions that it has left
+        may be ended, with their kernels at the gateway. 0 means never. A server ends them when it
+        starts, if they are in its store and at its gateway, but in another namespace. Sessions of
+        the server's own namespace are served again, however old they are. The time begins when
+        the last server of the namespace was stopped, or at the last sign of life of one that was
+        killed or has lost its database. Each server gives one at least every ten minutes. If other
+        users have namespaces that this server can change in a shared database, their kernels are
+        ended, too.""",
+    ).tag(config=True)
+
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         # The class above has one dictionary for all its instances.

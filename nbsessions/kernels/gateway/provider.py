@@ -6,6 +6,7 @@ import asyncio
 import os
 import uuid
 from collections.abc import Callable, Collection, Mapping, Sequence
+from datetime import timedelta
 from typing import Any
 
 from jupyter_core.utils import ensure_async
@@ -21,6 +22,7 @@ from nbsessions.errors import (
 )
 from nbsessions.kernels.addresses import is_addressable
 from nbsessions.kernels.base import KernelHost, KernelProvider, StartRequest
+from nbsessions.kernels.gateway.names import provider_name
 from nbsessions.kernels.gateway.requests import GatewayError
 from nbsessions.models import EndReason, Kernel, KernelModels, KernelTrace
 
@@ -50,8 +52,10 @@ class GatewayKernelProvider(KernelProvider):
         self._contents_manager = host.contents_manager
         self._kernel_env = host.kernel_env
         self._log = host.log
-        self.name = f"gateway:{self._requests.url}"
+        self.name = provider_name(self._requests.url)
         self.shared_scope = self.name
+        seconds: float = host.kernel_manager.orphan_timeout
+        self.orphan_timeout = timedelta(seconds=seconds) if seconds else None
         self._final_after: dict[str, float] = {}
         """When a 404 proves that no kernel will come up, for starts that were cut short."""
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime, timezone
+from email.utils import parsedate_to_datetime
 from http.client import HTTPException
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -67,6 +69,15 @@ class GatewayRequests:
         """Return a kernelspec. Raises GatewayError."""
         return await self._send("GET", GatewayClient.instance().kernelspecs_endpoint, (name,))
 
+    async def about(self, *, timeout: float) -> tuple[Any, datetime | None]:
+        """Return what the gateway tells about itself, and the time by its clock, if it tells it.
+
+        Raises GatewayError.
+        """
+        parent = GatewayClient.instance().kernels_endpoint.rstrip("/").rpartition("/")[0]
+        response = await self._request("GET", parent, (), timeout=timeout)
+        return _decoded(response), _time_of(response)
+
     async def _send(
         self,
         method: str,
@@ -75,6 +86,16 @@ class GatewayRequests:
         body: Any = None,
         timeout: float | None = None,
     ) -> Any:
+        return _decoded(await self._request(method, endpoint, path, body, timeout))
+
+    async def _request(
+        self,
+        method: str,
+        endpoint: str,
+        path: tuple[str, ...],
+        body: Any = None,
+        timeout: float | None = None,
+    ) -> HTTPResponse:
         client = GatewayClient.instance()
         address = "/".join(
             [
@@ -95,7 +116,7 @@ class GatewayRequests:
         response = await self._fetch(address, method, options)
         if client.accept_cookies:
             client.update_cookies(response.headers)
-        return _decoded(response)
+        return response
 
     async def _fetch(self, address: str, method: str, options: dict[str, Any]) -> HTTPResponse:
         retrying = RetryableHTTPClient()  # type: ignore[no-untyped-call]
@@ -129,3 +150,11 @@ def _decoded(response: HTTPResponse) -> Any:
         return json.loads(response.body)
     except ValueError as error:
         raise GatewayError("the answer is not JSON", done=True) from error
+
+
+def _time_of(response: HTTPResponse) -> datetime | None:
+    try:
+        moment = parsedate_to_datetime(response.headers["Date"])
+    except (KeyError, TypeError, ValueError):
+        return None
+    return moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)

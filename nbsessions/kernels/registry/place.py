@@ -17,6 +17,11 @@ Their kernels ended with their server.
 """
 
 
+def is_local(provider: str) -> bool:
+    """Return whether the kernels of the provider with this name are processes of some machine."""
+    return provider.startswith("local:")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Place:
     """A boot of a host, a pid namespace on it, and the folder that holds the kernels' files.

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import timedelta
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from nbsessions.identity import has_ended
 from nbsessions.models import Owner
 from nbsessions.stores.base import SILENT_KEPT_FOR
+from nbsessions.stores.sql.serving import Sharer
 
 SHARING_KEPT_FOR = timedelta(minutes=5)
 """How long an owner in a shared scope may send no heartbeat before others claim its intents."""
@@ -57,6 +59,12 @@ class OtherOwner(NamedTuple):
         if self.is_dead(observer):
             return False
         return self._has_ended(observer) is False or self.silent <= SILENT_AFTER
+
+    @classmethod
+    def sharer(cls, row: Sequence[Any], observer: Owner) -> Sharer:
+        """Return what a row with the columns of SELECT_SHARERS tells."""
+        *columns, serves, unseen, _ = row
+        return Sharer(serves, cls(*columns).is_dead(observer), unseen)
 
     def _has_ended(self, observer: Owner) -> bool | None:
         """Return whether its process has ended, or None if it cannot be seen here."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import defaultdict
 from collections.abc import Callable, Collection, Sequence
+from datetime import timedelta
 from typing import Any, TypeVar
 
 from nbsessions.errors import StoreUnavailable
@@ -22,6 +24,7 @@ from nbsessions.stores.postgres.rows import (
 from nbsessions.stores.postgres.writer import Writer
 from nbsessions.stores.sql.mark import Mark, StoreReverted
 from nbsessions.stores.sql.reads import CachedReads
+from nbsessions.stores.sql.serving import Sharer, is_unserved
 from nbsessions.stores.sql.thread import ReaderThread
 
 T = TypeVar("T")
@@ -93,6 +96,10 @@ class Reads(CachedReads):
         """See SessionStore.find_orphans."""
         return await self._run(lambda connection: self._find_orphans(connection, adopted))
 
+    async def find_unserved(self, after: timedelta) -> dict[str, set[str]]:
+        """See SessionStore.find_unserved."""
+        return await self._run(lambda connection: self._find_unserved(connection, after))
+
     # On the event loop
 
     async def _read_unless_current(self) -> tuple[Version, list[Session]] | None:
@@ -140,7 +147,7 @@ class Reads(CachedReads):
         return generation, revision
 
     def _find_orphans(self, connection: TimedConnection, adopted: Collection[str]) -> Orphans:
-        key = (self._namespace, self._owner.owner_id)
+        key = (self._namespace, self._owner.owner_id, self._scope)
         others = [
             OtherOwner(*row)
             for row in connection.execute(statements.SELECT_OTHER_OWNERS, key).fetchall()
@@ -165,6 +172,24 @@ class Reads(CachedReads):
             sessions=tuple(sessions.values()),
             intents=tuple(intents_from_rows(intents)),
         )
+
+    def _find_unserved(self, connection: TimedConnection, after: timedelta) -> dict[str, set[str]]:
+        values = {
+            "scope": self._scope,
+            "owner": self._owner.owner_id,
+            "namespace": self._namespace,
+        }
+        # The kernels first: a namespace that is served only now is in the second answer.
+        kernels = connection.execute(statements.SELECT_SHARED_KERNELS_ELSEWHERE, values).fetchall()
+        owners = connection.execute(statements.SELECT_SHARERS_ELSEWHERE, values).fetchall()
+        sharers: defaultdict[str, list[Sharer]] = defaultdict(list)
+        for row in owners:
+            sharers[row[-1]].append(OtherOwner.sharer(row, self._owner))
+        found: defaultdict[str, set[str]] = defaultdict(set)
+        for namespace, kernel_id in kernels:
+            if is_unserved(sharers[namespace], after):
+                found[namespace].add(kernel_id)
+        return found
 
 
 def _is_text(value: str) -> bool:

@@ -138,10 +138,35 @@ _HAS_LEFT_NOTHING = """NOT EXISTS (SELECT 1 FROM nbsessions_session AS session
     WHERE session.namespace = nbsessions_owner.namespace
     AND session.scope = nbsessions_owner.owner)
     AND NOT EXISTS (SELECT 1 FROM nbsessions_intent AS intent
-    WHERE intent.owner = nbsessions_owner.owner)"""
-SELECT_OTHER_OWNERS = """SELECT owner, provider, host, boot, process, scope <> owner AS shares,
-    stopped IS NOT NULL AS stopped, clock_timestamp() - heartbeat AS silent
-    FROM nbsessions_owner WHERE namespace = %s AND owner <> %s"""
+    WHERE intent.owner = nbsessions_owner.owner)
+    AND (scope = owner OR EXISTS (SELECT 1 FROM nbsessions_owner AS later
+    WHERE later.namespace = nbsessions_owner.namespace AND later.scope = nbsessions_owner.scope
+    AND (COALESCE(later.stopped, later.heartbeat), later.owner)
+    > (COALESCE(nbsessions_owner.stopped, nbsessions_owner.heartbeat), nbsessions_owner.owner))
+    OR NOT EXISTS (SELECT 1 FROM nbsessions_session AS shared
+    WHERE shared.namespace = nbsessions_owner.namespace AND shared.scope = nbsessions_owner.scope)
+    AND NOT EXISTS (SELECT 1 FROM nbsessions_intent AS open
+    WHERE open.namespace = nbsessions_owner.namespace AND open.scope = nbsessions_owner.scope
+    AND open.verb <> 'ended'))"""
+"""Of a shared scope that has something left, the last owner stays: it tells since when."""
+
+_OTHER_OWNER = """owner, provider, host, boot, process, scope <> owner AS shares,
+    stopped IS NOT NULL AS stopped, clock_timestamp() - heartbeat AS silent"""
+SELECT_OTHER_OWNERS = f"""SELECT {_OTHER_OWNER} FROM nbsessions_owner
+    WHERE namespace = %s AND owner <> %s AND scope IN (owner, %s)"""
+_SHARER = f"""SELECT {_OTHER_OWNER}, scope = %(scope)s AS serves,
+    clock_timestamp() - COALESCE(stopped, heartbeat) AS unseen, namespace
+    FROM nbsessions_owner WHERE owner <> %(owner)s
+    AND (scope = %(scope)s OR EXISTS (SELECT 1 FROM nbsessions_intent AS intent
+    WHERE intent.owner = nbsessions_owner.owner AND intent.scope = %(scope)s
+    AND intent.verb <> 'ended'))"""
+SELECT_SHARERS = f"{_SHARER} AND namespace = %(namespace)s"
+SELECT_SHARERS_ELSEWHERE = f"{_SHARER} AND namespace <> %(namespace)s"
+SELECT_SHARED_KERNELS_ELSEWHERE = """SELECT namespace, kernel_id FROM nbsessions_session
+    WHERE scope = %(scope)s AND namespace <> %(namespace)s
+    UNION SELECT namespace, kernel_id FROM nbsessions_intent
+    WHERE scope = %(scope)s AND namespace <> %(namespace)s AND verb <> 'ended'
+    AND kernel_id IS NOT NULL"""
 REGISTER_OWNER = """INSERT INTO nbsessions_owner
     (owner, namespace, scope, provider, host, boot, process, heartbeat, written)
     VALUES (%s, %s, %s, %s, %s, %s, %s, clock_timestamp(), 0)
@@ -158,7 +183,7 @@ DELETE_ABANDONED = (
     f"""DELETE FROM nbsessions_session WHERE namespace = %(namespace)s
     AND scope IN ({_ABANDONED})""",
     f"DELETE FROM nbsessions_intent WHERE owner IN ({_ABANDONED})",
-    f"DELETE FROM nbsessions_owner WHERE owner IN ({_ABANDONED})",
+    f"DELETE FROM nbsessions_owner WHERE owner IN ({_ABANDONED}) AND {_HAS_LEFT_NOTHING}",
 )
 DELETE_BARE_OWNER = f"DELETE FROM nbsessions_owner WHERE owner = %s AND {_HAS_LEFT_NOTHING}"
 

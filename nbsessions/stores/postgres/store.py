@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Mapping, Sequence
+from datetime import timedelta
 
-from nbsessions.models import Ending, EndReason, Intent, Orphans, Owner, Session
+from nbsessions.models import Ending, EndReason, Intent, Orphans, Owner, Session, Takeover
 from nbsessions.stores.cache import SessionCache
 from nbsessions.stores.postgres import statements
 from nbsessions.stores.postgres.database import Database
@@ -50,6 +51,7 @@ class PostgresSessionStore(SQLSessionStore[PostgresTransaction]):
         """Prepare the store without connecting. ``settings`` are those of libpq."""
         self._namespace = check_namespace(namespace)
         self._log = log
+        self._settings = settings
         self._database = Database(settings)
         self._thread = ReaderThread()
 
@@ -134,3 +136,24 @@ class PostgresSessionStore(SQLSessionStore[PostgresTransaction]):
             lambda transaction: transaction.recover(orphans, adopted, ended, undone)
         )
         return removed
+
+    # Scopes that no server serves
+
+    def for_namespace(self, namespace: str) -> PostgresSessionStore:
+        return PostgresSessionStore(self._settings, namespace, log=self._log)
+
+    async def find_unserved(self, after: timedelta) -> Mapping[str, Collection[str]]:
+        return await self._opened(self._reads).find_unserved(after)
+
+    async def take_unserved(
+        self,
+        scope: str,
+        *,
+        after: timedelta | None = None,
+        session_ids: Collection[str] | None = None,
+    ) -> Takeover | None:
+        return await self._write(
+            lambda transaction: transaction.take_unserved(
+                scope, transaction.find_sharers(scope), after, session_ids
+            )
+        )

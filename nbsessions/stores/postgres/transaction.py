@@ -11,7 +11,9 @@ from psycopg import Connection
 from nbsessions.errors import InvalidRequest
 from nbsessions.models import ABANDONED_AFTER, Owner
 from nbsessions.stores.postgres import statements
+from nbsessions.stores.postgres.owners import OtherOwner
 from nbsessions.stores.postgres.tables import PostgresTables
+from nbsessions.stores.sql.serving import Sharer
 from nbsessions.stores.sql.transaction import SQLTransaction
 
 
@@ -73,6 +75,16 @@ class PostgresTransaction(SQLTransaction):
         values = {"namespace": self._namespace, "after": ABANDONED_AFTER}
         for statement in statements.DELETE_ABANDONED:
             self._connection.execute(statement, values)
+
+    def find_sharers(self, scope: str) -> list[Sharer]:
+        """Return the other owners in the namespace that serve a shared scope, or have intents."""
+        values = {
+            "scope": scope,
+            "owner": self._owner.owner_id,
+            "namespace": self._namespace,
+        }
+        found = self._connection.execute(statements.SELECT_SHARERS, values)
+        return [OtherOwner.sharer(row, self._owner) for row in found]
 
     def forget_kernels(self) -> None:
         """Forget the ids of kernels that no session and no intent names any more."""

@@ -202,6 +202,18 @@ class SQLTables(Tables):
         values = (*self._store_key, self._moment(moment))
         self._execute(self._statements.DELETE_ENDINGS_BEFORE, *values)
 
+    # Other scopes
+
+    def list_sessions_of(self, scope: str) -> list[Session]:
+        """Return all sessions of another scope, oldest first."""
+        return self._select_sessions(self._statements.SELECT_SESSIONS, self._namespace, scope)
+
+    def list_open_intents_of(self, scope: str) -> list[Intent]:
+        """Return the intents of another scope that are not completed, oldest first."""
+        key = (self._namespace, scope)
+        intents = self._select_intents(self._statements.SELECT_INTENTS, *key)
+        return [intent for intent in intents if intent.verb is not Verb.ENDED]
+
     # Whole scopes, and what other owners have
 
     def clear(self) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from datetime import timedelta
 
-from nbsessions.models import EndReason, Intent, Orphans, Owner, Session, Verb
+from nbsessions.models import EndReason, Intent, Orphans, Owner, Session, Takeover, Verb
 from nbsessions.stores.base import ENDINGS_KEPT_FOR, START_LEASE
+from nbsessions.stores.sql.serving import Sharer, is_unserved
 from nbsessions.stores.sql.tables import SQLTables
 from nbsessions.stores.transaction import Transaction
 
@@ -107,5 +110,42 @@ class SQLTransaction(Transaction, ABC):
                 removed.append(session)
         for intent in undone:
             self.tables.delete_intent(intent.token)
+        # Only then this owner is the last that has served its scope, if others share it.
+        self.tables.put_owner(self._owner)
         forgotten = [each for each in orphans.owners if self.tables.forget_owner(each)]
         return removed, forgotten
+
+    def take_unserved(
+        self,
+        scope: str,
+        sharers: Iterable[Sharer],
+        after: timedelta | None,
+        session_ids: Collection[str] | None,
+    ) -> Takeover | None:
+        """See SessionStore.take_unserved. ``sharers``: all others in the scope."""
+        if not is_unserved(sharers, after):
+            return None
+        found = self.tables.list_sessions_of(scope)
+        taken = [each for each in found if session_ids is None or each.session_id in session_ids]
+        used = {each.kernel_id for each in found if each not in taken}
+        for session in taken:
+            self.tables.remove_session(session)
+        self._record_endings(taken, EndReason.DIED)
+        claimed = self.claim(self.tables.list_open_intents_of(scope))
+        stops = [
+            self._add_stop_in(scope, kernel_id)
+            for kernel_id in dict.fromkeys(session.kernel_id for session in taken)
+            if kernel_id not in used
+        ]
+        return Takeover(sessions=tuple(taken), intents=(*claimed, *stops))
+
+    def _add_stop_in(self, scope: str, kernel_id: str) -> Intent:
+        stop = Intent(
+            token=str(uuid.uuid4()),
+            verb=Verb.STOP,
+            scope=scope,
+            document=None,
+            kernel_id=kernel_id,
+        )
+        self.tables.add_intent(stop, self.tables.now() + START_LEASE)
+        return stop

@@ -56,14 +56,18 @@ SQLite cannot read the file then without creating the index.
 
 _SELECT_TABLE = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?"
 _SELECT_SESSIONS = f"SELECT {SESSION_COLUMNS}, namespace FROM nbsessions_session ORDER BY seq"
-_SELECT_OWNERS = """SELECT owner, namespace, host, boot, pid, heartbeat, stopped
+_SELECT_OWNERS = """SELECT owner, namespace, scope, provider, host, boot, pid, heartbeat, stopped
     FROM nbsessions_owner ORDER BY rowid"""
+_SELECT_OLD_OWNERS = """SELECT owner, namespace, '' AS scope, '' AS provider, host, boot, pid,
+    heartbeat, stopped FROM nbsessions_owner ORDER BY rowid"""
+"""For a file that only older releases have opened."""
+_HAS_SCOPES = "SELECT 1 FROM pragma_table_info('nbsessions_owner') WHERE name = 'scope'"
 _SELECT_INTENTS = f"SELECT {INTENT_COLUMNS} FROM nbsessions_intent ORDER BY rowid"
 _SELECT_ENDINGS = f"SELECT {ENDING_COLUMNS} FROM nbsessions_ending ORDER BY rowid"
 _CONVERSIONS: tuple[tuple[str, str, Callable[[sqlite3.Row], object]], ...] = (
     ("nbsessions_session", _SELECT_SESSIONS, session_from_row),
     ("nbsessions_intent", _SELECT_INTENTS, intent_from_row),
-    ("nbsessions_owner", _SELECT_OWNERS, heartbeat_from_row),
+    ("nbsessions_owner", _SELECT_OLD_OWNERS, heartbeat_from_row),
     ("nbsessions_ending", _SELECT_ENDINGS, ending_from_row),
 )
 _LOG = logging.getLogger(__name__)
@@ -127,7 +131,8 @@ def read_contents(path: Path) -> StoreContents:
         return StoreContents(
             sessions=tuple(_sessions(connection, rows)),
             owners=tuple(
-                _owner(row, observer, path, rows) for row in connection.execute(_SELECT_OWNERS)
+                _owner(row, observer, path, rows)
+                for row in connection.execute(_owners_statement(connection))
             ),
         )
 
@@ -253,11 +258,23 @@ def _sessions(connection: sqlite3.Connection, rows: RowReader) -> Iterator[Store
             yield StoredSession(namespace=str(row["namespace"]), session=session)
 
 
+def _owners_statement(connection: sqlite3.Connection) -> str:
+    has_scopes = connection.execute(_HAS_SCOPES).fetchone() is not None
+    return _SELECT_OWNERS if has_scopes else _SELECT_OLD_OWNERS
+
+
 def _owner(row: sqlite3.Row, observer: Owner, path: Path, rows: RowReader) -> StoredOwner:
     heartbeat = rows.heartbeat(row)
     silent_for = None if heartbeat is None else utcnow() - heartbeat
     return StoredOwner(
-        owner=Owner(owner_id=row["owner"], host=row["host"], boot_id=row["boot"], pid=row["pid"]),
+        owner=Owner(
+            owner_id=row["owner"],
+            host=row["host"],
+            boot_id=row["boot"],
+            pid=row["pid"],
+            provider=row["provider"],
+            shared_scope="" if row["scope"] == row["owner"] else row["scope"],
+        ),
         namespace=row["namespace"],
         silent_for=silent_for,
         state=_state(row, silent_for, observer, path, rows),

@@ -39,8 +39,8 @@ Row = TypeVar("Row")
 _BUSY_TIMEOUT = 5.0
 
 _SELECT_NAMESPACES = "SELECT namespace, revision FROM nbsessions_namespace ORDER BY rowid"
-_SELECT_OWNERS = """SELECT owner, namespace, provider, host, boot, pid, heartbeat, stopped, written
-    FROM nbsessions_owner ORDER BY rowid"""
+_SELECT_OWNERS = """SELECT owner, namespace, scope, provider, host, boot, pid, heartbeat, stopped,
+    written FROM nbsessions_owner ORDER BY rowid"""
 _SELECT_SESSIONS = """SELECT namespace, session_id, scope, provider, path, document, name, type,
     kernel_id, kernel_name, created, last_activity FROM nbsessions_session ORDER BY seq"""
 _SELECT_INTENTS = """SELECT token, namespace, scope, document, verb, kernel_id, owner, lease_until
@@ -52,8 +52,8 @@ _SELECT_NAMES = """SELECT namespace FROM nbsessions_namespace
     UNION SELECT namespace FROM nbsessions_intent UNION SELECT namespace FROM nbsessions_ending"""
 _INSERT_NAMESPACE = "INSERT INTO nbsessions_namespace (namespace, revision) VALUES (?, ?)"
 _INSERT_OWNER = """INSERT INTO nbsessions_owner
-    (owner, namespace, provider, host, boot, pid, heartbeat, stopped, written)
-    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"""
+    (owner, namespace, scope, provider, host, boot, pid, heartbeat, stopped, written)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
 _INSERT_SESSION = """INSERT INTO nbsessions_session (namespace, session_id, scope, provider, path,
     document, name, type, kernel_id, kernel_name, created, last_activity)
     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
@@ -155,7 +155,7 @@ def _owner(row: sqlite3.Row, *, is_dead: bool) -> OwnerRow:
     return OwnerRow(
         owner=_text(row["owner"]),
         namespace=_text(row["namespace"]),
-        scope=_text(row["owner"]),
+        scope=_text(row["scope"]) or _text(row["owner"]),
         provider=_text(row["provider"]),
         host=_text(row["host"]),
         boot=_text(row["boot"]),
@@ -214,6 +214,7 @@ def _insert(connection: sqlite3.Connection, rows: StoredRows) -> None:
             (
                 row.owner,
                 row.namespace,
+                row.scope,
                 row.provider,
                 row.host,
                 row.boot,

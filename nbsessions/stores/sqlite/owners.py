@@ -14,6 +14,7 @@ from pathlib import Path
 from nbsessions.locks import SUPPORTED, FileLock
 from nbsessions.models import ABANDONED_AFTER, Owner, utcnow
 from nbsessions.stores.base import SILENT_KEPT_FOR
+from nbsessions.stores.sql.serving import Sharer
 from nbsessions.stores.sqlite.rows import RowReader
 
 
@@ -54,6 +55,16 @@ def is_abandoned(row: sqlite3.Row, database: Path, rows: RowReader) -> bool:
     if _silent_for(row, rows) <= ABANDONED_AFTER:
         return False
     return _lock_is_free(lock_path(database, row["owner"])) is not False
+
+
+def sharer(row: sqlite3.Row, observer: Owner, database: Path, rows: RowReader) -> Sharer:
+    """Return what a row with the columns of SELECT_SHARERS tells."""
+    seen = rows.seen(row)
+    return Sharer(
+        serves=bool(row["serves"]),
+        is_dead=is_dead(row, observer, database, rows),
+        unseen_for=None if seen is None else utcnow() - seen,
+    )
 
 
 def _silent_for(row: sqlite3.Row, rows: RowReader) -> timedelta:

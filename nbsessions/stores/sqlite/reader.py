@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from nbsessions.errors import StoreUnavailable
 from nbsessions.stores.sql.mark import Mark, StoreReverted
@@ -23,7 +23,9 @@ class Reader:
         self._lock = threading.RLock()
         database.close_readers.append(self.close)
 
-    def query(self, statement: str, parameters: Sequence[object] = ()) -> list[sqlite3.Row]:
+    def query(
+        self, statement: str, parameters: Sequence[object] | Mapping[str, object] = ()
+    ) -> list[sqlite3.Row]:
         """Return the rows. Raises StoreError."""
         try:
             with self._lock:

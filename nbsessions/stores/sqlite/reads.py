@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 from nbsessions.errors import StoreDamaged, StoreError
@@ -69,7 +69,9 @@ class Reads(CachedReads):
             await self._writer.heartbeat()
             return await self._thread.run(function, *arguments)
 
-    def query_in_thread(self, statement: str, parameters: Sequence[object]) -> list[sqlite3.Row]:
+    def query_in_thread(
+        self, statement: str, parameters: Sequence[object] | Mapping[str, object]
+    ) -> list[sqlite3.Row]:
         """Run a query from within a function that already runs in the thread."""
         return self._reader.query(statement, parameters)
 

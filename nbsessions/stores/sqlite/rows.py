@@ -43,6 +43,10 @@ class RowReader:
         """Return the time of the owner's last heartbeat, or None if it cannot be read."""
         return next(self._read([row], heartbeat_from_row), None)
 
+    def seen(self, row: sqlite3.Row) -> datetime | None:
+        """Return the time of the owner's last sign of life, or None if it cannot be read."""
+        return next(self._read([row], seen_from_row), None)
+
     def _read(self, rows: Iterable[sqlite3.Row], convert: Any) -> Iterator[Any]:
         for row in rows:
             try:
@@ -140,8 +144,17 @@ def ending_from_row(row: sqlite3.Row) -> Ending:
 
 def heartbeat_from_row(row: sqlite3.Row) -> datetime:
     """Return the time of the last heartbeat in an owner's row. Raises UnreadableRow."""
+    return _time_of_owner(row, "heartbeat")
+
+
+def seen_from_row(row: sqlite3.Row) -> datetime:
+    """Return when the owner stopped, or else its last heartbeat. Raises UnreadableRow."""
+    return _time_of_owner(row, "seen")
+
+
+def _time_of_owner(row: sqlite3.Row, column: str) -> datetime:
     try:
-        return _moment(row["heartbeat"])
+        return _moment(row[column])
     except (TypeError, ValueError) as error:
         raise UnreadableRow("owner", row["owner"], error) from error
 

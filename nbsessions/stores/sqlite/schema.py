@@ -81,6 +81,9 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             until TEXT NOT NULL,
             PRIMARY KEY (namespace, scope, sharing_key)
         )""",
+        # The scope of the owner's sessions, or '' if a release wrote the row that had no others
+        # than those of owners.
+        "ALTER TABLE nbsessions_owner ADD COLUMN scope TEXT NOT NULL DEFAULT ''",
     ),
 )
 """One entry per schema version. An entry that has been released is never edited."""

@@ -42,7 +42,8 @@ DELETE_ORPHAN = """DELETE FROM nbsessions_session
 DELETE_SCOPE = "DELETE FROM nbsessions_session WHERE namespace = ? AND scope = ?"
 DELETE_SCOPE_EVERYWHERE = "DELETE FROM nbsessions_session WHERE scope = ?"
 DELETE_UNOWNED_SESSIONS = """DELETE FROM nbsessions_session WHERE last_activity < ?
-    AND scope NOT IN (SELECT owner FROM nbsessions_owner)"""
+    AND scope NOT IN (SELECT owner FROM nbsessions_owner)
+    AND scope NOT IN (SELECT scope FROM nbsessions_owner)"""
 
 # Intents
 
@@ -113,16 +114,42 @@ _HAS_LEFT_NOTHING = """NOT EXISTS (SELECT 1 FROM nbsessions_session AS session
     AND session.scope = nbsessions_owner.owner)
     AND NOT EXISTS (SELECT 1 FROM nbsessions_intent AS intent
     WHERE intent.namespace = nbsessions_owner.namespace
-    AND intent.owner = nbsessions_owner.owner)"""
+    AND intent.owner = nbsessions_owner.owner)
+    AND (scope IN (owner, '') OR EXISTS (SELECT 1 FROM nbsessions_owner AS later
+    WHERE later.namespace = nbsessions_owner.namespace AND later.scope = nbsessions_owner.scope
+    AND (COALESCE(later.stopped, later.heartbeat), later.owner)
+    > (COALESCE(nbsessions_owner.stopped, nbsessions_owner.heartbeat), nbsessions_owner.owner))
+    OR NOT EXISTS (SELECT 1 FROM nbsessions_session AS shared
+    WHERE shared.namespace = nbsessions_owner.namespace AND shared.scope = nbsessions_owner.scope)
+    AND NOT EXISTS (SELECT 1 FROM nbsessions_intent AS open
+    WHERE open.namespace = nbsessions_owner.namespace AND open.scope = nbsessions_owner.scope
+    AND open.verb <> 'ended'))"""
+"""Of a shared scope that has something left, the last owner stays: it tells since when."""
+
 _OWNER_COLUMNS = "owner, host, boot, heartbeat, stopped, provider"
 SELECT_OTHER_OWNERS = f"""SELECT {_OWNER_COLUMNS} FROM nbsessions_owner
-    WHERE namespace = ? AND owner <> ?"""
+    WHERE namespace = ? AND owner <> ? AND scope IN (owner, '', ?)"""
+# An owner without a scope is one of an older release, which may share this one.
+_SHARER = f"""SELECT {_OWNER_COLUMNS}, scope = :scope AS serves,
+    COALESCE(stopped, heartbeat) AS seen, namespace
+    FROM nbsessions_owner WHERE owner <> :owner
+    AND (scope IN (:scope, '') OR EXISTS (SELECT 1 FROM nbsessions_intent AS intent
+    WHERE intent.owner = nbsessions_owner.owner AND intent.scope = :scope
+    AND intent.verb <> 'ended'))"""
+SELECT_SHARERS = f"{_SHARER} AND namespace = :namespace"
+SELECT_SHARERS_ELSEWHERE = f"{_SHARER} AND namespace <> :namespace"
+SELECT_SHARED_KERNELS_ELSEWHERE = """SELECT namespace, kernel_id FROM nbsessions_session
+    WHERE scope = :scope AND namespace <> :namespace
+    UNION SELECT namespace, kernel_id FROM nbsessions_intent
+    WHERE scope = :scope AND namespace <> :namespace AND verb <> 'ended'
+    AND kernel_id IS NOT NULL"""
 SELECT_BARE_OWNERS = f"""SELECT {_OWNER_COLUMNS} FROM nbsessions_owner
     WHERE namespace <> ? AND {_HAS_LEFT_NOTHING}"""
 SELECT_ALL_OWNERS = f"SELECT {_OWNER_COLUMNS} FROM nbsessions_owner"
 REGISTER_OWNER = """INSERT INTO nbsessions_owner
-    (owner, namespace, host, boot, pid, heartbeat, provider) VALUES (?, ?, ?, ?, ?, ?, ?)
-    ON CONFLICT (owner) DO UPDATE SET heartbeat = excluded.heartbeat, stopped = NULL"""
+    (owner, namespace, scope, host, boot, pid, heartbeat, provider)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (owner) DO UPDATE
+    SET scope = excluded.scope, heartbeat = excluded.heartbeat, stopped = NULL"""
 INSERT_STOPPED_OWNER = """INSERT INTO nbsessions_owner
     (owner, namespace, host, boot, pid, heartbeat, stopped) VALUES (?, ?, '', '', 0, ?, ?)"""
 STOP_OWNER = "UPDATE nbsessions_owner SET stopped = ? WHERE owner = ?"

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import logging
 import sqlite3
+from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
 
 from nbsessions.errors import StoreDamaged, StoreUnavailable
-from nbsessions.models import Ending, EndReason, Intent, Orphans, Owner, Session
+from nbsessions.models import Ending, EndReason, Intent, Orphans, Owner, Session, Takeover
 from nbsessions.stores.cache import SessionCache
+from nbsessions.stores.sql.serving import Sharer, is_unserved
 from nbsessions.stores.sql.store import SQLSessionStore
 from nbsessions.stores.sql.thread import ReaderThread
 from nbsessions.stores.sqlite.database import Database
@@ -21,6 +24,7 @@ from nbsessions.stores.sqlite.owners import (
     is_dead,
     remove_abandoned_locks,
     remove_locks,
+    sharer,
 )
 from nbsessions.stores.sqlite.reads import Reads
 from nbsessions.stores.sqlite.statements import (
@@ -31,6 +35,8 @@ from nbsessions.stores.sqlite.statements import (
     SELECT_INTENTS_OF_OWNER,
     SELECT_OTHER_OWNERS,
     SELECT_SESSIONS,
+    SELECT_SHARED_KERNELS_ELSEWHERE,
+    SELECT_SHARERS_ELSEWHERE,
 )
 from nbsessions.stores.sqlite.transaction import SQLiteTransaction
 from nbsessions.stores.sqlite.writer import Writer
@@ -65,6 +71,7 @@ class SQLiteSessionStore(SQLSessionStore[SQLiteTransaction]):
         # symbolic link to it.
         folder = StoreFolder(path, private=private_folder)
         self.path = path = folder.path
+        self._private_folder = private_folder
         self._namespace = namespace
         self._log = log
         self._busy_timeout = busy_timeout
@@ -200,7 +207,7 @@ class SQLiteSessionStore(SQLSessionStore[SQLiteTransaction]):
     def _find_orphans(self, adopted: Collection[str]) -> Orphans:
         owner, reads = self._opened(self._owner), self._opened(self._reads)
         query, rows, namespace = reads.query_in_thread, self._database.rows, self._namespace
-        others = query(SELECT_OTHER_OWNERS, (namespace, owner.owner_id))
+        others = query(SELECT_OTHER_OWNERS, (namespace, owner.owner_id, owner.scope))
         dead = {
             row["owner"]: str(row["provider"])
             for row in others
@@ -231,3 +238,47 @@ class SQLiteSessionStore(SQLSessionStore[SQLiteTransaction]):
         )
         await self._thread.run(remove_locks, self.path, forgotten)
         return removed
+
+    # Scopes that no server serves
+
+    def for_namespace(self, namespace: str) -> SQLiteSessionStore:
+        return SQLiteSessionStore(
+            self.path,
+            namespace,
+            log=self._log,
+            private_folder=self._private_folder,
+            busy_timeout=self._busy_timeout,
+        )
+
+    async def find_unserved(self, after: timedelta) -> Mapping[str, Collection[str]]:
+        return await self._opened(self._reads).run(self._find_unserved, after)
+
+    def _find_unserved(self, after: timedelta) -> dict[str, set[str]]:
+        owner, reads = self._opened(self._owner), self._opened(self._reads)
+        values = {"scope": owner.scope, "owner": owner.owner_id, "namespace": self._namespace}
+        # The kernels first: a namespace that is served only now is in the second answer.
+        kernels = reads.query_in_thread(SELECT_SHARED_KERNELS_ELSEWHERE, values)
+        sharers: defaultdict[str, list[Sharer]] = defaultdict(list)
+        for row in reads.query_in_thread(SELECT_SHARERS_ELSEWHERE, values):
+            sharers[row["namespace"]].append(self._sharer(row))
+        found: defaultdict[str, set[str]] = defaultdict(set)
+        for namespace, kernel_id in kernels:
+            if is_unserved(sharers[namespace], after):
+                found[namespace].add(kernel_id)
+        return found
+
+    async def take_unserved(
+        self,
+        scope: str,
+        *,
+        after: timedelta | None = None,
+        session_ids: Collection[str] | None = None,
+    ) -> Takeover | None:
+        return await self._write(
+            lambda transaction: transaction.take_unserved(
+                scope, transaction.find_sharers(scope, self._sharer), after, session_ids
+            )
+        )
+
+    def _sharer(self, row: sqlite3.Row) -> Sharer:
+        return sharer(row, self._opened(self._owner), self.path, self._database.rows)

@@ -73,6 +73,7 @@ class SQLiteTables(SQLTables):
             statements.REGISTER_OWNER,
             owner.owner_id,
             self._namespace,
+            self._scope,
             owner.host,
             owner.boot_id,
             owner.pid,

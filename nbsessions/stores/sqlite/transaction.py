@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from nbsessions.models import ABANDONED_AFTER, Owner, utcnow
+from nbsessions.stores.sql.serving import Sharer
 from nbsessions.stores.sql.transaction import SQLTransaction
 from nbsessions.stores.sqlite import statements
 from nbsessions.stores.sqlite.rows import RowReader, timestamp
@@ -67,6 +68,16 @@ class SQLiteTransaction(SQLTransaction):
         return self._execute(statements.SIGN_WRITE, revision, owner_id, before) == 1
 
     # Other owners, and sessions of jupyter_server
+
+    def find_sharers(self, scope: str, sharer: Callable[[sqlite3.Row], Sharer]) -> list[Sharer]:
+        """Return the other owners in the namespace that serve a shared scope, or have intents."""
+        values = {
+            "scope": scope,
+            "owner": self._owner.owner_id,
+            "namespace": self._namespace,
+        }
+        rows = self._connection.execute(statements.SELECT_SHARERS, values).fetchall()
+        return [sharer(row) for row in rows]
 
     def import_stock(self) -> None:
         """Import the sessions of jupyter_server's own table, only once for each file."""

@@ -1,0 +1,132 @@
+"""``stop`` with sessions whose kernels a gateway runs, and that no server serves."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from support.behind import make_store_url, prepare_behind, running_gateway
+from support.cli import CommandLine
+from support.gateway import GATEWAYS, Gateway
+from support.server import Server, StartServer
+
+
+@pytest.fixture(params=GATEWAYS)
+def gateway(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Gateway]:
+    with running_gateway(request.param, tmp_path) as gateway:
+        yield gateway
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    return make_store_url(request.param, tmp_path)
+
+
+@pytest.fixture
+def server(start_server: StartServer, gateway: Gateway, store_url: str) -> Server:
+    return prepare_behind(start_server, gateway, store_url).start()
+
+
+one_gateway = pytest.mark.parametrize("gateway", ["kernel"], indirect=True)
+
+
+def test_sessions_without_a_server_are_ended_with_their_kernels(
+    server: Server, gateway: Gateway
+) -> None:
+    for path in ("a.ipynb", "b.ipynb"):
+        server.create(path)
+    server.kill()
+    cli = CommandLine(server)
+    assert cli.paths("--orphans") == ["a.ipynb", "b.ipynb"]
+    ran = cli("stop", "--orphans", "-y")
+    assert (ran.status, ran.err) == (0, "")
+    assert ran.out.splitlines() == ["Stopped a.ipynb", "Stopped b.ipynb"]
+    gateway.wait_for_kernels(0)
+    assert cli.sessions() == []
+    server.start(again=True)
+    assert server.list_sessions() == []
+
+
+@one_gateway
+def test_one_session_of_a_kernel_can_be_ended_alone(server: Server, gateway: Gateway) -> None:
+    model = server.create("a.ipynb")
+    server.create("b.ipynb", model["kernel"])
+    server.create("c.ipynb")
+    server.stop()
+    cli = CommandLine(server)
+    assert cli("stop", "a.ipynb", "-y").out == "Stopped a.ipynb\n"
+    gateway.wait_for_kernels(2)
+    assert cli("stop", "b.ipynb", "-y").out == "Stopped b.ipynb\n"
+    gateway.wait_for_kernels(1)
+    server.start(again=True)
+    assert [each["path"] for each in server.list_sessions()] == ["c.ipynb"]
+
+
+@one_gateway
+def test_sessions_that_another_server_serves_are_no_orphans(
+    start_server: StartServer, server: Server, gateway: Gateway, store_url: str
+) -> None:
+    server.create("a.ipynb")
+    other = prepare_behind(start_server, gateway, store_url).start()
+    assert len(other.list_sessions()) == 1
+    server.stop()
+    cli = CommandLine(server)
+    assert cli.paths("--orphans") == []
+    ran = cli("stop", "a.ipynb", "-y")
+    assert ran.status == 1
+    assert "may still be running" in ran.err
+    gateway.wait_for_kernels(1)
+
+
+@one_gateway
+def test_other_namespaces_are_included_on_request(
+    start_server: StartServer, server: Server, gateway: Gateway, store_url: str
+) -> None:
+    server.create("a.ipynb")
+    server.stop()
+    other = prepare_behind(start_server, gateway, store_url, namespace="another")
+    cli = CommandLine(other)
+    if store_url.startswith("postgres"):
+        assert "There are no orphaned kernels" in cli("stop", "--orphans", "-y").err
+    ran = cli("stop", "--orphans", "--all-namespaces", "-y")
+    assert ran.out == "Stopped a.ipynb\n"
+    gateway.wait_for_kernels(0)
+
+
+@one_gateway
+def test_what_the_gateway_does_not_tell_is_not_ended(server: Server, gateway: Gateway) -> None:
+    server.create("a.ipynb")
+    server.stop()
+    cli = CommandLine(server)
+    gateway.pause()
+    ran = cli("stop", "--orphans", "-y")
+    assert ran.status == 1
+    assert "does not tell the state of its kernel" in ran.err
+    gateway.go_on()
+    server.configure({"AsyncSessionManager": server_settings(server)}, {})
+    ran = cli("stop", "--orphans", "-y")
+    assert ran.status == 1
+    assert f"at the gateway {gateway.url}, which is not the configured one" in ran.err
+    assert cli.paths("--orphans") == ["a.ipynb"]
+    gateway.wait_for_kernels(1)
+
+
+def server_settings(server: Server) -> dict[str, str]:
+    """Return the settings of the server's session manager, without those of the gateway."""
+    files = server.config_dir.glob("*.json")
+    (settings,) = (json.loads(file.read_text())["AsyncSessionManager"] for file in files)
+    return dict(settings)
+
+
+@one_gateway
+def test_the_doctor_says_that_sessions_wait_for_a_server(server: Server, gateway: Gateway) -> None:
+    server.create("a.ipynb")
+    server.stop()
+    ran = CommandLine(server)("doctor")
+    assert "sessions of a gateway without a server: 1" in ran.out
+    assert "without a server; the next server takes over" not in ran.out
+    assert ran.status == 0
+    gateway.wait_for_kernels(1)
