@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import tornado
 from jupyter_server.gateway.gateway_client import GatewayClient
 from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
@@ -145,14 +146,26 @@ class FakeSessions:
 
 
 @asynccontextmanager
-async def fake_gateway(**settings: Any) -> AsyncIterator[FakeGateway]:
-    """Yield a gateway that the server's gateway client is set to use."""
+async def fake_gateway(*, tls: bool = False, **settings: Any) -> AsyncIterator[FakeGateway]:
+    """Yield a gateway that the server's gateway client is set to use.
+
+    ``tls``: it has a certificate that no client trusts.
+    """
     gateway = FakeGateway()
     (socket,) = bind_sockets(0, "127.0.0.1")
     options = {"gateway": gateway}
-    server = HTTPServer(Application([(r"/api/(.*)", _Handler, options)]))
+    certificate = Path(tornado.__file__).parent / "test"
+    server = HTTPServer(
+        Application([(r"/api/(.*)", _Handler, options)]),
+        ssl_options={
+            "certfile": str(certificate / "test.crt"),
+            "keyfile": str(certificate / "test.key"),
+        }
+        if tls
+        else None,
+    )
     server.add_sockets([socket])
-    gateway.url = f"http://127.0.0.1:{socket.getsockname()[1]}"
+    gateway.url = f"{'https' if tls else 'http'}://127.0.0.1:{socket.getsockname()[1]}"
     GatewayClient.clear_instance()
     GatewayClient.instance(**{"url": gateway.url, **settings})
     try:

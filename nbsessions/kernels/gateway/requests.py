@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from http.client import HTTPException
+from socket import gaierror
+from ssl import SSLCertVerificationError
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -13,7 +14,11 @@ from tornado.httpclient import AsyncHTTPClient, HTTPClientError, HTTPResponse
 _MAX_REQUESTS = 100
 """How many requests may be under way at once, so that some that hang do not delay the others."""
 
-_REFUSED = (ConnectionRefusedError,)
+_NEVER_SENT = (ConnectionRefusedError, gaierror, SSLCertVerificationError, UnicodeError)
+"""Errors that come before the request is sent. UnicodeError: the host's name has too long a part.
+
+Other TLS errors may come after it.
+"""
 _NO_ANSWER = 599
 """Tornado's status for a time-out and for a connection that was closed before the answer."""
 _OF_PROXIES = frozenset({502, 503, 504})
@@ -31,11 +36,21 @@ class GatewayError(Exception):
         self.body = ""
 
     def is_missing(self, name: str | None = None) -> bool:
-        """Return whether the answer is a 404, and its JSON names what is missing, if given.
+        """Return whether the answer is a 404, and its message names what is missing, if given.
 
-        A proxy, or a gateway with another base URL, answers 404 to everything.
+        A proxy, or a gateway with another base URL, answers 404 to everything. The page of a
+        proxy may have the URL in it.
         """
-        return self.status == 404 and (name is None or name in self.body)
+        return self.status == 404 and (name is None or name in self._text("message"))
+
+    def _text(self, key: str) -> str:
+        """Return a text of the answer's JSON. Empty if there is none."""
+        try:
+            answer = json.loads(self.body)
+        except (ValueError, RecursionError):
+            return ""
+        text = answer.get(key) if isinstance(answer, dict) else None
+        return text if isinstance(text, str) else ""
 
 
 class GatewayRequests:
@@ -106,9 +121,9 @@ class GatewayRequests:
             return await retrying.fetch(address, method=method, **options)
         except HTTPClientError as error:
             raise _answer(error) from error
-        except (OSError, HTTPException) as error:
-            refused = isinstance(error, _REFUSED)
-            raise GatewayError(f"no answer: {error!r}", done=refused) from error
+        except (OSError, ValueError) as error:
+            never_sent = isinstance(error, _NEVER_SENT)
+            raise GatewayError(f"no answer: {error!r}", done=never_sent) from error
 
 
 def _answer(error: HTTPClientError) -> GatewayError:
@@ -127,5 +142,6 @@ def _decoded(response: HTTPResponse) -> Any:
         return None
     try:
         return json.loads(response.body)
-    except ValueError as error:
-        raise GatewayError("the answer is not JSON", done=True) from error
+    except (ValueError, RecursionError) as error:
+        # What answers may not be the gateway, so it is not known what that does.
+        raise GatewayError("the answer is not JSON", done=False) from error

@@ -11,7 +11,6 @@ from tornado.web import HTTPError
 
 from nbsessions.errors import (
     InvalidRequest,
-    KernelIdRefused,
     KernelspecNotFound,
     KernelStartFailed,
     KernelStartUncertain,
@@ -85,21 +84,6 @@ async def test_an_id_that_the_gateway_chose_itself_is_the_kernels_id(tmp_path: P
         provider = make_gateway_provider(tmp_path)
         kernel = await provider.start(request(provider))
         assert list(gateway.kernels) == [kernel.kernel_id]
-
-
-@pytest.mark.gen_test
-async def test_an_id_of_a_client_is_refused(tmp_path: Path) -> None:
-    async with fake_gateway() as gateway:
-        provider = make_gateway_provider(tmp_path)
-        asked = request(provider)
-        for kernel_id in (UNKNOWN_ID, asked.kernel_id, asked.kernel_id):
-            again = StartRequest(**{**vars(asked), "kernel_id": kernel_id})
-            if gateway.kernels or kernel_id == UNKNOWN_ID:
-                with pytest.raises(KernelIdRefused):
-                    await provider.start(again)
-            else:
-                await provider.start(again)
-        assert len(gateway.bodies) == 1
 
 
 @pytest.mark.gen_test
