@@ -38,6 +38,7 @@ class FakeGateway:
         self.headers: list[dict[str, str]] = []
         self.lists = True
         self.takes_ids = True
+        self.default_name = "light"
         self.answers: dict[tuple[str, str], tuple[int, str]] = {}
         """Status and body with which to answer a method and path instead. "*" is any path."""
         self.flows = asyncio.Event()
@@ -102,11 +103,12 @@ class _Handler(RequestHandler):
         gateway.bodies.append(body)
         if gateway.delayed is not None:
             await gateway.delayed.wait()
-        if body["name"] not in KERNELSPECS:
+        name = body["name"] or gateway.default_name
+        if name not in KERNELSPECS:
             self._tell(500, "Unknown server error", None)
             return
         kernel_id = body["kernel_id"] if gateway.takes_ids else "of-the-gate-way-itself"
-        gateway.start(kernel_id, body["name"])
+        gateway.start(kernel_id, name)
         self._tell(201, "", gateway.kernels[kernel_id])
 
     def _tell(self, status: int, name: str, answer: Any) -> None:

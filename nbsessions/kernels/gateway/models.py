@@ -225,7 +225,7 @@ class GatewayModels:
                 self._note_trouble(error)
                 return _UNKNOWN
         self._note_answer()
-        return model if _makes_sense(model) and model["id"] == kernel_id else _UNKNOWN
+        return model if is_model(model) and model["id"] == kernel_id else _UNKNOWN
 
     # The log has the beginning and the end of a trouble, and not each request.
 
@@ -257,11 +257,12 @@ def _parsed(answer: Any) -> tuple[dict[str, KernelModel], frozenset[str]]:
         isinstance(each, dict) and isinstance(each.get("id"), str) for each in answer
     ):
         raise GatewayError("the answer is not a list of kernels")
-    odd = frozenset(each["id"] for each in answer if not _makes_sense(each))
+    odd = frozenset(each["id"] for each in answer if not is_model(each))
     return {each["id"]: each for each in answer if each["id"] not in odd}, odd
 
 
-def _makes_sense(model: Any) -> bool:
+def is_model(model: Any) -> bool:
+    """Return whether a value from an answer is a kernel's model, with all that is used of it."""
     return isinstance(model, dict) and all(
         isinstance(model.get(key), kind) for key, kind in _MODEL.items()
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from socket import gaierror
 from ssl import SSLCertVerificationError
+from textwrap import shorten
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -24,6 +25,9 @@ _NO_ANSWER = 599
 _OF_PROXIES = frozenset({502, 503, 504})
 """Statuses that a proxy may send while the gateway carries the request out."""
 
+_TOLD = 300
+"""How many characters of the gateway's own explanation are used."""
+
 
 class GatewayError(Exception):
     """The gateway did not answer, or not with success."""
@@ -42,6 +46,16 @@ class GatewayError(Exception):
         proxy may have the URL in it.
         """
         return self.status == 404 and (name is None or name in self._text("message"))
+
+    @property
+    def told(self) -> str:
+        """What the gateway tells its clients about the problem. Empty if it tells nothing."""
+        # Enterprise Gateway has the explanations of failed launches in the reason.
+        told = self._text("message") or self._text("reason")
+        return shorten(told, _TOLD, placeholder=" …")
+
+    def __str__(self) -> str:
+        return ": ".join(filter(None, (*self.args, self.told)))
 
     def _text(self, key: str) -> str:
         """Return a text of the answer's JSON. Empty if there is none."""
@@ -65,6 +79,14 @@ class GatewayRequests:
         parts = urlsplit(GatewayClient.instance().url or "")
         host = parts.netloc.rpartition("@")[2].lower()
         return f"{parts.scheme.lower()}://{host}{parts.path}".rstrip("/")
+
+    @property
+    def start_timeout(self) -> float:
+        """How many seconds the gateway may be at work on a start."""
+        # jupyter_server makes it longer than the time-out for a launch, which the gateway gets.
+        options = GatewayClient.instance().load_connection_args()  # type: ignore[no-untyped-call]
+        timeout: float = options["request_timeout"]
+        return timeout
 
     async def kernels(
         self, method: str, *path: str, body: Any = None, timeout: float | None = None
