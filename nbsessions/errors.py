@@ -93,10 +93,11 @@ class KernelStartFailed(SessionError):
 
     If the cause is the system's error about a file, such as a missing command, the message names
     the file. Of other causes it names only the class, because their texts may contain secrets.
+    ``told`` is what may be said instead, such as what a gateway tells its clients.
     """
 
-    def __init__(self, kernel_name: str | None, cause: BaseException) -> None:
-        problem = type(cause).__name__
+    def __init__(self, kernel_name: str | None, cause: BaseException, *, told: str = "") -> None:
+        problem = told or type(cause).__name__
         if isinstance(cause, OSError) and isinstance(cause.filename, (str, bytes, os.PathLike)):
             problem = f"{cause.strerror}: {os.fsdecode(cause.filename)!r}"
         super().__init__(

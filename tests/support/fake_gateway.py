@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import tornado
 from jupyter_server.gateway.gateway_client import GatewayClient
 from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
@@ -38,6 +39,7 @@ class FakeGateway:
         self.headers: list[dict[str, str]] = []
         self.lists = True
         self.takes_ids = True
+        self.default_name = "light"
         self.answers: dict[tuple[str, str], tuple[int, str]] = {}
         """Status and body with which to answer a method and path instead. "*" is any path."""
         self.next_statuses: list[int] = []
@@ -107,12 +109,13 @@ class _Handler(RequestHandler):
         gateway.bodies.append(body)
         if gateway.delayed is not None:
             await gateway.delayed.wait()
-        if body["name"] not in KERNELSPECS:
+        name = body["name"] or gateway.default_name
+        if name not in KERNELSPECS:
             self._tell(500, "Unknown server error", None)
             return
         requested = body.get("kernel_id") if gateway.takes_ids else None
         kernel_id = requested or "of-the-gate-way-itself"
-        gateway.start(kernel_id, body["name"])
+        gateway.start(kernel_id, name)
         self._tell(201, "", gateway.kernels[kernel_id])
 
     def _tell(self, status: int, name: str, answer: Any) -> None:
@@ -172,14 +175,26 @@ def make_started(gateway: FakeGateway) -> str:
 
 
 @asynccontextmanager
-async def fake_gateway(**settings: Any) -> AsyncIterator[FakeGateway]:
-    """Yield a gateway that the server's gateway client is set to use."""
+async def fake_gateway(*, tls: bool = False, **settings: Any) -> AsyncIterator[FakeGateway]:
+    """Yield a gateway that the server's gateway client is set to use.
+
+    ``tls``: it has a certificate that no client trusts.
+    """
     gateway = FakeGateway()
     (socket,) = bind_sockets(0, "127.0.0.1")
     options = {"gateway": gateway}
-    server = HTTPServer(Application([(r"/api/(.*)", _Handler, options)]))
+    certificate = Path(tornado.__file__).parent / "test"
+    server = HTTPServer(
+        Application([(r"/api/(.*)", _Handler, options)]),
+        ssl_options={
+            "certfile": str(certificate / "test.crt"),
+            "keyfile": str(certificate / "test.key"),
+        }
+        if tls
+        else None,
+    )
     server.add_sockets([socket])
-    gateway.url = f"http://127.0.0.1:{socket.getsockname()[1]}"
+    gateway.url = f"{'https' if tls else 'http'}://127.0.0.1:{socket.getsockname()[1]}"
     GatewayClient.clear_instance()
     GatewayClient.instance(**{"url": gateway.url, **settings})
     try:

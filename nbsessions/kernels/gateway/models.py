@@ -266,7 +266,7 @@ class GatewayModels:
                 self._note_trouble(error)
                 return _UNKNOWN
         self._note_answer()
-        if not _makes_sense(model) or model["id"] != kernel_id:
+        if not is_model(model) or model["id"] != kernel_id:
             return _UNKNOWN
         if not listed:
             self._answers[kernel_id] = (_now(), model)
@@ -302,11 +302,12 @@ def _parsed(answer: Any) -> tuple[dict[str, KernelModel], frozenset[str]]:
         isinstance(each, dict) and isinstance(each.get("id"), str) for each in answer
     ):
         raise GatewayError("the answer is not a list of kernels")
-    odd = frozenset(each["id"] for each in answer if not _makes_sense(each))
+    odd = frozenset(each["id"] for each in answer if not is_model(each))
     return {each["id"]: each for each in answer if each["id"] not in odd}, odd
 
 
-def _makes_sense(model: Any) -> bool:
+def is_model(model: Any) -> bool:
+    """Return whether a value from an answer is a kernel's model, with all that is used of it."""
     return isinstance(model, dict) and all(
         isinstance(model.get(key), kind) for key, kind in _MODEL.items()
     )

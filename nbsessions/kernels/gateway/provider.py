@@ -22,6 +22,7 @@ from nbsessions.errors import (
 )
 from nbsessions.kernels.addresses import is_addressable
 from nbsessions.kernels.base import KernelHost, KernelProvider, StartRequest
+from nbsessions.kernels.gateway.models import is_model
 from nbsessions.kernels.gateway.names import provider_name
 from nbsessions.kernels.gateway.requests import GatewayError
 from nbsessions.models import EndReason, Kernel, KernelModels, KernelTrace
@@ -30,14 +31,14 @@ _REFUSALS = (401, 403, 429)
 """Statuses of a gateway that starts no kernel for this server. 403: it runs as many as it may."""
 
 _SETTLES_AFTER = 10.0
-"""Seconds after which a start that was cut short cannot bring a kernel up any more.
+"""Seconds after which a start that was cut short cannot bring a kernel up any more, at least.
 
 A gateway does not tell of a kernel before its process runs, and goes on with a start although
-the client has hung up.
+the client has hung up. It does so for as long as it was told that a launch may take.
 """
 
 _REMEMBERED = 1000
-"""How many starts that were cut short are remembered."""
+"""How many starts are remembered."""
 
 
 class GatewayKernelProvider(KernelProvider):
@@ -57,7 +58,11 @@ class GatewayKernelProvider(KernelProvider):
         seconds: float = host.kernel_manager.orphan_timeout
         self.orphan_timeout = timedelta(seconds=seconds) if seconds else None
         self._final_after: dict[str, float] = {}
-        """When a 404 proves that no kernel will come up, for starts that were cut short."""
+        """When a 404 proves that no kernel will come up, by the ids of kernels that were started.
+
+        Kernels that have ended are forgotten.
+        """
+        self._kernels.watch(self._forget_start)
 
     @property
     def default_kernel_name(self) -> str | None:
@@ -69,8 +74,9 @@ class GatewayKernelProvider(KernelProvider):
 
     async def start(self, request: StartRequest) -> Kernel:
         kernel_id = request.kernel_id or self.new_kernel_id()
-        name = request.kernel_name or self.default_kernel_name
+        name = request.kernel_name
         body = {
+            # None is the gateway's own default.
             "name": name,
             # Kernel Gateway takes the first one and Enterprise Gateway the second one.
             "kernel_id": kernel_id,
@@ -80,12 +86,12 @@ class GatewayKernelProvider(KernelProvider):
             model = await self._requests.kernels("POST", body=body)
         except GatewayError as error:
             raise await self._failure(error, kernel_id, name) from error
-        if not isinstance(model, dict) or not isinstance(model.get("id"), str):
+        if not is_model(model):
             raise KernelStartUncertain("The answer of the gateway to a start makes no sense")
         started: str = model["id"]
         self._final_after[started] = 0.0
         self._kernels.add(model)
-        return Kernel(kernel_id=started, kernel_name=model.get("name", name), provider=self.name)
+        return Kernel(kernel_id=started, kernel_name=model["name"], provider=self.name)
 
     async def _environment(self, request: StartRequest) -> dict[str, str]:
         """Return the variables that jupyter_server's own client would send."""
@@ -120,7 +126,7 @@ class GatewayKernelProvider(KernelProvider):
             return KernelsUnavailable(f"The gateway cannot be reached: {error}")
         if error.status in _REFUSALS:
             return KernelsUnavailable(f"The gateway refused to start a kernel: {error}")
-        if await self._lacks_kernelspec(name):
+        if name is not None and await self._lacks_kernelspec(name):
             return KernelspecNotFound(name)
         self._log.error("Kernel %s (%r) did not start: %s", kernel_id, name, error.body[:2000])
         # It answered, so the start is over. What it may have left behind ends now.
@@ -129,17 +135,19 @@ class GatewayKernelProvider(KernelProvider):
             await self.undo_start(kernel_id)
         except GatewayError:
             return KernelStartUncertain(f"The gateway did not start the kernel: {error}")
-        return KernelStartFailed(name, error)
+        return KernelStartFailed(name, error, told=error.told)
 
-    async def _lacks_kernelspec(self, name: str | None) -> bool:
+    async def _lacks_kernelspec(self, name: str) -> bool:
         try:
-            await self._requests.kernelspec(name or "")
+            await self._requests.kernelspec(name)
         except GatewayError as error:
             return error.is_missing(name)
         return False
 
     async def models(self, kernel_ids: Sequence[str]) -> KernelModels:
         models: KernelModels = await self._models.get(kernel_ids)
+        for kernel_id in filter(models.is_dead, kernel_ids):
+            self._forget_start(kernel_id)
         return models
 
     def can_address(self, kernel_id: str) -> bool:
@@ -150,13 +158,18 @@ class GatewayKernelProvider(KernelProvider):
 
     async def undo_start(self, kernel_id: str) -> None:
         now = asyncio.get_running_loop().time()
-        final_after = self._final_after.setdefault(kernel_id, now + _SETTLES_AFTER)
+        if kernel_id not in self._final_after:
+            longest = max(_SETTLES_AFTER, self._requests.start_timeout)
+            self._final_after[kernel_id] = now + longest
+        final_after = self._final_after[kernel_id]
         while len(self._final_after) > _REMEMBERED:
             del self._final_after[next(iter(self._final_after))]
-        if await self._delete(kernel_id):
-            self._final_after[kernel_id] = 0.0
-        elif now < final_after:
+        if not await self._delete(kernel_id) and now < final_after:
             raise KernelStartUncertain(f"Kernel {kernel_id} may still come up")
+        self._final_after[kernel_id] = 0.0
+
+    def _forget_start(self, kernel_id: str) -> None:
+        self._final_after.pop(kernel_id, None)
 
     async def _delete(self, kernel_id: str) -> bool:
         """Shut a kernel down. Return whether it was there."""

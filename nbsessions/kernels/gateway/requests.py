@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
-from http.client import HTTPException
+from socket import gaierror
+from ssl import SSLCertVerificationError
+from textwrap import shorten
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -15,11 +17,18 @@ from tornado.httpclient import AsyncHTTPClient, HTTPClientError, HTTPResponse
 _MAX_REQUESTS = 100
 """How many requests may be under way at once, so that some that hang do not delay the others."""
 
-_REFUSED = (ConnectionRefusedError,)
+_NEVER_SENT = (ConnectionRefusedError, gaierror, SSLCertVerificationError, UnicodeError)
+"""Errors that come before the request is sent. UnicodeError: the host's name has too long a part.
+
+Other TLS errors may come after it.
+"""
 _NO_ANSWER = 599
 """Tornado's status for a time-out and for a connection that was closed before the answer."""
 _OF_PROXIES = frozenset({502, 503, 504})
 """Statuses that a proxy may send while the gateway carries the request out."""
+
+_TOLD = 300
+"""How many characters of the gateway's own explanation are used."""
 
 
 class GatewayError(Exception):
@@ -33,11 +42,31 @@ class GatewayError(Exception):
         self.body = ""
 
     def is_missing(self, name: str | None = None) -> bool:
-        """Return whether the answer is a 404, and its JSON names what is missing, if given.
+        """Return whether the answer is a 404, and its message names what is missing, if given.
 
-        A proxy, or a gateway with another base URL, answers 404 to everything.
+        A proxy, or a gateway with another base URL, answers 404 to everything. The page of a
+        proxy may have the URL in it.
         """
-        return self.status == 404 and (name is None or name in self.body)
+        return self.status == 404 and (name is None or name in self._text("message"))
+
+    @property
+    def told(self) -> str:
+        """What the gateway tells its clients about the problem. Empty if it tells nothing."""
+        # Enterprise Gateway has the explanations of failed launches in the reason.
+        told = self._text("message") or self._text("reason")
+        return shorten(told, _TOLD, placeholder=" …")
+
+    def __str__(self) -> str:
+        return ": ".join(filter(None, (*self.args, self.told)))
+
+    def _text(self, key: str) -> str:
+        """Return a text of the answer's JSON. Empty if there is none."""
+        try:
+            answer = json.loads(self.body)
+        except (ValueError, RecursionError):
+            return ""
+        text = answer.get(key) if isinstance(answer, dict) else None
+        return text if isinstance(text, str) else ""
 
 
 class GatewayRequests:
@@ -52,6 +81,14 @@ class GatewayRequests:
         parts = urlsplit(GatewayClient.instance().url or "")
         host = parts.netloc.rpartition("@")[2].lower()
         return f"{parts.scheme.lower()}://{host}{parts.path}".rstrip("/")
+
+    @property
+    def start_timeout(self) -> float:
+        """How many seconds the gateway may be at work on a start."""
+        # jupyter_server makes it longer than the time-out for a launch, which the gateway gets.
+        options = GatewayClient.instance().load_connection_args()  # type: ignore[no-untyped-call]
+        timeout: float = options["request_timeout"]
+        return timeout
 
     async def kernels(
         self, method: str, *path: str, body: Any = None, timeout: float | None = None
@@ -127,9 +164,9 @@ class GatewayRequests:
             return await retrying.fetch(address, method=method, **options)
         except HTTPClientError as error:
             raise _answer(error) from error
-        except (OSError, HTTPException) as error:
-            refused = isinstance(error, _REFUSED)
-            raise GatewayError(f"no answer: {error!r}", done=refused) from error
+        except (OSError, ValueError) as error:
+            never_sent = isinstance(error, _NEVER_SENT)
+            raise GatewayError(f"no answer: {error!r}", done=never_sent) from error
 
 
 def _answer(error: HTTPClientError) -> GatewayError:
@@ -148,8 +185,9 @@ def _decoded(response: HTTPResponse) -> Any:
         return None
     try:
         return json.loads(response.body)
-    except ValueError as error:
-        raise GatewayError("the answer is not JSON", done=True) from error
+    except (ValueError, RecursionError) as error:
+        # What answers may not be the gateway, so it is not known what that does.
+        raise GatewayError("the answer is not JSON", done=False) from error
 
 
 def _time_of(response: HTTPResponse) -> datetime | None:

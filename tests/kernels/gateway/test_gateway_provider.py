@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import uuid
 from pathlib import Path
 
 import pytest
+from jupyter_server.gateway.gateway_client import GatewayClient
 from tornado.web import HTTPError
 
 from nbsessions.errors import (
@@ -43,6 +45,12 @@ def request(
         name=None,
         type="notebook",
     )
+
+
+def make_starts_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Allow request_timeout to be shorter than the default time-out of a launch."""
+    monkeypatch.setattr(GatewayClient, "KERNEL_LAUNCH_TIMEOUT", 0)
+    monkeypatch.setenv("KERNEL_LAUNCH_TIMEOUT", "0")
 
 
 @pytest.mark.gen_test
@@ -120,14 +128,17 @@ async def test_a_gateway_that_is_not_there_starts_nothing(tmp_path: Path) -> Non
 async def test_a_start_that_was_cut_short_is_undone_even_if_its_kernel_comes_up_late(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    make_starts_short(monkeypatch)
     monkeypatch.setattr(provider_module, "_SETTLES_AFTER", 0.5)
-    async with fake_gateway() as gateway:
+    async with fake_gateway(request_timeout=3.0) as gateway:
+        loop = asyncio.get_running_loop()
         one, other = make_gateway_provider(tmp_path), make_gateway_provider(tmp_path)
         gateway.answers["POST", "kernels"] = (504, "of a proxy")
         asked = request(one)
         assert asked.kernel_id is not None
         with pytest.raises(KernelStartUncertain):
             await one.start(asked)
+        began = loop.time()
         for provider in (one, other):
             with pytest.raises(KernelStartUncertain):
                 await provider.undo_start(asked.kernel_id)
@@ -144,6 +155,94 @@ async def test_a_start_that_was_cut_short_is_undone_even_if_its_kernel_comes_up_
             return True
 
         await eventually(is_settled, "the start cannot bring a kernel up any more")
+        # The gateway may go on for as long as a launch may take.
+        assert loop.time() - began >= 3.0
+
+
+@pytest.mark.gen_test
+async def test_a_start_takes_as_long_as_the_gateway_was_told_that_a_launch_may_take(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_starts_short(monkeypatch)
+    monkeypatch.setattr(GatewayClient, "KERNEL_LAUNCH_TIMEOUT", 60)
+    async with fake_gateway(request_timeout=20.0, launch_timeout_pad=2.0):
+        assert make_gateway_provider(tmp_path)._requests.start_timeout == 62.0
+
+
+@pytest.mark.gen_test
+async def test_starts_of_kernels_that_have_ended_are_forgotten(tmp_path: Path) -> None:
+    async with fake_gateway() as gateway:
+        provider = make_gateway_provider(tmp_path, models_max_age=0.0)
+        ended, died, ended_elsewhere, kept = [
+            (await provider.start(request(provider))).kernel_id for _ in range(4)
+        ]
+        await provider.shutdown(ended)
+        del gateway.kernels[died]
+        assert (await provider.models([died, kept])).is_dead(died)
+        provider._kernels.remove_kernel(ended_elsewhere)
+        assert list(provider._final_after) == [kept]
+
+
+@pytest.mark.gen_test
+async def test_a_gateway_chooses_the_kernel_of_a_start_that_names_none(tmp_path: Path) -> None:
+    async with fake_gateway() as gateway:
+        gateway.default_name = "other"
+        provider = make_gateway_provider(tmp_path)
+        assert provider.default_kernel_name == "light"
+        assert (await provider.start(request(provider))).kernel_name == "other"
+        assert (await provider.start(request(provider, "light"))).kernel_name == "light"
+        assert [each["name"] for each in gateway.bodies] == [None, "light"]
+        gateway.default_name = BROKEN
+        with pytest.raises(KernelStartFailed, match="'default' kernel"):
+            await provider.start(request(provider))
+
+
+@pytest.mark.parametrize(
+    ("status", "answer", "expected"),
+    [
+        (
+            403,
+            {"message": "Resource Limit: 2 kernels", "reason": "x"},
+            "Resource Limit: 2 kernels",
+        ),
+        (500, {"message": "No room", "traceback": "SECRET"}, "No room"),
+        (500, {"message": "", "reason": "The launch timed out"}, "The launch timed out"),
+        (500, {"message": "word " * 1000}, "word …"),
+        (500, {"message": ["SECRET"]}, "GatewayError"),
+        (500, "SECRET", "GatewayError"),
+    ],
+)
+@pytest.mark.gen_test
+async def test_a_client_sees_why_the_gateway_starts_no_kernel(
+    tmp_path: Path, status: int, answer: object, expected: str
+) -> None:
+    async with fake_gateway() as gateway:
+        gateway.answers["POST", "kernels"] = (status, json.dumps(answer))
+        provider = make_gateway_provider(tmp_path)
+        with pytest.raises((KernelsUnavailable, KernelStartFailed)) as caught:
+            await provider.start(request(provider, "light"))
+        assert expected in str(caught.value)
+        assert "SECRET" not in str(caught.value)
+        assert len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize("lacking", ["name", "last_activity", "execution_state", "connections"])
+@pytest.mark.gen_test
+async def test_a_start_is_uncertain_if_the_model_in_the_answer_lacks_something(
+    tmp_path: Path, lacking: str
+) -> None:
+    async with fake_gateway() as gateway:
+        provider = make_gateway_provider(tmp_path)
+        asked = request(provider)
+        assert asked.kernel_id is not None
+        gateway.start(asked.kernel_id)
+        del gateway.kernels[asked.kernel_id][lacking]
+        model = json.dumps(gateway.kernels[asked.kernel_id])
+        gateway.answers["POST", "kernels"] = (201, model)
+        with pytest.raises(KernelStartUncertain):
+            await provider.start(asked)
+        await provider.undo_start(asked.kernel_id)
+        assert gateway.kernels == {}
 
 
 @pytest.mark.gen_test
