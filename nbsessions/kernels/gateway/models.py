@@ -15,11 +15,17 @@ from nbsessions.tasks import Tasks
 _PATIENCE = 1.5
 """Seconds that a caller waits. Kernels that the gateway has not told about then are unknown."""
 
-_TIMEOUT = 4.0
+_TIMEOUT = 10.0
 """Seconds that a request may take. Its answer serves later callers.
 
 A caller waits as long for a kernel that nothing is known of.
 """
+
+_REMEMBERED_FOR = 30.0
+"""Seconds for which the answer of a slow gateway is used while the next one is late."""
+
+_SEEN = 10_000
+"""How many kernels are remembered to have been alive."""
 
 _AT_ONCE = 8
 """How many requests for single kernels may be under way at once."""
@@ -42,6 +48,10 @@ _MODEL = {"id": str, "name": str, "last_activity": str, "execution_state": str, 
 class Requests(Protocol):
     """See GatewayRequests."""
 
+    @property
+    def follows_cookies(self) -> bool:
+        """See GatewayRequests.follows_cookies."""
+
     async def kernels(
         self, method: str, *path: str, body: Any = None, timeout: float | None = None
     ) -> Any:
@@ -60,14 +70,19 @@ class _Listing:
     forbidden: bool = False
 
 
-_UNKNOWN, _DEAD = object(), object()
+_UNKNOWN, _LATE, _DEAD = object(), object(), object()
 
 
 class GatewayModels:
     """The models of kernels, kept for a short time. Used on one event loop.
 
     Concurrent callers share one request. A kernel is dead only if the gateway says so when it is
-    asked for this kernel.
+    asked for this kernel. With GatewayClient.accept_cookies, a cookie may lead each server to
+    another gateway. Then a kernel that this server has not seen alive itself is unknown, never
+    dead.
+
+    Callers do not wait for a gateway that is slow. If its last answer took longer than they wait,
+    it counts for some time while the next one is late.
     """
 
     def __init__(self, requests: Requests, *, max_age: float, log: logging.Logger) -> None:
@@ -87,31 +102,36 @@ class GatewayModels:
         self._last_known: dict[str, KernelModel] = {}
         self._answers: dict[str, tuple[float, KernelModel]] = {}
         """When and what the gateway last told about each kernel that it does not list."""
+        self._slow: dict[str, tuple[float, KernelModel]] = {}
+        """What a slow gateway has told, with the time of the request. It has no dead kernels."""
+        self._seen: dict[str, None] = {}
+        """Kernels that were alive, if only these can be dead. The last ones are at the end."""
         self._in_trouble = False
 
     async def get(self, kernel_ids: Collection[str]) -> KernelModels:
         """Return which of the kernels are alive, dead or unknown. Never raises."""
-        return await self._get(kernel_ids, _PATIENCE)
-
-    async def find(self, kernel_id: str) -> KernelModels:
-        """Like ``get``, for a kernel that may never have been seen here. Takes longer then."""
-        return await self._get(
-            [kernel_id], _PATIENCE if kernel_id in self._last_known else _TIMEOUT
-        )
-
-    async def _get(self, kernel_ids: Collection[str], patience: float) -> KernelModels:
         wanted = dict.fromkeys(kernel_ids)
         if not wanted:
             return KernelModels(alive={})
-        deadline = _now() + patience
+        deadline = _now() + _PATIENCE
         listing = await self._list(deadline)
         if listing is None or listing.failed:
-            return self._sorted(dict.fromkeys(wanted, _UNKNOWN))
+            answer = _LATE if listing is None else _UNKNOWN
+            return self._sorted(dict.fromkeys(wanted, answer))
         found = {each: self._in(listing, each) for each in wanted}
         missing = [each for each, answer in found.items() if answer is None]
         found.update(
             await self._ask_each(missing, listed=not listing.forbidden, deadline=deadline)
         )
+        return self._sorted(found)
+
+    async def find(self, kernel_id: str) -> KernelModels:
+        """Like ``get``, for a kernel that may never have been seen here. Takes longer then."""
+        deadline = _now() + _TIMEOUT
+        models = await self.get([kernel_id])
+        if kernel_id not in models.unknown or models.unknown[kernel_id] is not None:
+            return models
+        found = await self._ask_each([kernel_id], listed=False, deadline=deadline)
         return self._sorted(found)
 
     async def ask(self, kernel_id: str) -> KernelModel | None:
@@ -123,15 +143,18 @@ class GatewayModels:
         """Return the last model of the kernel that is known here, or None. Does no I/O."""
         return self._last_known.get(kernel_id)
 
+    def can_be_dead(self, kernel_id: str) -> bool:
+        """Return whether the kernel has ended if the gateway says that it is missing."""
+        return not self._requests.follows_cookies or kernel_id in self._seen
+
     def started(self, model: KernelModel) -> None:
         """Take note of a kernel that has just started."""
-        self._last_known[model["id"]] = model
+        self._saw(model)
         self._change(model["id"], model)
 
     def ended(self, kernel_id: str) -> None:
         """Take note that a kernel was shut down."""
-        self._last_known.pop(kernel_id, None)
-        self._answers.pop(kernel_id, None)
+        self._forget(kernel_id)
         self._change(kernel_id, None)
 
     def close(self) -> None:
@@ -169,6 +192,9 @@ class GatewayModels:
             }
             for each in self._last_known.keys() - models.keys() - odd - self._changed.keys():
                 del self._last_known[each]
+            self._slow = {}
+            for each in models.keys() - self._changed.keys():
+                self._note_pace(began, models[each])
             self._note_answer()
         except GatewayError as error:
             if error.status == 403:
@@ -218,7 +244,7 @@ class GatewayModels:
         return {
             each: task.result()
             if task.done() and not task.cancelled()
-            else usable.get(each, _UNKNOWN)
+            else usable.get(each, _LATE)
             for each, task in tasks.items()
         }
 
@@ -237,18 +263,22 @@ class GatewayModels:
 
     def _single(self, kernel_id: str, listed: bool, max_age: float) -> asyncio.Task[Any]:
         now = _now()
-        for each, ended in list(self._singles_ended.items()):
-            if now < ended + max_age:
-                break  # they are in the order in which they ended
-            self._forget_single(each)
+        while self._singles_ended:
+            oldest = next(iter(self._singles_ended))  # they are in the order in which they ended
+            if now < self._singles_ended[oldest] + max_age:
+                break
+            self._forget_single(oldest)
         if kernel_id not in self._singles:
             self._singles[kernel_id] = task = self._tasks.spawn(self._ask(kernel_id, listed))
-            task.add_done_callback(lambda task: self._single_ended(kernel_id, task))
+            task.add_done_callback(lambda task: self._single_ended(kernel_id, now, task))
         return self._singles[kernel_id]
 
-    def _single_ended(self, kernel_id: str, task: asyncio.Task[Any]) -> None:
-        if self._singles.get(kernel_id) is task:
-            self._singles_ended[kernel_id] = _now()
+    def _single_ended(self, kernel_id: str, began: float, task: asyncio.Task[Any]) -> None:
+        if self._singles.get(kernel_id) is not task:
+            return  # the kernel was started or has ended in the meantime
+        self._singles_ended[kernel_id] = _now()
+        if not task.cancelled() and is_model(task.result()):
+            self._note_pace(began, task.result())
 
     def _forget_single(self, kernel_id: str) -> None:
         self._singles.pop(kernel_id, None)
@@ -262,7 +292,7 @@ class GatewayModels:
                 self._answers.pop(kernel_id, None)
                 # A 404 that does not name the kernel counts only together with a list.
                 if error.is_missing(None if listed else kernel_id):
-                    return _DEAD
+                    return _DEAD if self.can_be_dead(kernel_id) else _UNKNOWN
                 self._note_trouble(error)
                 return _UNKNOWN
         self._note_answer()
@@ -271,6 +301,18 @@ class GatewayModels:
         if not listed:
             self._answers[kernel_id] = (_now(), model)
         return model
+
+    # Slow gateways
+
+    def _note_pace(self, began: float, model: KernelModel) -> None:
+        """Remember a model for later callers if callers could not wait for it."""
+        kernel_id = model["id"]
+        if kernel_id in self._slow or _now() > began + _PATIENCE:
+            self._slow[kernel_id] = (began, model)
+
+    def _find_slow(self, kernel_id: str) -> Any:
+        began, model = self._slow.get(kernel_id, (0.0, None))
+        return _UNKNOWN if model is None or _now() > began + _REMEMBERED_FOR else model
 
     # The log has the beginning and the end of a trouble, and not each request.
 
@@ -286,14 +328,30 @@ class GatewayModels:
 
     def _sorted(self, found: Mapping[str, Any]) -> KernelModels:
         alive, unknown = {}, {}
-        for kernel_id, answer in found.items():
+        for kernel_id, told in found.items():
+            answer = self._find_slow(kernel_id) if told is _LATE else told
             if answer is _UNKNOWN:
                 unknown[kernel_id] = self._last_known.get(kernel_id)
             elif answer is _DEAD:
-                self._last_known.pop(kernel_id, None)
+                self._forget(kernel_id)
             else:
-                alive[kernel_id] = self._last_known[kernel_id] = answer
+                alive[kernel_id] = answer
+                self._saw(answer)
         return KernelModels(alive=alive, unknown=unknown)
+
+    def _saw(self, model: KernelModel) -> None:
+        kernel_id = model["id"]
+        self._last_known[kernel_id] = model
+        if self._requests.follows_cookies:
+            self._seen.pop(kernel_id, None)
+            self._seen[kernel_id] = None
+            while len(self._seen) > _SEEN:
+                del self._seen[next(iter(self._seen))]
+
+    def _forget(self, kernel_id: str) -> None:
+        self._last_known.pop(kernel_id, None)
+        self._answers.pop(kernel_id, None)
+        self._slow.pop(kernel_id, None)
 
 
 def _parsed(answer: Any) -> tuple[dict[str, KernelModel], frozenset[str]]:

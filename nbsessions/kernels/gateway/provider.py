@@ -154,7 +154,8 @@ class GatewayKernelProvider(KernelProvider):
         return is_addressable(kernel_id)
 
     async def shutdown(self, kernel_id: str) -> None:
-        await self._delete(kernel_id)
+        if not await self._delete(kernel_id) and not self._models.can_be_dead(kernel_id):
+            raise KernelsUnavailable(f"Kernel {kernel_id} may run at another gateway")
 
     async def undo_start(self, kernel_id: str) -> None:
         now = asyncio.get_running_loop().time()

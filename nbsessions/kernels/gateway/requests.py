@@ -83,6 +83,11 @@ class GatewayRequests:
         return f"{parts.scheme.lower()}://{host}{parts.path}".rstrip("/")
 
     @property
+    def follows_cookies(self) -> bool:
+        """Whether cookies, which each server has for itself, may lead to different gateways."""
+        return bool(GatewayClient.instance().accept_cookies)
+
+    @property
     def start_timeout(self) -> float:
         """How many seconds the gateway may be at work on a start."""
         # jupyter_server makes it longer than the time-out for a launch, which the gateway gets.

@@ -401,6 +401,77 @@ async def test_a_gateway_that_hangs_delays_nobody_for_long(tmp_path: Path) -> No
         await eventually(is_alive, "the kernel is known again")
 
 
+@pytest.mark.parametrize("lists", [True, False])
+@pytest.mark.gen_test
+async def test_what_a_slow_gateway_has_told_counts_while_its_next_answer_is_late(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lists: bool
+) -> None:
+    async with fake_gateway() as gateway:
+        gateway.lists = lists
+        # For a moment, the last answer of a fast gateway counts as well.
+        monkeypatch.setattr(models_module, "_MAY_BE_LATE", -1.0)
+        known, ended, gone = make_started(gateway), make_started(gateway), make_started(gateway)
+        ids = [known, ended, gone]
+        provider = make_gateway_provider(tmp_path, models_max_age=0.0)
+        if not lists:
+            assert set((await provider.models(ids)).alive) == set(ids)
+        gateway.flows.clear()
+        assert set((await provider.models(ids)).unknown) == set(ids)
+        gateway.flows.set()
+
+        async def is_answered() -> bool:
+            return len(provider._models._slow) == len(ids)
+
+        await eventually(is_answered, "the late answer is here")
+        await provider.shutdown(ended)
+        del gateway.kernels[gone]
+        gateway.flows.clear()
+        began = asyncio.get_running_loop().time()
+        models = await provider.models([*ids, UNKNOWN_ID])
+        assert asyncio.get_running_loop().time() - began < 2
+        assert set(models.alive) == {known, gone}
+        assert models.unknown == {ended: None, UNKNOWN_ID: None}
+        monkeypatch.setattr(models_module, "_REMEMBERED_FOR", 0.0)
+        assert known in (await provider.models(ids)).unknown
+
+
+@pytest.mark.parametrize("lists", [True, False])
+@pytest.mark.gen_test
+async def test_a_kernel_is_found_at_a_gateway_that_takes_seconds_for_an_answer(
+    tmp_path: Path, lists: bool
+) -> None:
+    async with fake_gateway() as gateway:
+        gateway.lists = lists
+        kernel_id = make_started(gateway)
+        manager = make_gateway_provider(tmp_path)._kernels
+        gateway.flows.clear()
+        asyncio.get_running_loop().call_later(5.0, gateway.flows.set)
+        assert (await manager.learn(kernel_id))["execution_state"] == "starting"
+
+
+@pytest.mark.gen_test
+async def test_with_cookies_only_a_kernel_that_was_seen_alive_here_can_be_dead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with fake_gateway(accept_cookies=True) as gateway:
+        one, other = (make_gateway_provider(tmp_path, models_max_age=0.0) for _ in range(2))
+        kernel_id = (await one.start(request(one))).kernel_id
+        started_elsewhere = make_started(gateway)
+        assert (await one.models([started_elsewhere])).alive
+        gateway.kernels.clear()  # as if another gateway answered
+        for each in (kernel_id, started_elsewhere):
+            assert (await other.models([each])).unknown == {each: None}
+            with pytest.raises(HTTPError, match="503"):
+                await other._kernels.learn(each)
+            with pytest.raises(KernelsUnavailable):
+                await other.shutdown(each)
+            assert (await one.models([each])).is_dead(each)
+            await one.shutdown(each)
+        monkeypatch.setattr(models_module, "_SEEN", 1)
+        await one.start(request(one))
+        assert (await one.models([kernel_id])).unknown == {kernel_id: None}
+
+
 @pytest.mark.gen_test
 async def test_a_kernel_is_connected_once_it_has_had_a_client(tmp_path: Path) -> None:
     async with fake_gateway() as gateway:
