@@ -15,10 +15,11 @@ from nbsessions.tasks import Tasks
 _PATIENCE = 1.5
 """Seconds that a caller waits. Kernels that the gateway has not told about then are unknown."""
 
-_TIMEOUT = 10.0
+_TIMEOUT = 4.0
 """Seconds that a request may take. Its answer serves later callers.
 
-A caller waits as long for a kernel that nothing is known of.
+A caller waits as long for a kernel that nothing is known of. A longer time would delay the next
+request after the gateway has lost one.
 """
 
 _REMEMBERED_FOR = 30.0

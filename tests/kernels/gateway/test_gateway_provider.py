@@ -351,8 +351,9 @@ async def test_where_listing_is_forbidden_a_404_counts_only_if_it_names_the_kern
 
 @pytest.mark.gen_test
 async def test_the_more_kernels_a_gateway_does_not_list_the_longer_its_answers_are_used(
-    tmp_path: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(models_module, "_PATIENCE", 60.0)
     async with fake_gateway() as gateway:
         gateway.lists = False
         models = make_gateway_provider(tmp_path, models_max_age=0.0)._models
@@ -445,7 +446,7 @@ async def test_a_kernel_is_found_at_a_gateway_that_takes_seconds_for_an_answer(
         kernel_id = make_started(gateway)
         manager = make_gateway_provider(tmp_path)._kernels
         gateway.flows.clear()
-        asyncio.get_running_loop().call_later(5.0, gateway.flows.set)
+        asyncio.get_running_loop().call_later(2.5, gateway.flows.set)
         assert (await manager.learn(kernel_id))["execution_state"] == "starting"
 
 
