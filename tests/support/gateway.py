@@ -29,6 +29,8 @@ USER = "ada"
 _SUPPORT = Path(__file__).parent
 _KINDS = {"kernel": "kernel_gateway", "enterprise": "enterprise_gateway"}
 GATEWAYS = list(_KINDS)
+OLDEST_GATEWAYS = [f"oldest {kind}" for kind in _KINDS]
+"""The oldest releases that nbsessions supports."""
 
 
 class Gateway:
@@ -43,17 +45,18 @@ class Gateway:
         deployed: Path | None = None,
         options: Sequence[str] = (),
     ) -> None:
-        """``lists``: whether it tells all its kernels in one reply.
+        """``kind``: one of GATEWAYS or OLDEST_GATEWAYS.
 
+        ``lists``: whether it tells all its kernels in one reply.
         ``deployed``: its configuration file, which says that in place of ``lists``.
         ``options``: more arguments of its command.
         """
-        self.kind = kind
+        self.kind = kind.removeprefix("oldest ")
         self._folder = folder
         self._lists = lists
         self._deployed = deployed
         self._options = options
-        self._python = python_of(f"{kind}-gateway")
+        self._python = python_of(f"{kind.replace(' ', '-')}-gateway")
         self._port_holder: socket.socket = reserve_server_port()
         self.port: int = self._port_holder.getsockname()[1]
         self._process: subprocess.Popen[bytes] | None = None
