@@ -22,7 +22,7 @@ from nbsessions.errors import (
 )
 from nbsessions.kernels.addresses import is_addressable
 from nbsessions.kernels.base import KernelHost, KernelProvider, StartRequest
-from nbsessions.kernels.gateway.models import is_model
+from nbsessions.kernels.gateway.listing import is_model
 from nbsessions.kernels.gateway.names import provider_name
 from nbsessions.kernels.gateway.requests import GatewayError
 from nbsessions.models import EndReason, Kernel, KernelModels, KernelTrace

@@ -19,8 +19,10 @@ from nbsessions.errors import (
     KernelsUnavailable,
 )
 from nbsessions.kernels.base import StartRequest
+from nbsessions.kernels.gateway import answers as answers_module
 from nbsessions.kernels.gateway import models as models_module
 from nbsessions.kernels.gateway import provider as provider_module
+from nbsessions.kernels.gateway.models import GatewayModels
 from nbsessions.kernels.gateway.provider import GatewayKernelProvider
 from support.fake_gateway import (
     BROKEN,
@@ -51,6 +53,15 @@ def make_starts_short(monkeypatch: pytest.MonkeyPatch) -> None:
     """Allow request_timeout to be shorter than the default time-out of a launch."""
     monkeypatch.setattr(GatewayClient, "KERNEL_LAUNCH_TIMEOUT", 0)
     monkeypatch.setenv("KERNEL_LAUNCH_TIMEOUT", "0")
+
+
+async def until_answered(models: GatewayModels) -> None:
+    """Wait until the gateway has answered what it was asked for."""
+
+    async def is_answered() -> bool:
+        return not models._tasks.are_running
+
+    await eventually(is_answered, "the answers are here")
 
 
 @pytest.mark.gen_test
@@ -353,7 +364,7 @@ async def test_where_listing_is_forbidden_a_404_counts_only_if_it_names_the_kern
 async def test_the_more_kernels_a_gateway_does_not_list_the_longer_its_answers_are_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(models_module, "_PATIENCE", 60.0)
+    monkeypatch.setattr(models_module, "PATIENCE", 60.0)
     async with fake_gateway() as gateway:
         gateway.lists = False
         models = make_gateway_provider(tmp_path, models_max_age=0.0)._models
@@ -374,7 +385,7 @@ async def test_the_last_answer_is_used_while_a_slow_gateway_is_asked_again(
         await models.get([first, second])
         gateway.flows.clear()
         assert (await models.get([first])).alive.keys() == {first}
-        monkeypatch.setattr(models_module, "_MAY_BE_LATE", -1.0)
+        monkeypatch.setattr(answers_module, "_MAY_BE_LATE", -1.0)
         assert (await models.get([first])).unknown.keys() == {first}
         monkeypatch.undo()
         gateway.flows.set()
@@ -410,7 +421,7 @@ async def test_what_a_slow_gateway_has_told_counts_while_its_next_answer_is_late
     async with fake_gateway() as gateway:
         gateway.lists = lists
         # For a moment, the last answer of a fast gateway counts as well.
-        monkeypatch.setattr(models_module, "_MAY_BE_LATE", -1.0)
+        monkeypatch.setattr(answers_module, "_MAY_BE_LATE", -1.0)
         known, ended, gone = make_started(gateway), make_started(gateway), make_started(gateway)
         ids = [known, ended, gone]
         provider = make_gateway_provider(tmp_path, models_max_age=0.0)
@@ -420,10 +431,7 @@ async def test_what_a_slow_gateway_has_told_counts_while_its_next_answer_is_late
         assert set((await provider.models(ids)).unknown) == set(ids)
         gateway.flows.set()
 
-        async def is_answered() -> bool:
-            return len(provider._models._slow) == len(ids)
-
-        await eventually(is_answered, "the late answer is here")
+        await until_answered(provider._models)
         await provider.shutdown(ended)
         del gateway.kernels[gone]
         gateway.flows.clear()
@@ -432,8 +440,133 @@ async def test_what_a_slow_gateway_has_told_counts_while_its_next_answer_is_late
         assert asyncio.get_running_loop().time() - began < 2
         assert set(models.alive) == {known, gone}
         assert models.unknown == {ended: None, UNKNOWN_ID: None}
-        monkeypatch.setattr(models_module, "_REMEMBERED_FOR", 0.0)
+        monkeypatch.setattr(answers_module, "_SLOW_MAY_BE_LATE", 0.0)
         assert known in (await provider.models(ids)).unknown
+
+
+@pytest.mark.parametrize("answer", [(200, "[]"), (401, "{}")])
+@pytest.mark.gen_test
+async def test_callers_share_an_answer_for_as_long_as_it_is_new_also_a_failure(
+    tmp_path: Path, answer: tuple[int, str]
+) -> None:
+    async with fake_gateway() as gateway:
+        models = make_gateway_provider(tmp_path, models_max_age=600.0)._models
+        gateway.answers["GET", "kernels"] = answer
+        for _ in range(3):
+            assert (await models.get([UNKNOWN_ID])).alive == {}
+        assert gateway.count("GET", "kernels") == 1
+
+
+@pytest.mark.gen_test
+async def test_callers_who_do_not_wait_for_a_late_list_leave_it_to_the_next_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(models_module, "PATIENCE", 0.1)
+    async with fake_gateway() as gateway:
+        models = make_gateway_provider(tmp_path, models_max_age=0.0)._models
+        kernel_id = make_started(gateway)
+        gateway.flows.clear()
+        for _ in range(3):
+            assert (await models.get([kernel_id])).unknown == {kernel_id: None}
+        asking = asyncio.create_task(models.find(kernel_id))
+        gateway.flows.set()
+        assert (await asking).alive.keys() == {kernel_id}
+        assert gateway.count("GET", "kernels") == 1
+
+
+@pytest.mark.parametrize("lists", [True, False])
+@pytest.mark.gen_test
+async def test_what_was_asked_before_a_start_or_an_end_does_not_count_after_it(
+    tmp_path: Path, lists: bool
+) -> None:
+    async with fake_gateway() as gateway:
+        gateway.lists = lists
+        models = make_gateway_provider(tmp_path)._models
+        ended, started = make_started(gateway), UNKNOWN_ID
+        old_model = gateway.kernels[ended]
+        if lists:
+            gateway.answers["GET", "kernels"] = (200, json.dumps([old_model]))
+        else:
+            await models.get([UNKNOWN_ID])  # Now it is known that there is no list.
+            missing = json.dumps({"message": f"Kernel does not exist: {started}"})
+            gateway.answers["GET", f"kernels/{ended}"] = (200, json.dumps(old_model))
+            gateway.answers["GET", f"kernels/{started}"] = (404, missing)
+        gateway.flows.clear()
+        gateway.requests.clear()
+        asking = asyncio.create_task(models.get([ended, started]))
+
+        async def is_asked() -> bool:
+            return bool(gateway.requests)
+
+        await eventually(is_asked, "the gateway is asked")
+        del gateway.kernels[ended]
+        models.ended(ended)
+        gateway.start(started)
+        models.started(gateway.kernels[started])
+        gateway.flows.set()
+        found = await asking
+        assert ended not in found.alive
+        assert not found.is_dead(started)
+        gateway.answers.clear()
+        found = await models.get([ended, started])
+        assert found.alive.keys() == {started}
+        assert found.is_dead(ended)
+
+
+@pytest.mark.parametrize("lists", [True, False])
+@pytest.mark.gen_test
+async def test_a_late_answer_does_not_bring_back_what_has_ended_in_the_meantime(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lists: bool
+) -> None:
+    monkeypatch.setattr(models_module, "PATIENCE", 0.1)
+    monkeypatch.setattr(answers_module, "PATIENCE", 0.1)
+    async with fake_gateway() as gateway:
+        gateway.lists = lists
+        models = make_gateway_provider(tmp_path, models_max_age=0.0)._models
+        kept, ended = make_started(gateway), make_started(gateway)
+        if not lists:
+            await models.get([kept, ended])
+        gateway.flows.clear()
+        await models.get([kept, ended])
+        models.ended(ended)
+        gateway.flows.set()
+        await until_answered(models)
+        gateway.flows.clear()
+        found = await models.get([kept, ended])
+        assert found.alive.keys() == {kept}
+        assert found.unknown == {ended: None}
+
+
+@pytest.mark.gen_test
+async def test_a_kernel_that_a_late_list_lacks_is_unknown_until_the_gateway_says_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(answers_module, "PATIENCE", 0.0)  # every gateway counts as slow
+    async with fake_gateway() as gateway:
+        models = make_gateway_provider(tmp_path, models_max_age=0.0)._models
+        kernel_id = make_started(gateway)
+        await models.get([kernel_id])
+        gateway.answers["GET", "kernels"] = (200, "[]")
+        gateway.answers["GET", f"kernels/{kernel_id}"] = (502, "")
+        assert (await models.get([kernel_id])).unknown.keys() == {kernel_id}
+
+
+@pytest.mark.gen_test
+async def test_the_log_tells_of_no_trouble_while_old_answers_are_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(models_module, "PATIENCE", 0.1)
+    monkeypatch.setattr(answers_module, "PATIENCE", 0.1)
+    async with fake_gateway() as gateway:
+        models = make_gateway_provider(tmp_path, models_max_age=0.0)._models
+        kernel_id = make_started(gateway)
+        for _ in range(3):
+            gateway.flows.clear()
+            await models.get([kernel_id])
+            gateway.flows.set()
+            await until_answered(models)
+        assert [each.levelname for each in caplog.records] == ["WARNING"]
+        assert (await models.get([kernel_id])).alive
 
 
 @pytest.mark.parametrize("lists", [True, False])
