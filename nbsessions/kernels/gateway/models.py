@@ -143,7 +143,7 @@ class GatewayModels:
         asked = monotonic()
         changed = self._changed = {}
         try:
-            models, odd = parsed_models(await self._ask_for_list())
+            models, odd = parsed_models(await self._requests.list_kernels(timeout=_TIMEOUT))
         except GatewayError as error:
             if error.status == 403:
                 self._forbidden_until = monotonic() + _FORBIDDEN_FOR
@@ -157,15 +157,6 @@ class GatewayModels:
             del self._last_known[each]
         self._answers.replace(models, without=changed, took=monotonic() - asked)
         return Listing(models=models, odd=odd, changed=changed)
-
-    async def _ask_for_list(self) -> Any:
-        try:
-            return await self._requests.kernels("GET", timeout=_TIMEOUT)
-        except GatewayError as error:
-            if error.status != 500:
-                raise
-        # A gateway cannot list its kernels in the moment in which it adds one.
-        return await self._requests.kernels("GET", timeout=_TIMEOUT)
 
     def _find_usable(self, kernel_ids: Iterable[str]) -> dict[str, KernelModel | None]:
         """Return what may be used of the kernels while the list is late."""

@@ -106,6 +106,16 @@ class GatewayRequests:
         endpoint = GatewayClient.instance().kernels_endpoint
         return _decoded(await self._request(method, endpoint, *path, body=body, timeout=timeout))
 
+    async def list_kernels(self, *, timeout: float) -> Any:
+        """Return the gateway's list of kernels. See ``kernels``."""
+        try:
+            return await self.kernels("GET", timeout=timeout)
+        except GatewayError as error:
+            if error.status != 500:
+                raise
+        # A gateway cannot list its kernels in the moment in which it adds one.
+        return await self.kernels("GET", timeout=timeout)
+
     async def kernelspec(self, name: str) -> Any:
         """Return a kernelspec. Raises GatewayError."""
         endpoint = GatewayClient.instance().kernelspecs_endpoint
