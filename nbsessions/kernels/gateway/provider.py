@@ -154,7 +154,7 @@ class GatewayKernelProvider(KernelProvider):
         return is_addressable(kernel_id)
 
     async def shutdown(self, kernel_id: str) -> None:
-        if not await self._delete(kernel_id) and not self._models.can_be_dead(kernel_id):
+        if not await self._kernels.end(kernel_id) and not self._models.can_be_dead(kernel_id):
             raise KernelsUnavailable(f"Kernel {kernel_id} may run at another gateway")
 
     async def undo_start(self, kernel_id: str) -> None:
@@ -165,24 +165,12 @@ class GatewayKernelProvider(KernelProvider):
         final_after = self._final_after[kernel_id]
         while len(self._final_after) > _REMEMBERED:
             del self._final_after[next(iter(self._final_after))]
-        if not await self._delete(kernel_id) and now < final_after:
+        if not await self._kernels.end(kernel_id) and now < final_after:
             raise KernelStartUncertain(f"Kernel {kernel_id} may still come up")
         self._final_after[kernel_id] = 0.0
 
     def _forget_start(self, kernel_id: str) -> None:
         self._final_after.pop(kernel_id, None)
-
-    async def _delete(self, kernel_id: str) -> bool:
-        """Shut a kernel down. Return whether it was there."""
-        try:
-            await self._requests.kernels("DELETE", kernel_id)
-            existed = True
-        except GatewayError as error:
-            if not error.is_missing(kernel_id):
-                raise
-            existed = False
-        self._kernels.forget(kernel_id)
-        return existed
 
     def update_env(self, kernel_id: str, *, path: str | None, name: str | None) -> None:
         # Gateways offer no way to change the environment of a kernel's next restart.
