@@ -14,7 +14,7 @@ from nbsessions.kernels.gateway.culling import Culling, CullingRule, KernelSessi
 from nbsessions.kernels.gateway.models import GatewayModels
 from nbsessions.kernels.gateway.requests import GatewayError, GatewayRequests
 from nbsessions.kernels.internals import set_remote_kernel
-from nbsessions.models import KernelModel
+from nbsessions.models import KernelModel, KernelModels
 
 _STOP_TIMEOUT = 10.0
 """Seconds that the gateway gets to end kernels when the server stops."""
@@ -109,9 +109,12 @@ class GatewayKernels(_Stock):  # type: ignore[misc]
 
         If the gateway cannot tell its state, the model is the last known one, with the
         execution_state "unknown". Raises HTTPError 404 if there is no such kernel, and 503 if
-        nothing is known about it.
+        it was not served before.
         """
-        models = await self.models.find(kernel_id)
+        if kernel_id in self:
+            models = await self.models.get([kernel_id])
+        else:
+            models = await self.models.find(kernel_id)
         model = models.alive.get(kernel_id)
         if model is not None:
             self._serve(model)
@@ -119,10 +122,14 @@ class GatewayKernels(_Stock):  # type: ignore[misc]
         if models.is_dead(kernel_id):
             self.remove_kernel(kernel_id)
             raise HTTPError(404, f"Kernel does not exist: {kernel_id}")
-        last_known = models.unknown[kernel_id]
-        if last_known is None or kernel_id not in self:
+        if kernel_id not in self:
             raise HTTPError(503, "The gateway does not tell whether this kernel exists")
-        return _unknown(last_known)
+        return self._unknown(kernel_id, models)
+
+    def _unknown(self, kernel_id: str, models: KernelModels) -> KernelModel:
+        """Return the last model of a kernel that is served here, and is unknown now."""
+        last_known = models.unknown[kernel_id] or self._kernels[kernel_id].kernel
+        return {**last_known, "execution_state": "unknown"}
 
     def _serve(self, model: KernelModel) -> None:
         kernel_id = model["id"]
@@ -163,8 +170,7 @@ class GatewayKernels(_Stock):  # type: ignore[misc]
             if models.is_dead(kernel_id):
                 self.remove_kernel(kernel_id)
             elif kernel_id in self:  # It may have been shut down in the meantime.
-                last_known = models.unknown.get(kernel_id) or self._kernels[kernel_id].kernel
-                listed[kernel_id] = models.alive.get(kernel_id) or _unknown(last_known)
+                listed[kernel_id] = models.alive.get(kernel_id) or self._unknown(kernel_id, models)
         return list(listed.values())
 
     async def shutdown_kernel(
@@ -258,7 +264,3 @@ class _NoSessions(KernelSessions):
 
     async def end_kernel(self, kernel_id: str, session_ids: Collection[str]) -> bool:
         return False
-
-
-def _unknown(model: KernelModel) -> KernelModel:
-    return {**model, "execution_state": "unknown"}

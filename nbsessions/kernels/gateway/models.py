@@ -17,8 +17,8 @@ from nbsessions.tasks import Tasks
 _TIMEOUT = 4.0
 """Seconds that each attempt of a request may take. Its answer serves later callers.
 
-A caller waits as long for a kernel that nothing is known of. A longer time would delay the next
-attempt after the gateway has lost a request.
+A caller waits as long for a kernel that the server does not serve yet. A longer time would delay
+the next attempt after the gateway has lost a request.
 """
 
 _SEEN = 10_000
@@ -86,10 +86,10 @@ class GatewayModels:
         return self._sorted(found)
 
     async def find(self, kernel_id: str) -> KernelModels:
-        """Like ``get``, for a kernel that may never have been seen here. Takes longer then."""
+        """Like ``get``, but wait longer before the kernel is unknown."""
         deadline = monotonic() + _TIMEOUT
         models = await self.get([kernel_id])
-        if kernel_id not in models.unknown or models.unknown[kernel_id] is not None:
+        if kernel_id not in models.unknown:
             return models
         found = await self._ask_each([kernel_id], listed=False, deadline=deadline)
         return self._sorted(found)

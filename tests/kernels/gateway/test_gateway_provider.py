@@ -570,14 +570,17 @@ async def test_the_log_tells_of_no_trouble_while_old_answers_are_used(
 
 
 @pytest.mark.parametrize("lists", [True, False])
+@pytest.mark.parametrize("seen", [True, False])
 @pytest.mark.gen_test
 async def test_a_kernel_is_found_at_a_gateway_that_takes_seconds_for_an_answer(
-    tmp_path: Path, lists: bool
+    tmp_path: Path, lists: bool, seen: bool
 ) -> None:
     async with fake_gateway() as gateway:
         gateway.lists = lists
         kernel_id = make_started(gateway)
-        manager = make_gateway_provider(tmp_path)._kernels
+        manager = make_gateway_provider(tmp_path, models_max_age=0.0)._kernels
+        if seen:
+            await manager.models.get([kernel_id])
         gateway.flows.clear()
         asyncio.get_running_loop().call_later(2.5, gateway.flows.set)
         assert (await manager.learn(kernel_id))["execution_state"] == "starting"
