@@ -89,7 +89,7 @@ class GatewayKernelProvider(KernelProvider):
         if not is_model(model):
             raise KernelStartUncertain("The answer of the gateway to a start makes no sense")
         started: str = model["id"]
-        self._final_after[started] = 0.0
+        self._remember_start(started, 0.0)
         self._kernels.add(model)
         return Kernel(kernel_id=started, kernel_name=model["name"], provider=self.name)
 
@@ -130,7 +130,7 @@ class GatewayKernelProvider(KernelProvider):
             return KernelspecNotFound(name)
         self._log.error("Kernel %s (%r) did not start: %s", kernel_id, name, error.body[:2000])
         # It answered, so the start is over. What it may have left behind ends now.
-        self._final_after[kernel_id] = 0.0
+        self._remember_start(kernel_id, 0.0)
         try:
             await self.undo_start(kernel_id)
         except GatewayError:
@@ -161,13 +161,16 @@ class GatewayKernelProvider(KernelProvider):
         now = asyncio.get_running_loop().time()
         if kernel_id not in self._final_after:
             longest = max(_SETTLES_AFTER, self._requests.start_timeout)
-            self._final_after[kernel_id] = now + longest
+            self._remember_start(kernel_id, now + longest)
         final_after = self._final_after[kernel_id]
-        while len(self._final_after) > _REMEMBERED:
-            del self._final_after[next(iter(self._final_after))]
         if not await self._kernels.end(kernel_id) and now < final_after:
             raise KernelStartUncertain(f"Kernel {kernel_id} may still come up")
-        self._final_after[kernel_id] = 0.0
+        self._remember_start(kernel_id, 0.0)
+
+    def _remember_start(self, kernel_id: str, final_after: float) -> None:
+        self._final_after[kernel_id] = final_after
+        while len(self._final_after) > _REMEMBERED:
+            del self._final_after[next(iter(self._final_after))]
 
     def _forget_start(self, kernel_id: str) -> None:
         self._final_after.pop(kernel_id, None)

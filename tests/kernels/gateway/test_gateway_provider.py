@@ -195,6 +195,17 @@ async def test_starts_of_kernels_that_have_ended_are_forgotten(tmp_path: Path) -
 
 
 @pytest.mark.gen_test
+async def test_only_the_last_starts_are_remembered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(provider_module, "_REMEMBERED", 2)
+    async with fake_gateway():
+        provider = make_gateway_provider(tmp_path)
+        started = [(await provider.start(request(provider))).kernel_id for _ in range(3)]
+        assert list(provider._final_after) == started[1:]
+
+
+@pytest.mark.gen_test
 async def test_a_gateway_chooses_the_kernel_of_a_start_that_names_none(tmp_path: Path) -> None:
     async with fake_gateway() as gateway:
         gateway.default_name = "other"
