@@ -18,7 +18,7 @@ from tornado.netutil import bind_sockets
 from tornado.web import Application, RequestHandler
 from tornado.websocket import WebSocketHandler
 
-from nbsessions.kernels.base import KernelHost
+from nbsessions.kernels.base import KernelHost, StartRequest
 from nbsessions.kernels.gateway.manager import GatewayKernels
 from nbsessions.kernels.gateway.provider import GatewayKernelProvider
 from support.hosts import make_contents_manager
@@ -243,4 +243,19 @@ def make_gateway_provider(folder: Path, **traits: Any) -> GatewayKernelProvider:
             boot_id="this boot",
             log=logging.getLogger("provider under test"),
         )
+    )
+
+
+def make_start_request(
+    provider: GatewayKernelProvider, kernel_name: str | None = None, path: str = "a.ipynb"
+) -> StartRequest:
+    """Return a request to start the kernel of a new session."""
+    return StartRequest(
+        token=str(uuid.uuid4()),
+        session_id=str(uuid.uuid4()),
+        kernel_name=kernel_name,
+        kernel_id=provider.new_kernel_id(),
+        path=path,
+        name=None,
+        type="notebook",
     )

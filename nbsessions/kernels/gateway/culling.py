@@ -46,11 +46,14 @@ class CullingRule:
     busy: bool
 
     def applies_to(self, model: KernelModel, idle_timeout: float, now: datetime) -> bool:
-        """Return whether a kernel with this model and time-out is to end."""
+        """Return whether a kernel with this model and time-out is to end.
+
+        A time-out of 0 or less lets no idle kernel end.
+        """
         if model["execution_state"] == "dead":
             return True
         return (
-            idle_time(model, now) > timedelta(seconds=idle_timeout)
+            0 < idle_timeout < idle_time(model, now).total_seconds()
             and (self.busy or model["execution_state"] != "busy")
             and (self.connected or not model["connections"])
         )

@@ -88,7 +88,7 @@ def _difference(moment: datetime | None, ours: datetime) -> timedelta | None:
 
 async def _lists_kernels(requests: GatewayRequests) -> bool:
     try:
-        await requests.kernels("GET", timeout=_TIME_LIMIT)
+        await requests.list_kernels(timeout=_TIME_LIMIT)
     except GatewayError as error:
         if error.status == 403:
             return False

@@ -12,9 +12,9 @@ from traitlets import Float
 
 from nbsessions.kernels.gateway.culling import Culling, CullingRule, KernelSessions
 from nbsessions.kernels.gateway.models import GatewayModels
-from nbsessions.kernels.gateway.requests import GatewayRequests
+from nbsessions.kernels.gateway.requests import GatewayError, GatewayRequests
 from nbsessions.kernels.internals import set_remote_kernel
-from nbsessions.models import KernelModel
+from nbsessions.models import KernelModel, KernelModels
 
 _STOP_TIMEOUT = 10.0
 """Seconds that the gateway gets to end kernels when the server stops."""
@@ -77,10 +77,18 @@ class GatewayKernels(_Stock):  # type: ignore[misc]
         self.models.started(model)
         self._serve(model)
 
-    def forget(self, kernel_id: str) -> None:
-        """Take note that a kernel has ended."""
+    async def end(self, kernel_id: str) -> bool:
+        """Shut a kernel down at the gateway. Return whether it was there. Raises GatewayError."""
+        try:
+            await self.requests.kernels("DELETE", kernel_id)
+            existed = True
+        except GatewayError as error:
+            if not error.is_missing(kernel_id):
+                raise
+            existed = False
         self.models.ended(kernel_id)
         self.remove_kernel(kernel_id)
+        return existed
 
     def remove_kernel(self, kernel_id: str) -> Any:
         """Stop serving a kernel, which has ended."""
@@ -101,9 +109,12 @@ class GatewayKernels(_Stock):  # type: ignore[misc]
 
         If the gateway cannot tell its state, the model is the last known one, with the
         execution_state "unknown". Raises HTTPError 404 if there is no such kernel, and 503 if
-        nothing is known about it.
+        it was not served before.
         """
-        models = await self.models.find(kernel_id)
+        if kernel_id in self:
+            models = await self.models.get([kernel_id])
+        else:
+            models = await self.models.find(kernel_id)
         model = models.alive.get(kernel_id)
         if model is not None:
             self._serve(model)
@@ -111,10 +122,14 @@ class GatewayKernels(_Stock):  # type: ignore[misc]
         if models.is_dead(kernel_id):
             self.remove_kernel(kernel_id)
             raise HTTPError(404, f"Kernel does not exist: {kernel_id}")
-        last_known = models.unknown[kernel_id]
-        if last_known is None or kernel_id not in self:
+        if kernel_id not in self:
             raise HTTPError(503, "The gateway does not tell whether this kernel exists")
-        return _unknown(last_known)
+        return self._unknown(kernel_id, models)
+
+    def _unknown(self, kernel_id: str, models: KernelModels) -> KernelModel:
+        """Return the last model of a kernel that is served here, and is unknown now."""
+        last_known = models.unknown[kernel_id] or self._kernels[kernel_id].kernel
+        return {**last_known, "execution_state": "unknown"}
 
     def _serve(self, model: KernelModel) -> None:
         kernel_id = model["id"]
@@ -154,9 +169,8 @@ class GatewayKernels(_Stock):  # type: ignore[misc]
         for kernel_id in others:
             if models.is_dead(kernel_id):
                 self.remove_kernel(kernel_id)
-            else:
-                last_known = models.unknown.get(kernel_id) or self._kernels[kernel_id].kernel
-                listed[kernel_id] = models.alive.get(kernel_id) or _unknown(last_known)
+            elif kernel_id in self:  # It may have been shut down in the meantime.
+                listed[kernel_id] = models.alive.get(kernel_id) or self._unknown(kernel_id, models)
         return list(listed.values())
 
     async def shutdown_kernel(
@@ -169,7 +183,10 @@ class GatewayKernels(_Stock):  # type: ignore[misc]
         if not restart and await self._end_with_sessions(kernel_id):
             return
         await self.learn(kernel_id)
-        await self._end_without_sessions(kernel_id, now=now, restart=restart)
+        try:
+            await self.end(kernel_id)
+        except GatewayError as error:
+            raise HTTPError(503, f"The gateway did not shut the kernel down: {error}") from error
 
     async def _end_with_sessions(self, kernel_id: str) -> bool:
         """End the kernel in the way of sessions. Return False if that is not possible."""
@@ -178,10 +195,6 @@ class GatewayKernels(_Stock):  # type: ignore[misc]
             return bool(session_ids) and await self.sessions.end_kernel(kernel_id, session_ids)
         except HTTPError:
             return False
-
-    async def _end_without_sessions(self, kernel_id: str, **options: bool) -> None:
-        await super().shutdown_kernel(kernel_id, **options)
-        self.forget(kernel_id)
 
     async def restart_kernel(self, kernel_id: str, now: bool = False, **kwargs: Any) -> None:
         """Restart a kernel, whichever server has started it."""
@@ -216,9 +229,7 @@ class GatewayKernels(_Stock):  # type: ignore[misc]
         """
         ending = await self._list_ending()
         # The session manager takes no more orders.
-        tasks = [
-            asyncio.ensure_future(self._end_without_sessions(each, now=now)) for each in ending
-        ]
+        tasks = [asyncio.ensure_future(self.end(each)) for each in ending]
         if tasks:
             await asyncio.wait(tasks, timeout=_STOP_TIMEOUT)
         failed = [task for task in tasks if not task.done() or task.exception() is not None]
@@ -253,7 +264,3 @@ class _NoSessions(KernelSessions):
 
     async def end_kernel(self, kernel_id: str, session_ids: Collection[str]) -> bool:
         return False
-
-
-def _unknown(model: KernelModel) -> KernelModel:
-    return {**model, "execution_state": "unknown"}

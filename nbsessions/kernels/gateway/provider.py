@@ -22,7 +22,7 @@ from nbsessions.errors import (
 )
 from nbsessions.kernels.addresses import is_addressable
 from nbsessions.kernels.base import KernelHost, KernelProvider, StartRequest
-from nbsessions.kernels.gateway.models import is_model
+from nbsessions.kernels.gateway.listing import is_model
 from nbsessions.kernels.gateway.names import provider_name
 from nbsessions.kernels.gateway.requests import GatewayError
 from nbsessions.models import EndReason, Kernel, KernelModels, KernelTrace
@@ -89,7 +89,7 @@ class GatewayKernelProvider(KernelProvider):
         if not is_model(model):
             raise KernelStartUncertain("The answer of the gateway to a start makes no sense")
         started: str = model["id"]
-        self._final_after[started] = 0.0
+        self._remember_start(started, 0.0)
         self._kernels.add(model)
         return Kernel(kernel_id=started, kernel_name=model["name"], provider=self.name)
 
@@ -130,7 +130,7 @@ class GatewayKernelProvider(KernelProvider):
             return KernelspecNotFound(name)
         self._log.error("Kernel %s (%r) did not start: %s", kernel_id, name, error.body[:2000])
         # It answered, so the start is over. What it may have left behind ends now.
-        self._final_after[kernel_id] = 0.0
+        self._remember_start(kernel_id, 0.0)
         try:
             await self.undo_start(kernel_id)
         except GatewayError:
@@ -154,35 +154,26 @@ class GatewayKernelProvider(KernelProvider):
         return is_addressable(kernel_id)
 
     async def shutdown(self, kernel_id: str) -> None:
-        if not await self._delete(kernel_id) and not self._models.can_be_dead(kernel_id):
+        if not await self._kernels.end(kernel_id) and not self._models.can_be_dead(kernel_id):
             raise KernelsUnavailable(f"Kernel {kernel_id} may run at another gateway")
 
     async def undo_start(self, kernel_id: str) -> None:
         now = asyncio.get_running_loop().time()
         if kernel_id not in self._final_after:
             longest = max(_SETTLES_AFTER, self._requests.start_timeout)
-            self._final_after[kernel_id] = now + longest
+            self._remember_start(kernel_id, now + longest)
         final_after = self._final_after[kernel_id]
+        if not await self._kernels.end(kernel_id) and now < final_after:
+            raise KernelStartUncertain(f"Kernel {kernel_id} may still come up")
+        self._remember_start(kernel_id, 0.0)
+
+    def _remember_start(self, kernel_id: str, final_after: float) -> None:
+        self._final_after[kernel_id] = final_after
         while len(self._final_after) > _REMEMBERED:
             del self._final_after[next(iter(self._final_after))]
-        if not await self._delete(kernel_id) and now < final_after:
-            raise KernelStartUncertain(f"Kernel {kernel_id} may still come up")
-        self._final_after[kernel_id] = 0.0
 
     def _forget_start(self, kernel_id: str) -> None:
         self._final_after.pop(kernel_id, None)
-
-    async def _delete(self, kernel_id: str) -> bool:
-        """Shut a kernel down. Return whether it was there."""
-        try:
-            await self._requests.kernels("DELETE", kernel_id)
-            existed = True
-        except GatewayError as error:
-            if not error.is_missing(kernel_id):
-                raise
-            existed = False
-        self._kernels.forget(kernel_id)
-        return existed
 
     def update_env(self, kernel_id: str, *, path: str | None, name: str | None) -> None:
         # Gateways offer no way to change the environment of a kernel's next restart.

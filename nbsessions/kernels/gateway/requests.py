@@ -103,13 +103,23 @@ class GatewayRequests:
         ``timeout`` limits the seconds that the gateway client allows for one attempt. Raises
         GatewayError.
         """
-        return await self._send(
-            method, GatewayClient.instance().kernels_endpoint, path, body, timeout
-        )
+        endpoint = GatewayClient.instance().kernels_endpoint
+        return _decoded(await self._request(method, endpoint, *path, body=body, timeout=timeout))
+
+    async def list_kernels(self, *, timeout: float) -> Any:
+        """Return the gateway's list of kernels. See ``kernels``."""
+        try:
+            return await self.kernels("GET", timeout=timeout)
+        except GatewayError as error:
+            if error.status != 500:
+                raise
+        # A gateway cannot list its kernels in the moment in which it adds one.
+        return await self.kernels("GET", timeout=timeout)
 
     async def kernelspec(self, name: str) -> Any:
         """Return a kernelspec. Raises GatewayError."""
-        return await self._send("GET", GatewayClient.instance().kernelspecs_endpoint, (name,))
+        endpoint = GatewayClient.instance().kernelspecs_endpoint
+        return _decoded(await self._request("GET", endpoint, name))
 
     async def about(self, *, timeout: float) -> tuple[Any, datetime | None]:
         """Return what the gateway tells about itself, and the time by its clock, if it tells it.
@@ -117,24 +127,14 @@ class GatewayRequests:
         Raises GatewayError.
         """
         parent = GatewayClient.instance().kernels_endpoint.rstrip("/").rpartition("/")[0]
-        response = await self._request("GET", parent, (), timeout=timeout)
+        response = await self._request("GET", parent, timeout=timeout)
         return _decoded(response), _time_of(response)
-
-    async def _send(
-        self,
-        method: str,
-        endpoint: str,
-        path: tuple[str, ...],
-        body: Any = None,
-        timeout: float | None = None,
-    ) -> Any:
-        return _decoded(await self._request(method, endpoint, path, body, timeout))
 
     async def _request(
         self,
         method: str,
         endpoint: str,
-        path: tuple[str, ...],
+        *path: str,
         body: Any = None,
         timeout: float | None = None,
     ) -> HTTPResponse:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import uuid
 from datetime import timedelta
 from pathlib import Path
@@ -77,6 +78,9 @@ async def test_a_kernelspec_may_have_a_time_out_of_its_own(tmp_path: Path) -> No
         gateway.specs["light"] = {"spec": {"metadata": {"cull_idle_timeout": 1000}}}
         gateway.specs["other"] = {"spec": {"metadata": {"cull_idle_timeout": "soon"}}}
         assert await culled(manager, idle, other) == [other]
+        for never in (0, -1, 10**20, math.inf):
+            gateway.specs["light"] = {"spec": {"metadata": {"cull_idle_timeout": never}}}
+            assert await culled(manager, idle) == []
         gateway.specs["light"] = {"spec": {"metadata": {"cull_idle_timeout": 99}}}
         assert await culled(manager, idle) == [idle]
         removed = start(gateway, idle=100, name="removed")

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import uuid
 from pathlib import Path
 
 import pytest
 
 from nbsessions.errors import KernelStartUncertain, KernelsUnavailable
-from nbsessions.kernels.base import StartRequest
 from nbsessions.kernels.gateway.provider import GatewayKernelProvider
 from nbsessions.kernels.gateway.requests import GatewayError
-from support.fake_gateway import fake_gateway, make_gateway_provider
+from support.fake_gateway import fake_gateway, make_gateway_provider, make_start_request
 
 UNKNOWN_ID = "11111111-2222-4333-8444-555555555555"
 
@@ -20,17 +18,7 @@ UNKNOWN_ID = "11111111-2222-4333-8444-555555555555"
 async def start_error(provider: GatewayKernelProvider) -> KernelsUnavailable:
     """Return the error of a start that does not succeed."""
     with pytest.raises(KernelsUnavailable) as caught:
-        await provider.start(
-            StartRequest(
-                token=str(uuid.uuid4()),
-                session_id=str(uuid.uuid4()),
-                kernel_name=None,
-                kernel_id=provider.new_kernel_id(),
-                path="a.ipynb",
-                name=None,
-                type="notebook",
-            )
-        )
+        await provider.start(make_start_request(provider))
     return caught.value
 
 
