@@ -49,7 +49,8 @@ def test_two_pages_at_two_servers_share_the_kernel_of_a_notebook(
             notebook.wait_for_kernel()
 
         first, second = notebooks
-        assert first.connection().kernel_id == second.connection().kernel_id
+        kernel_id = first.connection().kernel_id
+        assert second.connection().kernel_id == kernel_id
         first.execute("a = 'from the first'")
         second.execute("b = 'from the second'")
         assert second.execute("a") == "'from the first'"
@@ -57,6 +58,8 @@ def test_two_pages_at_two_servers_share_the_kernel_of_a_notebook(
         assert len(gateway.kernel_processes()) == 1
         for server in servers:
             assert {model["path"] for model in server.list_sessions()} == {path}
+            # More than one would mix up each other's replies.
+            assert len(server.log_lines("I", f"Connecting to ws:.*{kernel_id}/")) == 1
         assert [page.dialogs() for page in pages] == [[], []]
         for model in servers[0].list_sessions():
             servers[1].delete(model["id"])

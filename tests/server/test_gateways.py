@@ -10,7 +10,7 @@ import pytest
 import websocket
 
 from support.channel import Channel
-from support.gateway import TOKEN, Gateway
+from support.gateway import GATEWAYS, OLDEST_GATEWAYS, TOKEN, Gateway
 from support.gateway_servers import ids, start_behind
 from support.server import StartServer
 from support.waiting import wait_until
@@ -78,6 +78,7 @@ def test_any_server_serves_the_sessions_of_every_other(
     gateway.wait_for_kernels(0)
 
 
+@pytest.mark.parametrize("gateway", [*GATEWAYS, *OLDEST_GATEWAYS], indirect=True)
 def test_servers_of_the_oldest_and_the_newest_release_serve_each_others_sessions(
     start_server: StartServer, gateway: Gateway, sqlite_url: str
 ) -> None:

@@ -5,12 +5,22 @@ from __future__ import annotations
 import json
 import time
 import uuid
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Protocol
 
 import websocket
+from jupyter_server.services.kernels.connection.base import (
+    deserialize_binary_message,
+    deserialize_msg_from_ws_v1,
+    serialize_binary_message,
+    serialize_msg_to_ws_v1,
+)
 
+V1 = "v1.kernel.websocket.jupyter.org"
+"""The protocol of pages. Without a protocol, messages are sent in the oldest one."""
+
+_PARTS = ("header", "parent_header", "metadata", "content")
 _TIMEOUT = 60.0
 _RECEIVE_TIMEOUT = 0.5
 
@@ -29,11 +39,17 @@ class Channel:
     """A websocket to a running kernel.
 
     A client that reconnects passes its previous ``session_id``. With ``busy``, the channel does
-    not wait for the kernel to answer first.
+    not wait for the kernel to answer first. Fails if the server does not speak the ``protocol``.
     """
 
     def __init__(
-        self, server: Address, kernel_id: str, session_id: str | None = None, *, busy: bool = False
+        self,
+        server: Address,
+        kernel_id: str,
+        session_id: str | None = None,
+        *,
+        busy: bool = False,
+        protocol: str | None = None,
     ) -> None:
         self.session_id = session_id or str(uuid.uuid4())
         self._busy = busy
@@ -42,7 +58,10 @@ class Channel:
             f"ws://127.0.0.1:{server.port}{path}",
             header=[f"Authorization: token {server.token}"],
             timeout=_TIMEOUT,
+            subprotocols=[protocol] if protocol else None,
+            skip_utf8_validation=True,  # it takes seconds for a large message
         )
+        assert self._socket.subprotocol == protocol
         self._socket.settimeout(_RECEIVE_TIMEOUT)
         self._deadline = time.monotonic() + _TIMEOUT
 
@@ -63,7 +82,7 @@ class Channel:
         message = None
         while message is None or message["channel"] != "iopub":
             if message is None:
-                message_id = self._send("kernel_info_request", {})
+                message_id = self.send("kernel_info_request", {})
             message = self._reply(message_id)
 
     def __exit__(
@@ -73,6 +92,10 @@ class Channel:
         traceback: TracebackType | None,
     ) -> None:
         self._socket.close()
+
+    def answer_pings(self) -> None:
+        """Read for a moment what arrives. A client answers pings only while it reads."""
+        self._reply("")
 
     def close(self) -> None:
         """Close the websocket."""
@@ -91,11 +114,11 @@ class Channel:
 
     def start(self, code: str) -> str:
         """Start running code and return the id of the request."""
-        return self._send("execute_request", {"code": code, "silent": False, "allow_stdin": True})
+        return self.send("execute_request", {"code": code, "silent": False, "allow_stdin": True})
 
     def answer(self, text: str, message_id: str) -> None:
         """Answer the ``input()`` call of a request's code."""
-        self._send("input_reply", {"value": text}, {"msg_id": message_id}, channel="stdin")
+        self.send("input_reply", {"value": text}, {"msg_id": message_id}, channel="stdin")
 
     def wait_for(self, message_type: str, message_id: str) -> dict[str, Any]:
         """Return the next message of this type that belongs to the request. Fails on an error."""
@@ -115,14 +138,16 @@ class Channel:
                 found.setdefault(message["msg_type"], message)
         return found
 
-    def _send(
+    def send(
         self,
         type: str,
         content: Mapping[str, object],
         parent: Mapping[str, object] | None = None,
         *,
         channel: str = "shell",
+        buffers: Sequence[bytes] = (),
     ) -> str:
+        """Send a message and return its id."""
         message_id = uuid.uuid4().hex
         header = {
             "msg_id": message_id,
@@ -132,23 +157,52 @@ class Channel:
             "version": "5.3",
             "date": "2024-01-01T00:00:00Z",
         }
-        message = {"channel": channel, "header": header, "metadata": {}}
-        message["parent_header"] = parent or {}
-        self._socket.send(json.dumps({**message, "content": content, "buffers": []}))
+        message = {"header": header, "parent_header": parent or {}, "metadata": {}}
+        message["content"] = content
+        if self._socket.subprotocol:
+            parts = [json.dumps(message[key]).encode() for key in _PARTS]
+            self.send_frame(serialize_msg_to_ws_v1([*parts, *buffers], channel))
+        else:
+            message.update(channel=channel, buffers=buffers)
+            self.send_frame(serialize_binary_message(message) if buffers else json.dumps(message))
         return message_id
+
+    def send_frame(self, frame: str | bytes) -> None:
+        """Send a message that is encoded."""
+        self._socket.send(
+            frame,
+            websocket.ABNF.OPCODE_BINARY
+            if isinstance(frame, bytes)
+            else websocket.ABNF.OPCODE_TEXT,
+        )
 
     def _reply(self, message_id: str) -> dict[str, Any] | None:
         """Return the next message that belongs to the request. None if none arrives in time."""
         while True:
             assert time.monotonic() < self._deadline, "the kernel did not answer"
             try:
-                text = self._socket.recv()
+                frame = self._socket.recv()
             except websocket.WebSocketTimeoutException:
                 return None
-            if not text:
+            if not frame:
                 # A websocket that was closed by the other side does not close its socket.
                 self._socket.shutdown()
                 raise websocket.WebSocketConnectionClosedException
-            message: dict[str, Any] = json.loads(text)
+            message = _decoded(frame, self._socket.subprotocol)
             if (message["parent_header"] or {}).get("msg_id") == message_id:
                 return message
+
+
+def _decoded(frame: str | bytes, protocol: str | None) -> dict[str, Any]:
+    message: dict[str, Any]
+    if isinstance(frame, str):
+        message = json.loads(frame)
+    elif protocol is None:
+        message = deserialize_binary_message(frame)
+    else:
+        channel, parts = deserialize_msg_from_ws_v1(frame)
+        message = dict(zip(_PARTS, map(json.loads, parts[: len(_PARTS)]), strict=True))
+        message.update(
+            channel=channel, buffers=parts[len(_PARTS) :], msg_type=message["header"]["msg_type"]
+        )
+    return message

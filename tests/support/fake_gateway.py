@@ -16,6 +16,7 @@ from jupyter_server.gateway.gateway_client import GatewayClient
 from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 from tornado.web import Application, RequestHandler
+from tornado.websocket import WebSocketHandler
 
 from nbsessions.kernels.base import KernelHost, StartRequest
 from nbsessions.kernels.gateway.manager import GatewayKernels
@@ -37,6 +38,8 @@ class FakeGateway:
         self.bodies: list[dict[str, Any]] = []
         """The bodies of all starts."""
         self.headers: list[dict[str, str]] = []
+        self.messages: asyncio.Queue[str | bytes | None] = asyncio.Queue()
+        """What clients have sent over websockets. None: one of them has closed its connection."""
         self.lists = True
         self.takes_ids = True
         self.default_name = "light"
@@ -128,6 +131,21 @@ class _Handler(RequestHandler):
             self.finish(json.dumps(answer))
 
 
+class _Channels(WebSocketHandler):
+    def initialize(self, gateway: FakeGateway) -> None:
+        self.gateway = gateway
+
+    async def get(self, *path: str) -> None:
+        await self.gateway.flows.wait()
+        await super().get(*path)
+
+    def on_message(self, message: str | bytes) -> None:
+        self.gateway.messages.put_nowait(message)
+
+    def on_close(self) -> None:
+        self.gateway.messages.put_nowait(None)
+
+
 class FakeSessions:
     """Sessions that exist only for the kernel manager, by the ids of their kernels."""
 
@@ -185,7 +203,12 @@ async def fake_gateway(*, tls: bool = False, **settings: Any) -> AsyncIterator[F
     options = {"gateway": gateway}
     certificate = Path(tornado.__file__).parent / "test"
     server = HTTPServer(
-        Application([(r"/api/(.*)", _Handler, options)]),
+        Application(
+            [
+                (r"/api/kernels/[^/]+/channels", _Channels, options),
+                (r"/api/(.*)", _Handler, options),
+            ]
+        ),
         ssl_options={
             "certfile": str(certificate / "test.crt"),
             "keyfile": str(certificate / "test.key"),

@@ -10,7 +10,7 @@ import socket
 import subprocess
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -29,23 +29,34 @@ USER = "ada"
 _SUPPORT = Path(__file__).parent
 _KINDS = {"kernel": "kernel_gateway", "enterprise": "enterprise_gateway"}
 GATEWAYS = list(_KINDS)
+OLDEST_GATEWAYS = [f"oldest {kind}" for kind in _KINDS]
+"""The oldest releases that nbsessions supports."""
 
 
 class Gateway:
     """A Kernel Gateway or Enterprise Gateway. It can be started again, on the same port."""
 
     def __init__(
-        self, kind: str, folder: Path, *, lists: bool = True, deployed: Path | None = None
+        self,
+        kind: str,
+        folder: Path,
+        *,
+        lists: bool = True,
+        deployed: Path | None = None,
+        options: Sequence[str] = (),
     ) -> None:
-        """``lists``: whether it tells all its kernels in one reply.
+        """``kind``: one of GATEWAYS or OLDEST_GATEWAYS.
 
+        ``lists``: whether it tells all its kernels in one reply.
         ``deployed``: its configuration file, which says that in place of ``lists``.
+        ``options``: more arguments of its command.
         """
-        self.kind = kind
+        self.kind = kind.removeprefix("oldest ")
         self._folder = folder
         self._lists = lists
         self._deployed = deployed
-        self._python = python_of(f"{kind}-gateway")
+        self._options = options
+        self._python = python_of(f"{kind.replace(' ', '-')}-gateway")
         self._port_holder: socket.socket = reserve_server_port()
         self.port: int = self._port_holder.getsockname()[1]
         self._process: subprocess.Popen[bytes] | None = None
@@ -172,6 +183,7 @@ class Gateway:
             f"--{application}.port_retries=0",
             f"--{application}.auth_token={TOKEN}",
             *lists,
+            *self._options,
         ]
 
     def _environment(self) -> dict[str, str]:
@@ -188,9 +200,11 @@ class Gateway:
 
 
 @contextmanager
-def running_gateway(kind: str, folder: Path, *, lists: bool = True) -> Iterator[Gateway]:
-    """Run a gateway, and kill it and its kernels at the end."""
-    gateway = Gateway(kind, folder, lists=lists)
+def running_gateway(
+    kind: str, folder: Path, *, lists: bool = True, options: Sequence[str] = ()
+) -> Iterator[Gateway]:
+    """Run a gateway, and kill it and its kernels at the end. See Gateway."""
+    gateway = Gateway(kind, folder, lists=lists, options=options)
     try:
         yield gateway.start()
     finally:
