@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import time
 from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPException
+from pathlib import Path
 
 import pytest
 import websocket
@@ -117,6 +119,40 @@ def test_another_kernel_is_started_before_the_first_one_ends(
     assert ids(one) == [(model["id"], changed["kernel"]["id"])]
     gateway.wait_for_kernels(1)
     assert one.execute(changed["kernel"]["id"], "6*7") == "42"
+
+
+LOG_EVENTS = """
+import logging
+
+get_config().EventLogger.handlers = [logging.FileHandler({path!r})]
+"""
+
+
+@pytest.mark.parametrize("gateway", ["kernel"], indirect=True)
+@pytest.mark.parametrize("host_name", ["newest", "oldest"])
+def test_event_listeners_are_told_about_the_kernels_of_sessions(
+    start_server: StartServer, gateway: Gateway, sqlite_url: str, tmp_path: Path, host_name: str
+) -> None:
+    server = start_behind(start_server, gateway, sqlite_url, host_name, options={"start": False})
+    events = tmp_path / "events"
+    (server.config_dir / "jupyter_server_config.py").write_text(
+        LOG_EVENTS.format(path=str(events))
+    )
+    server.start()
+    model = server.create("a.ipynb")
+    assert server.post({"path": "b", "type": "notebook", "kernel": {"name": "none"}}).status == 400
+    server.delete(model["id"])
+    gateway.wait_for_kernels(0)
+    told = [json.loads(line) for line in events.read_text().splitlines()]
+    actions = [each for each in told if each["__schema__"].endswith("/kernel_actions/v1")]
+    assert [(each["action"], each["status"]) for each in actions] == [
+        ("start", "success"),
+        ("start", "error"),
+        ("shutdown", "success"),
+    ]
+    assert actions[0]["kernel_id"] == actions[2]["kernel_id"] == model["kernel"]["id"]
+    requests = [each for each in told if each["__schema__"].endswith("/gateway_client/v1")]
+    assert {each["status"] for each in requests} == {"success", "error"}
 
 
 def test_while_the_gateway_is_away_lists_stay_right_and_nothing_ends(

@@ -11,6 +11,7 @@ from tornado.web import HTTPError
 from traitlets import Float
 
 from nbsessions.kernels.gateway.culling import Culling, CullingRule, KernelSessions
+from nbsessions.kernels.gateway.events import emit_action
 from nbsessions.kernels.gateway.models import GatewayModels
 from nbsessions.kernels.gateway.requests import GatewayError, GatewayRequests
 from nbsessions.kernels.internals import set_remote_kernel
@@ -84,8 +85,11 @@ class GatewayKernels(_Stock):  # type: ignore[misc]
             existed = True
         except GatewayError as error:
             if not error.is_missing(kernel_id):
+                emit_action(self, "shutdown", kernel_id, error=error)
                 raise
             existed = False
+        if existed:
+            emit_action(self, "shutdown", kernel_id)
         self.models.ended(kernel_id)
         self.remove_kernel(kernel_id)
         return existed

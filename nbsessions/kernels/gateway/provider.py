@@ -22,6 +22,7 @@ from nbsessions.errors import (
 )
 from nbsessions.kernels.addresses import is_addressable
 from nbsessions.kernels.base import KernelHost, KernelProvider, StartRequest
+from nbsessions.kernels.gateway.events import emit_action
 from nbsessions.kernels.gateway.listing import is_model
 from nbsessions.kernels.gateway.names import provider_name
 from nbsessions.kernels.gateway.requests import GatewayError
@@ -85,12 +86,14 @@ class GatewayKernelProvider(KernelProvider):
         try:
             model = await self._requests.kernels("POST", body=body)
         except GatewayError as error:
+            emit_action(self._kernels, "start", kernel_id, name, error=error)
             raise await self._failure(error, kernel_id, name) from error
         if not is_model(model):
             raise KernelStartUncertain("The answer of the gateway to a start makes no sense")
         started: str = model["id"]
         self._remember_start(started, 0.0)
         self._kernels.add(model)
+        emit_action(self._kernels, "start", started, model["name"])
         return Kernel(kernel_id=started, kernel_name=model["name"], provider=self.name)
 
     async def _environment(self, request: StartRequest) -> dict[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
+from http import HTTPStatus
 from socket import gaierror
 from ssl import SSLCertVerificationError
 from textwrap import shorten
@@ -13,6 +14,8 @@ from urllib.parse import quote, urlsplit
 
 from jupyter_server.gateway.gateway_client import GatewayClient, RetryableHTTPClient
 from tornado.httpclient import AsyncHTTPClient, HTTPClientError, HTTPResponse
+
+from nbsessions.kernels.gateway.events import emit_request
 
 _MAX_REQUESTS = 100
 """How many requests may be under way at once, so that some that hang do not delay the others."""
@@ -166,12 +169,16 @@ class GatewayRequests:
             self._http = AsyncHTTPClient(force_instance=True, max_clients=_MAX_REQUESTS)
         retrying.client = self._http
         try:
-            return await retrying.fetch(address, method=method, **options)
+            response = await retrying.fetch(address, method=method, **options)
         except HTTPClientError as error:
+            emit_request(error.code, str(error.message or error))
             raise _answer(error) from error
         except (OSError, ValueError) as error:
+            emit_request(HTTPStatus.SERVICE_UNAVAILABLE, repr(error))
             never_sent = isinstance(error, _NEVER_SENT)
             raise GatewayError(f"no answer: {error!r}", done=never_sent) from error
+        emit_request(response.code)
+        return response
 
 
 def _answer(error: HTTPClientError) -> GatewayError:
