@@ -140,7 +140,7 @@ def test_event_listeners_are_told_about_the_kernels_of_sessions(
     )
     server.start()
     model = server.create("a.ipynb")
-    assert server.post({"path": "b", "type": "notebook", "kernel": {"name": "none"}}).status == 400
+    assert server.post({"path": "b", "type": "notebook", "kernel": {"name": "none"}}).status == 501
     server.delete(model["id"])
     gateway.wait_for_kernels(0)
     told = [json.loads(line) for line in events.read_text().splitlines()]

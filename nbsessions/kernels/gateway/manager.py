@@ -82,14 +82,14 @@ class GatewayKernels(_Stock):  # type: ignore[misc]
         """Shut a kernel down at the gateway. Return whether it was there. Raises GatewayError."""
         try:
             await self.requests.kernels("DELETE", kernel_id)
-            existed = True
         except GatewayError as error:
             if not error.is_missing(kernel_id):
                 emit_action(self, "shutdown", kernel_id, error=error)
                 raise
             existed = False
-        if existed:
+        else:
             emit_action(self, "shutdown", kernel_id)
+            existed = True
         self.models.ended(kernel_id)
         self.remove_kernel(kernel_id)
         return existed
