@@ -50,7 +50,14 @@ async def leave(stores: Stores, **owner: str) -> SessionStore:
     return store
 
 
-@pytest.mark.parametrize("process", [process_key(os.getpid()), "", "elsewhere 1 1"])
+@pytest.mark.parametrize(
+    "process",
+    [
+        pytest.param(process_key(os.getpid()), id="this process"),
+        pytest.param("", id="unknown"),
+        pytest.param("elsewhere 1 1", id="elsewhere"),
+    ],
+)
 @pytest.mark.parametrize("boot_id", [BOOT, ""])
 async def test_an_owner_that_may_be_alive_is_not_dead_until_it_was_silent_for_a_day(
     stores: Stores, process: str, boot_id: str
