@@ -12,7 +12,9 @@ from hypothesis import HealthCheck, settings
 from jupyter_client.connect import LocalPortCache
 from tornado.ioloop import IOLoop
 
+from support.gateway import GATEWAYS, Gateway, running_gateway
 from support.ports import reserve_ports
+from support.postgres import shared_cluster
 from support.server import StartServer, servers_in
 from support.services import STORES, Bench, running_service
 from support.store_processes import OtherProcess, other_process
@@ -62,6 +64,26 @@ def start_shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[St
     """Start real servers for all tests of a module."""
     with servers_in(tmp_path_factory.mktemp("shared")) as start:
         yield start
+
+
+@pytest.fixture(params=GATEWAYS)
+def gateway(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Gateway]:
+    with running_gateway(request.param, tmp_path / "gateway") as gateway:
+        yield gateway
+
+
+@pytest.fixture
+def silent_gateway(tmp_path: Path) -> Iterator[Gateway]:
+    """A Kernel Gateway as it is by default, which does not list its kernels."""
+    with running_gateway("kernel", tmp_path / "gateway", lists=False) as gateway:
+        yield gateway
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "postgres":
+        return shared_cluster().make_schema()
+    return f"sqlite://{tmp_path / 'sessions.db'}"
 
 
 @pytest.fixture

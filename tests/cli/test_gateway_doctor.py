@@ -7,28 +7,13 @@ import socket
 import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
-from pathlib import Path
 from threading import Thread
 
 import pytest
 
-from support.behind import running_gateway
 from support.cli import CommandLine, Ran
-from support.gateway import GATEWAYS, TOKEN, USER, Gateway
+from support.gateway import TOKEN, USER, Gateway
 from support.server import StartServer
-
-
-@pytest.fixture(params=GATEWAYS)
-def gateway(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Gateway]:
-    with running_gateway(request.param, tmp_path) as gateway:
-        yield gateway
-
-
-@pytest.fixture
-def silent_gateway(tmp_path: Path) -> Iterator[Gateway]:
-    """A Kernel Gateway as it is by default, which does not list its kernels."""
-    with running_gateway("kernel", tmp_path, lists=False) as gateway:
-        yield gateway
 
 
 @pytest.fixture

@@ -2,31 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 
-from support.behind import make_store_url, prepare_behind, running_gateway
 from support.cli import CommandLine
 from support.gateway import Gateway
+from support.gateway_servers import start_behind
 from support.server import Server, StartServer
 
-
-@pytest.fixture
-def gateway(tmp_path: Path) -> Iterator[Gateway]:
-    with running_gateway("kernel", tmp_path) as gateway:
-        yield gateway
-
-
-@pytest.fixture(params=["sqlite", "postgres"])
-def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    return make_store_url(request.param, tmp_path)
+pytestmark = pytest.mark.parametrize("gateway", ["kernel"], indirect=True)
 
 
 @pytest.fixture
 def server(start_server: StartServer, gateway: Gateway, store_url: str) -> Server:
-    return prepare_behind(start_server, gateway, store_url).start()
+    return start_behind(start_server, gateway, store_url)
 
 
 def test_beside_a_server_sessions_are_shown_with_their_gateway(
@@ -65,7 +53,8 @@ def test_a_session_of_two_servers_is_listed_once(
     start_server: StartServer, server: Server, gateway: Gateway, store_url: str
 ) -> None:
     runtime = {"JUPYTER_RUNTIME_DIR": str(server.runtime_dir)}
-    other = prepare_behind(start_server, gateway, store_url, environment=runtime).start()
+    options = {"environment": runtime}
+    other = start_behind(start_server, gateway, store_url, options=options)
     model = server.create("a.ipynb")
     assert [each["id"] for each in other.list_sessions()] == [model["id"]]
     cli = CommandLine(server)

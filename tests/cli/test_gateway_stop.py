@@ -3,31 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from support.behind import make_store_url, prepare_behind, running_gateway
 from support.cli import CommandLine
-from support.gateway import GATEWAYS, Gateway
+from support.gateway import Gateway
+from support.gateway_servers import start_behind
 from support.server import Server, StartServer
-
-
-@pytest.fixture(params=GATEWAYS)
-def gateway(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Gateway]:
-    with running_gateway(request.param, tmp_path) as gateway:
-        yield gateway
-
-
-@pytest.fixture(params=["sqlite", "postgres"])
-def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    return make_store_url(request.param, tmp_path)
 
 
 @pytest.fixture
 def server(start_server: StartServer, gateway: Gateway, store_url: str) -> Server:
-    return prepare_behind(start_server, gateway, store_url).start()
+    return start_behind(start_server, gateway, store_url)
 
 
 one_gateway = pytest.mark.parametrize("gateway", ["kernel"], indirect=True)
@@ -70,7 +57,7 @@ def test_sessions_that_another_server_serves_are_no_orphans(
     start_server: StartServer, server: Server, gateway: Gateway, store_url: str
 ) -> None:
     server.create("a.ipynb")
-    other = prepare_behind(start_server, gateway, store_url).start()
+    other = start_behind(start_server, gateway, store_url)
     assert len(other.list_sessions()) == 1
     server.stop()
     cli = CommandLine(server)
@@ -87,7 +74,8 @@ def test_other_namespaces_are_included_on_request(
 ) -> None:
     server.create("a.ipynb")
     server.stop()
-    other = prepare_behind(start_server, gateway, store_url, namespace="another")
+    idle = {"start": False}
+    other = start_behind(start_server, gateway, store_url, namespace="another", options=idle)
     cli = CommandLine(other)
     if store_url.startswith("postgres"):
         assert "There are no orphaned kernels" in cli("stop", "--orphans", "-y").err

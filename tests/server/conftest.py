@@ -9,7 +9,6 @@ import pytest
 
 from support.failpoints import EXTENSION, Failpoints
 from support.gateway import GATEWAYS, Gateway, running_gateway
-from support.postgres import shared_cluster
 from support.server import Server, StartServer, servers_in
 
 HOSTS = ["newest", "oldest", "notebook6"]
@@ -39,19 +38,6 @@ def failpoints(server: Server) -> Failpoints:
 
 
 @pytest.fixture(params=GATEWAYS)
-def gateway(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Gateway]:
-    with running_gateway(request.param, tmp_path / "gateway") as gateway:
-        yield gateway
-
-
-@pytest.fixture
-def silent_gateway(tmp_path: Path) -> Iterator[Gateway]:
-    """A Kernel Gateway as it is by default, which does not list its kernels."""
-    with running_gateway("kernel", tmp_path / "gateway", lists=False) as gateway:
-        yield gateway
-
-
-@pytest.fixture(params=GATEWAYS)
 def small_gateway(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Gateway]:
@@ -60,13 +46,6 @@ def small_gateway(
         monkeypatch.setenv(name, "1")
     with running_gateway(request.param, tmp_path / "gateway") as gateway:
         yield gateway
-
-
-@pytest.fixture(params=["sqlite", "postgres"])
-def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "postgres":
-        return shared_cluster().make_schema()
-    return f"sqlite://{tmp_path / 'sessions.db'}"
 
 
 @pytest.fixture

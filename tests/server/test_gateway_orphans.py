@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from support.behind import make_store_url, prepare_behind, running_gateway
-from support.gateway import GATEWAYS, Gateway
+from support.gateway import Gateway
+from support.gateway_servers import start_behind
 from support.server import Server, StartServer
 from support.waiting import wait_until
 
@@ -18,29 +16,19 @@ A_DAY = 86400.0
 OLD = "of a server that is gone"
 
 
-@pytest.fixture(params=GATEWAYS)
-def gateway(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Gateway]:
-    with running_gateway(request.param, tmp_path) as gateway:
-        yield gateway
-
-
-@pytest.fixture(params=["sqlite", "postgres"])
-def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    return make_store_url(request.param, tmp_path)
-
-
 @pytest.fixture
 def old(start_server: StartServer, gateway: Gateway, store_url: str) -> Server:
     """A server of its own namespace."""
-    return prepare_behind(start_server, gateway, store_url, namespace=OLD).start()
+    return start_behind(start_server, gateway, store_url, namespace=OLD)
 
 
 def start_new(
     start_server: StartServer, gateway: Gateway, store_url: str, orphan_timeout: float
 ) -> Server:
     """Start a server of another namespace, and wait until its store is open."""
-    server = prepare_behind(start_server, gateway, store_url, orphan_timeout=orphan_timeout)
-    server.start().list_sessions()
+    settings = {"orphan_timeout": orphan_timeout}
+    server = start_behind(start_server, gateway, store_url, GatewayKernels=settings)
+    server.list_sessions()
     return server
 
 

@@ -1,4 +1,4 @@
-"""Servers that use a gateway, and share a store and a namespace."""
+"""Servers that use a gateway, several of which may share a store and a namespace."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Any, Protocol
 
 from support.gateway import TOKEN, USER
 from support.server import Server, StartServer
+
+NAMESPACE = "of the tests"
 
 
 class HasUrl(Protocol):
@@ -24,16 +26,17 @@ def start_behind(
     store_url: str,
     host_name: str = "newest",
     *,
+    namespace: str = NAMESPACE,
     options: Mapping[str, Any] = MappingProxyType({}),
     **sections: Mapping[str, Any],
 ) -> Server:
-    """Start a server that uses the gateway. All of them have one namespace.
+    """Start a server that uses the gateway.
 
     ``options`` are those of Server, and ``sections`` are more sections of its configuration.
     """
     client = {"url": gateway.url, "auth_token": TOKEN, **sections.pop("GatewayClient", {})}
     config = {
-        "AsyncSessionManager": {"namespace": "of the tests", "store_url": store_url},
+        "AsyncSessionManager": {"namespace": namespace, "store_url": store_url},
         "GatewayClient": client,
         **sections,
     }
