@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+import uuid
 from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPException
 from pathlib import Path
@@ -13,6 +14,7 @@ import websocket
 
 from support.channel import Channel
 from support.gateway import GATEWAYS, OLDEST_GATEWAYS, TOKEN, Gateway
+from support.gateway_proxy import gateway_proxy
 from support.gateway_servers import ids, start_behind
 from support.server import StartServer
 from support.waiting import wait_until
@@ -31,6 +33,35 @@ def test_sessions_kernels_and_variables_outlive_a_kill(
     assert server.delete(model["id"]).status == 204
     assert server.list_sessions() == []
     gateway.wait_for_kernels(0)
+
+
+@pytest.mark.parametrize("gateway", ["kernel"], indirect=True)
+def test_who_may_not_use_kernels_does_not_let_the_server_ask_for_one(
+    start_server: StartServer, gateway: Gateway, sqlite_url: str
+) -> None:
+    with gateway_proxy(gateway.port) as proxy:
+        roles = {"authorizer_class": "support.managers.RoleAuthorizer"}
+        server = start_behind(start_server, proxy, sqlite_url, ServerApp=roles)
+
+        def connect(kernel_id: str, *headers: str) -> None:
+            websocket.create_connection(
+                f"ws://127.0.0.1:{server.port}/api/kernels/{kernel_id}/channels",
+                header=[f"Authorization: token {server.token}", *headers],
+            ).close()
+
+        def requests() -> list[str]:
+            paths = (each.path for each in proxy.requests)
+            return [path for path in paths if f"{path}/".startswith("/api/kernels/")]
+
+        # The server knows nothing of either.
+        existing = gateway.request("POST", "/api/kernels", {"name": "light"})["id"]
+        for kernel_id in (existing, str(uuid.uuid4())):
+            with pytest.raises(websocket.WebSocketBadStatusException) as refused:
+                connect(kernel_id, "X-Role: reader")
+            assert refused.value.status_code == 403
+        assert not requests()
+        connect(existing)
+        assert requests()
 
 
 def test_a_stop_ends_no_kernel_that_others_can_serve(

@@ -24,14 +24,17 @@ class OwnSessionManager(SessionManager):
 
 
 class RoleAuthorizer(Authorizer):
-    """Decides by ``X-Role``: a ``reader`` may only read sessions, other roles not even that."""
+    """Decides by ``X-Role``: a ``reader`` may only read sessions, other roles not even that.
+
+    Neither may use kernels.
+    """
 
     def is_authorized(self, handler: Any, user: Any, action: str, resource: str) -> bool:
         """Return whether the role allows the action."""
         role = handler.request.headers.get("X-Role")
-        if resource != "sessions" or role is None:
+        if resource not in ("sessions", "kernels") or role is None:
             return True
-        return bool((role, action) == ("reader", "read"))
+        return bool((role, resource, action) == ("reader", "sessions", "read"))
 
 
 class OwnKernelManager(ServerKernelManager):
