@@ -17,8 +17,9 @@ _FLAGS = {
     **ALL_NAMESPACES_FLAG,
     "orphans": (
         {"ListCommand": {"orphans": True}},
-        "List the kernels whose server is dead, and those that a running server has taken over "
-        "without a session. Kernels without a session have an empty path.",
+        "List the kernels whose server is dead, those of a gateway whose start or end was cut "
+        "short, and those that a running server has taken over without a session. Kernels without "
+        "a session have an empty path.",
     ),
 }
 

@@ -25,6 +25,7 @@ from nbsessions.kernels.registry.servers import State
 from nbsessions.models import Owner
 from nbsessions.stores.inspection import (
     StoreContents,
+    StoredIntent,
     StoredOwner,
     StoredSession,
     StoreInspection,
@@ -68,6 +69,11 @@ class Overview:
         """Whether the store could be read."""
         self.contents = contents or StoreContents()
         self._stored = {each.session.session_id: each for each in self.contents.sessions}
+        self._cut_short = {
+            stored.intent.kernel_id: stored
+            for stored in self.contents.intents
+            if stored.intent.kernel_id is not None and self._is_cut_short(stored)
+        }
         self._namespace_is_folder = store is not None and store.namespace_is_folder
         self._tree = ProcessTree()
         self.sessions: tuple[Entry, ...] = (
@@ -97,9 +103,12 @@ class Overview:
         return [entry for entry in self.sessions if entry.kernel_id == kernel_id]
 
     def gateway_of(self, entry: Entry) -> str | None:
-        """Return the URL of the gateway that runs the session's kernel, or None."""
-        stored = self._stored.get(entry.session_id or "")
-        return None if stored is None else url_of(stored.session.provider)
+        """Return the URL of the gateway that runs the kernel, or None."""
+        if entry.session_id is not None:
+            stored = self._stored.get(entry.session_id)
+            return None if stored is None else url_of(stored.session.provider)
+        cut_short = self._cut_short.get(entry.kernel_id)
+        return None if cut_short is None else url_of(cut_short.scope)
 
     def _find_servers(self, runtime_dir: Path) -> list[RunningServer]:
         servers, problems = find_running_servers(runtime_dir)
@@ -223,12 +232,24 @@ class Overview:
             owner=owner,
         )
 
+    def _is_cut_short(self, stored: StoredIntent) -> bool:
+        """Return whether no server of its namespace can complete the intent at its gateway."""
+        if url_of(stored.scope) is None:
+            return False
+        owners = {self.contents.owner_of(stored), self._owner_with_id(stored.intent.owner)}
+        return all(owner is None or owner.dead for owner in owners)
+
+    def _owner_with_id(self, owner_id: str) -> StoredOwner | None:
+        owners = (each for each in self.contents.owners if each.owner.owner_id == owner_id)
+        return next(owners, None)
+
     # Kernels and sessions whose server is dead, and kernels that a server has taken over without
     # a session
 
     def _find_orphans(self) -> Iterator[Entry]:
         yield from self._kernels_without_server()
         yield from self._gateway_sessions_without_server()
+        yield from self._gateway_kernels_without_session()
         yield from self._kernels_without_session()
 
     def _kernels_without_session(self) -> Iterator[Entry]:
@@ -259,6 +280,11 @@ class Overview:
             if entry.server is ServerState.NONE and self.gateway_of(entry) is not None:
                 yield entry
 
+    def _gateway_kernels_without_session(self) -> Iterator[Entry]:
+        for kernel_id, stored in self._cut_short.items():
+            if not self.sharing(kernel_id):
+                yield self._from_intent(kernel_id, stored)
+
     def _served_kernel_ids(self) -> frozenset[str] | None:
         if not self._all_servers_are_known or any(answer.trouble for answer in self.answers):
             return None
@@ -268,24 +294,41 @@ class Overview:
 
     def _from_kernel(self, kernel: LocalKernel) -> Entry:
         record = kernel.record
+        return self._without_session(
+            kernel.kernel_id,
+            kernel_name=record.kernel_name if record else None,
+            kernel_location=LOCAL,
+            state=record.execution_state if record else "unknown",
+            last_activity=record.last_activity if record else None,
+            root_dir=record.root_dir if record else None,
+            namespace=None,
+            owner=None,
+        )
+
+    def _from_intent(self, kernel_id: str, stored: StoredIntent) -> Entry:
+        return self._without_session(
+            kernel_id,
+            kernel_name=None,
+            kernel_location=self._location(kernel_id, stored.scope),
+            state="unknown",
+            last_activity=None,
+            root_dir=stored.namespace if self._namespace_is_folder else None,
+            namespace=stored.namespace,
+            owner=self.contents.owner_of(stored),
+        )
+
+    def _without_session(self, kernel_id: str, **known: Any) -> Entry:
         return Entry(
             session_id=None,
             path=None,
             name=None,
             type=None,
             created=None,
-            kernel_id=kernel.kernel_id,
-            kernel_name=record.kernel_name if record else None,
-            kernel_location=LOCAL,
-            state=record.execution_state if record else "unknown",
-            last_activity=record.last_activity if record else None,
+            kernel_id=kernel_id,
             connections=None,
-            **self._process_of(kernel.kernel_id),
             server=ServerState.NONE,
             server_url=None,
-            root_dir=record.root_dir if record else None,
-            namespace=None,
-            owner=None,
+            **{**known, **self._process_of(kernel_id)},
         )
 
     def _location(self, kernel_id: str, provider: str | None) -> str | None:

@@ -84,6 +84,12 @@ class KernelProvider(ABC):
     These are the kernels in the shared scope. None if they are never ended.
     """
 
+    settling_time: timedelta = timedelta(0)
+    """After how long a start that was cut short can bring no kernel up any more.
+
+    Until then, ``undo_start`` may raise an error again and again.
+    """
+
     @property
     @abstractmethod
     def default_kernel_name(self) -> str | None:

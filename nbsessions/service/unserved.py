@@ -17,7 +17,10 @@ from nbsessions.stores.base import SessionStore
 from nbsessions.tasks import Tasks
 
 _PATIENCE = 30.0
-"""Seconds that the kernels of one namespace get to end. A later server completes the rest."""
+"""Seconds that the kernels of one namespace get to end once no start can bring one up any more.
+
+A later server completes the rest.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +28,8 @@ class Ended:
     """What was ended in a namespace that no server served."""
 
     sessions: tuple[Session, ...]
+    kernel_ids: frozenset[str]
+    """The kernels without a session: those of starts and stops that were cut short."""
     is_complete: bool
     """Whether all kernels have ended. A later server ends the others."""
 
@@ -84,11 +89,21 @@ class Unserved:
             return
         store = self._store.for_namespace(namespace)
         ended = await end_unserved(store, self._provider, after=after, log=self._log)
-        for session in () if ended is None else ended.sessions:
+        if ended is None:
+            return
+        for session in ended.sessions:
             self._log.info(
                 "Session %s with kernel %s ended: no server has served its namespace %r for %d s",
                 session.session_id,
                 session.kernel_id,
+                namespace,
+                after.total_seconds(),
+            )
+        for kernel_id in sorted(ended.kernel_ids):
+            self._log.info(
+                "Kernel %s, whose start or stop was cut short, is ended: no server has served its "
+                "namespace %r for %d s",
+                kernel_id,
                 namespace,
                 after.total_seconds(),
             )
@@ -118,8 +133,14 @@ async def end_unserved(
         if taken is None:
             return None
         await asyncio.gather(*(_complete(cleanup, intent) for intent in taken.intents))
-        await cleanup.wait(_PATIENCE)
-        return Ended(sessions=taken.sessions, is_complete=not cleanup.is_busy)
+        await cleanup.wait(provider.settling_time.total_seconds() + _PATIENCE)
+        used = {session.kernel_id for session in taken.sessions}
+        started = {each.kernel_id for each in taken.intents if each.kernel_id is not None}
+        return Ended(
+            sessions=taken.sessions,
+            kernel_ids=frozenset(started - used),
+            is_complete=not cleanup.is_busy,
+        )
     finally:
         cleanup.close()
         # In a thread, because it waits for the last write.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
-from nbsessions.models import Owner, Session
+from nbsessions.models import Intent, Owner, Session
 
 
 class OwnerState(str, enum.Enum):
@@ -46,20 +46,39 @@ class StoredSession:
     namespace: str
     session: Session
 
+    @property
+    def scope(self) -> str:
+        """Which owners can serve the session."""
+        return self.session.scope
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredIntent:
+    """The intent of a start or stop that is not completed, and its namespace."""
+
+    namespace: str
+    intent: Intent
+
+    @property
+    def scope(self) -> str:
+        """Which owners can complete it."""
+        return self.intent.scope
+
 
 @dataclass(frozen=True, kw_only=True)
 class StoreContents:
-    """Sessions and owners, oldest first."""
+    """Sessions, intents and owners, oldest first."""
 
     sessions: tuple[StoredSession, ...] = ()
+    intents: tuple[StoredIntent, ...] = ()
     owners: tuple[StoredOwner, ...] = ()
 
-    def owner_of(self, stored: StoredSession) -> StoredOwner | None:
-        """Return the owner that can serve the session, or None. Prefers those that are alive."""
+    def owner_of(self, stored: StoredSession | StoredIntent) -> StoredOwner | None:
+        """Return the owner that can serve or complete it, or None. Prefers a living one."""
         able = (
             each
             for each in self.owners
-            if each.owner.scope == stored.session.scope
+            if each.owner.scope == stored.scope
             # Servers of several namespaces may share a gateway, after which a scope is named.
             and (not each.owner.shared_scope or each.namespace == stored.namespace)
         )

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
 from support.cli import CommandLine
 from support.gateway import Gateway
-from support.gateway_servers import start_behind
+from support.gateway_servers import die_in_a_start, start_behind
 from support.server import Server, StartServer
 
 
@@ -35,6 +36,36 @@ def test_sessions_without_a_server_are_ended_with_their_kernels(
     assert cli.sessions() == []
     server.start(again=True)
     assert server.list_sessions() == []
+
+
+def test_the_kernel_of_a_start_that_was_cut_short_is_an_orphan(
+    start_server: StartServer, gateway: Gateway, store_url: str, tmp_path: Path
+) -> None:
+    server = die_in_a_start(start_server, gateway, store_url, tmp_path)
+    (kernel,) = gateway.request("GET", "/api/kernels")
+    cli = CommandLine(server)
+    ran = cli("list")
+    assert (ran.out, ran.status) == ("", 0)
+    assert "Kernels without a session: 1" in ran.err
+    (listed,) = cli.sessions("--orphans")
+    assert (listed["id"], listed["kernel_id"]) == (None, kernel["id"])
+    assert (listed["server"], listed["kernel_location"]) == ("none", gateway.url)
+    assert "whose start or stop was cut short: 1" in cli("doctor").out
+    assert cli("stop", "--orphans", "-y").out == f"Stopped kernel {kernel['id']}\n"
+    gateway.wait_for_kernels(0)
+    assert cli.sessions("--orphans") == []
+
+
+@one_gateway
+def test_a_start_that_a_server_completes_is_no_orphan(
+    start_server: StartServer, gateway: Gateway, store_url: str, tmp_path: Path
+) -> None:
+    server = die_in_a_start(start_server, gateway, store_url, tmp_path)
+    gateway.pause()
+    start_behind(start_server, gateway, store_url).list_sessions()
+    assert CommandLine(server).sessions("--orphans") == []
+    gateway.go_on()
+    gateway.wait_for_kernels(0)
 
 
 @one_gateway

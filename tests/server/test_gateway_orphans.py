@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from support.gateway import Gateway
-from support.gateway_servers import start_behind
+from support.gateway_servers import die_in_a_start, start_behind
 from support.server import Server, StartServer
 from support.waiting import wait_until
 
@@ -56,6 +57,19 @@ def test_a_server_ends_the_kernels_of_a_namespace_that_nobody_serves(
     again = old.create("0.ipynb")
     assert [each["id"] for each in old.list_sessions()] == [again["id"]]
     gateway.wait_for_kernels(2)
+
+
+def test_a_server_ends_the_kernel_of_a_start_that_was_cut_short(
+    start_server: StartServer, gateway: Gateway, store_url: str, tmp_path: Path
+) -> None:
+    old = die_in_a_start(start_server, gateway, store_url, tmp_path, namespace=OLD)
+    (kernel,) = gateway.request("GET", "/api/kernels")
+    new = start_new(start_server, gateway, store_url, AT_ONCE)
+    gateway.wait_for_kernels(0)
+    line = f"{kernel['id']}.* is ended: no server has served"
+    wait_until(lambda: new.log_lines("I", line), "the log says so")
+    old.start(again=True)
+    assert old.list_sessions() == []
 
 
 @pytest.mark.parametrize("gateway", ["kernel"], indirect=True)

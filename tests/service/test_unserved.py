@@ -11,11 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from nbsessions.models import EndReason
+from nbsessions.errors import KernelStartUncertain
+from nbsessions.models import EndReason, Intent
 from nbsessions.service.unserved import end_unserved
 from nbsessions.stores.base import SessionStore
 from support.provider import FakeKernelProvider, Gate
 from support.services import Bench, make_owner, make_store
+from support.values import make_id, make_start
 
 SHARED = "gateway:http://somewhere"
 OTHER_NAMESPACE = "/another/root"
@@ -57,6 +59,16 @@ async def leave(kind: str, folder: Path, provider: FakeKernelProvider) -> str:
         session = await bench.create()
     assert provider.running == {session.kernel_id}
     return session.session_id
+
+
+async def leave_start(kind: str, folder: Path) -> Intent:
+    """Leave the intent of a start in the other namespace, and nothing else."""
+    store = other_store(kind, folder)
+    await store.open(replace(make_owner(), shared_scope=SHARED))
+    start = make_start("a", scope=SHARED, kernel_id=make_id())
+    await store.acquire(start)
+    store.close()
+    return start
 
 
 async def reason_of(bench: Bench, session_id: str) -> EndReason | None:
@@ -145,6 +157,33 @@ async def test_what_a_stop_cuts_short_is_completed_by_the_next_server_of_that_na
         assert not provider.running
         assert await bench.sessions() == []
         assert await reason_of(bench, session_id) is EndReason.DIED
+
+
+async def test_a_start_that_was_cut_short_is_undone_without_a_session(
+    kind: str, tmp_path: Path
+) -> None:
+    provider = make_provider(timedelta(0))
+    start = await leave_start(kind, tmp_path)
+    async with running(make_store(kind, tmp_path), provider) as bench:
+        await bench.service._unserved._tasks.wait(30)
+        (line,) = (each for each in bench.messages(logging.INFO) if str(start.kernel_id) in each)
+        assert "no server has served" in line
+    async with running(other_store(kind, tmp_path), provider) as bench:
+        assert not await bench.store.list_intents()
+
+
+async def test_a_start_is_waited_for_as_long_as_it_may_bring_a_kernel_up(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nbsessions.service.unserved._PATIENCE", 0.0)
+    provider = make_provider()
+    provider.settling_time = timedelta(seconds=30)
+    provider.shutdown_errors += [KernelStartUncertain("It may still come up")] * 2
+    start = await leave_start(kind, tmp_path)
+    log = logging.getLogger("test")
+    ended = await end_unserved(other_store(kind, tmp_path), provider, log=log)
+    assert ended is not None
+    assert (ended.kernel_ids, ended.is_complete) == ({start.kernel_id}, True)
 
 
 async def test_a_kernel_that_does_not_end_at_once_is_asked_again(

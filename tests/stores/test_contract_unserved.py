@@ -207,6 +207,27 @@ async def test_sessions_and_the_last_server_are_kept_however_long_ago_that_was(
     assert ids(await back.list_sessions()) == [session.session_id]
 
 
+async def test_a_start_that_was_cut_short_is_found_without_a_session_however_old_it_is(
+    stores: Stores,
+) -> None:
+    store = await open_server(stores, "gone", OTHER_NAMESPACE)
+    start = make_start("a", scope=SHARED, kernel_id=make_id())
+    await store.acquire(start)
+    store.close()
+    let_pass(stores, ABANDONED_AFTER + HOUR)
+    observer = await open_server(stores, "observer")
+    left = {OTHER_NAMESPACE: {start.kernel_id}}
+    assert await observer.find_unserved(ABANDONED_AFTER) == left
+    visitor = await visit(stores)
+    taken = await visitor.take_unserved(SHARED, after=ABANDONED_AFTER)
+    assert taken == Takeover(intents=(start,))
+    await visitor.drop_start(start.token)
+    visitor.close()
+    assert await observer.find_unserved(NOW) == {}
+    (await open_server(stores, "back", OTHER_NAMESPACE)).close()
+    assert owners(stores) == {"observer"}
+
+
 # Taking
 
 

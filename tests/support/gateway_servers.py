@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import http.client
 from collections.abc import Mapping
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Protocol
 
+import pytest
+
+from support.failpoints import EXTENSION, Failpoints
 from support.gateway import TOKEN, USER
 from support.server import Server, StartServer
 
@@ -42,6 +47,29 @@ def start_behind(
     }
     environment = {"KERNEL_USERNAME": USER, **options.get("environment", {})}
     return start_server(host_name, **{**options, "config": config, "environment": environment})
+
+
+def die_in_a_start(
+    start_server: StartServer,
+    gateway: HasUrl,
+    store_url: str,
+    folder: Path,
+    *,
+    namespace: str = NAMESPACE,
+) -> Server:
+    """Return a server that was killed when the gateway had started its first kernel.
+
+    Nothing but an intent tells of the kernel.
+    """
+    failpoints = Failpoints(folder / "failpoints")
+    options = {"extensions": EXTENSION, "environment": failpoints.environment}
+    server = start_behind(start_server, gateway, store_url, namespace=namespace, options=options)
+    failpoints.set("kill", "after start")
+    with pytest.raises((http.client.HTTPException, OSError)):
+        server.create("a.ipynb")
+    server.wait_for_end()
+    failpoints.clear("kill")
+    return server
 
 
 def ids(server: Server) -> list[tuple[str, str]]:

@@ -55,12 +55,20 @@ def check_orphans(overview: Overview) -> Iterator[Finding]:
     """Look for kernels without a server or without a session."""
     hint = "jupyter nbsessions list --orphans, jupyter nbsessions stop --orphans"
     remote = [each for each in overview.orphans if overview.gateway_of(each) is not None]
-    if remote:
+    waiting = [each for each in remote if each.session_id is not None]
+    if waiting:
         # This is how it is after each stop of a server.
         yield ok(
             "orphans",
-            f"sessions of a gateway without a server: {len(remote)}; the next server of their "
+            f"sessions of a gateway without a server: {len(waiting)}; the next server of their "
             "namespace serves them",
+        )
+    if len(waiting) < len(remote):
+        yield warning(
+            "orphans",
+            f"kernels of a gateway whose start or stop was cut short: "
+            f"{len(remote) - len(waiting)}; the next server of their namespace ends them",
+            hint,
         )
     local = [each for each in overview.orphans if each not in remote]
     alone = {each.kernel_id for each in local if each.server is ServerState.NONE}

@@ -66,6 +66,10 @@ class GatewayKernelProvider(KernelProvider):
         self._kernels.watch(self._forget_start)
 
     @property
+    def settling_time(self) -> timedelta:  # type: ignore[override]  # it follows the settings
+        return timedelta(seconds=max(_SETTLES_AFTER, self._requests.start_timeout))
+
+    @property
     def default_kernel_name(self) -> str | None:
         name: str | None = self._kernels.default_kernel_name
         return name
@@ -163,8 +167,7 @@ class GatewayKernelProvider(KernelProvider):
     async def undo_start(self, kernel_id: str) -> None:
         now = asyncio.get_running_loop().time()
         if kernel_id not in self._final_after:
-            longest = max(_SETTLES_AFTER, self._requests.start_timeout)
-            self._remember_start(kernel_id, now + longest)
+            self._remember_start(kernel_id, now + self.settling_time.total_seconds())
         final_after = self._final_after[kernel_id]
         if not await self._kernels.end(kernel_id) and now < final_after:
             raise KernelStartUncertain(f"Kernel {kernel_id} may still come up")

@@ -12,16 +12,17 @@ from nbsessions.stores.inspection import (
     DatabaseInspection,
     OwnerState,
     StoreContents,
+    StoredIntent,
     StoredOwner,
     StoredSession,
 )
 from nbsessions.stores.postgres.database import Database
 from nbsessions.stores.postgres.examination import examine
 from nbsessions.stores.postgres.owners import OtherOwner
-from nbsessions.stores.postgres.rows import Row, session_from_row
+from nbsessions.stores.postgres.rows import Row, intents_from_rows, session_from_row
 from nbsessions.stores.postgres.schema import read_version
 from nbsessions.stores.postgres.settings import connection_settings
-from nbsessions.stores.postgres.statements import SESSION_COLUMNS
+from nbsessions.stores.postgres.statements import INTENT_COLUMNS, SESSION_COLUMNS
 
 READ_TIMEOUT = 3.0
 """Seconds for reading, after the connection was made."""
@@ -41,6 +42,8 @@ def _is_readable(column: str) -> str:
 _HAS_READABLE_TIMES = f"({_is_readable('created')} AND {_is_readable('last_activity')})"
 _SELECT_SESSIONS = f"""SELECT namespace, {SESSION_COLUMNS} FROM nbsessions_session
     WHERE {_IS_CHOSEN} AND {_HAS_READABLE_TIMES} ORDER BY seq"""
+_SELECT_OPEN_INTENTS = f"""SELECT namespace, {INTENT_COLUMNS} FROM nbsessions_intent
+    WHERE {_IS_CHOSEN} AND {_is_readable("lease_until")} AND verb <> 'ended' ORDER BY seq"""
 _SELECT_OWNERS = f"""SELECT owner, namespace, scope, provider, host, boot, process,
     stopped IS NOT NULL AS stopped, clock_timestamp() - heartbeat AS silent
     FROM nbsessions_owner
@@ -75,6 +78,7 @@ class PostgresInspection(DatabaseInspection):
             values = {"namespace": namespace}
             # In the order in which a migration or a grant locks the tables: see ISOLATED.
             owners = connection.execute(_SELECT_OWNERS, values).fetchall()
+            intents = connection.execute(_SELECT_OPEN_INTENTS, values).fetchall()
             sessions = connection.execute(_SELECT_SESSIONS, values).fetchall()
             unreadable = connection.execute(_SELECT_UNREADABLE, values).fetchall()
         for row in unreadable:
@@ -89,6 +93,11 @@ class PostgresInspection(DatabaseInspection):
             sessions=tuple(
                 StoredSession(namespace=row[0], session=session_from_row(row[1:]))
                 for row in sessions
+            ),
+            intents=tuple(
+                StoredIntent(namespace=row[0], intent=intent)
+                for row in intents
+                for intent in intents_from_rows([row[1:]])
             ),
             owners=tuple(_owner(row, observer) for row in owners),
         )

@@ -182,7 +182,9 @@ _ABANDONED = """SELECT owner FROM nbsessions_owner
 DELETE_ABANDONED = (
     f"""DELETE FROM nbsessions_session WHERE namespace = %(namespace)s
     AND scope IN ({_ABANDONED})""",
-    f"DELETE FROM nbsessions_intent WHERE owner IN ({_ABANDONED})",
+    # Open intents of a shared scope stay, like its sessions.
+    f"""DELETE FROM nbsessions_intent WHERE owner IN ({_ABANDONED})
+    AND (scope = owner OR verb = 'ended')""",
     f"DELETE FROM nbsessions_owner WHERE owner IN ({_ABANDONED}) AND {_HAS_LEFT_NOTHING}",
 )
 DELETE_BARE_OWNER = f"DELETE FROM nbsessions_owner WHERE owner = %s AND {_HAS_LEFT_NOTHING}"

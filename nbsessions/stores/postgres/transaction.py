@@ -71,7 +71,10 @@ class PostgresTransaction(SQLTransaction):
         self._connection.execute(statements.RAISE_REVISION, (self._namespace,))
 
     def forget_abandoned(self) -> None:
-        """Remove owners that were silent for a month, with their sessions and intents."""
+        """Remove owners that were silent for a month, with their sessions and intents.
+
+        The sessions and the open intents of shared scopes stay.
+        """
         values = {"namespace": self._namespace, "after": ABANDONED_AFTER}
         for statement in statements.DELETE_ABANDONED:
             self._connection.execute(statement, values)

@@ -19,6 +19,7 @@ from nbsessions.private import open_file
 from nbsessions.stores.inspection import (
     OwnerState,
     StoreContents,
+    StoredIntent,
     StoredOwner,
     StoredSession,
     StoreInspection,
@@ -62,6 +63,8 @@ _SELECT_OLD_OWNERS = """SELECT owner, namespace, '' AS scope, '' AS provider, ho
     heartbeat, stopped FROM nbsessions_owner ORDER BY rowid"""
 """For a file that only older releases have opened."""
 _HAS_SCOPES = "SELECT 1 FROM pragma_table_info('nbsessions_owner') WHERE name = 'scope'"
+_SELECT_OPEN_INTENTS = f"""SELECT {INTENT_COLUMNS}, namespace FROM nbsessions_intent
+    WHERE verb <> 'ended' ORDER BY rowid"""
 _SELECT_INTENTS = f"SELECT {INTENT_COLUMNS} FROM nbsessions_intent ORDER BY rowid"
 _SELECT_ENDINGS = f"SELECT {ENDING_COLUMNS} FROM nbsessions_ending ORDER BY rowid"
 _CONVERSIONS: tuple[tuple[str, str, Callable[[sqlite3.Row], object]], ...] = (
@@ -97,6 +100,7 @@ class SQLiteInspection(StoreInspection):
             return contents
         return StoreContents(
             sessions=tuple(each for each in contents.sessions if each.namespace == namespace),
+            intents=tuple(each for each in contents.intents if each.namespace == namespace),
             owners=tuple(each for each in contents.owners if each.namespace == namespace),
         )
 
@@ -130,6 +134,7 @@ def read_contents(path: Path) -> StoreContents:
         observer, rows = new_owner(), RowReader(path, _LOG)
         return StoreContents(
             sessions=tuple(_sessions(connection, rows)),
+            intents=tuple(_open_intents(connection, rows)),
             owners=tuple(
                 _owner(row, observer, path, rows)
                 for row in connection.execute(_owners_statement(connection))
@@ -256,6 +261,12 @@ def _sessions(connection: sqlite3.Connection, rows: RowReader) -> Iterator[Store
     for row in connection.execute(_SELECT_SESSIONS):
         for session in rows.sessions([row]):
             yield StoredSession(namespace=str(row["namespace"]), session=session)
+
+
+def _open_intents(connection: sqlite3.Connection, rows: RowReader) -> Iterator[StoredIntent]:
+    for row in connection.execute(_SELECT_OPEN_INTENTS):
+        for intent in rows.intents([row]):
+            yield StoredIntent(namespace=str(row["namespace"]), intent=intent)
 
 
 def _owners_statement(connection: sqlite3.Connection) -> str:

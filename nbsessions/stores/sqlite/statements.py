@@ -71,6 +71,8 @@ END_STOP = """UPDATE nbsessions_intent SET verb = 'ended', lease_until = ?
 DELETE_INTENT = "DELETE FROM nbsessions_intent WHERE token = ?"
 DELETE_INTENT_OF_VERB = "DELETE FROM nbsessions_intent WHERE token = ? AND verb = ?"
 DELETE_INTENTS_OF_OWNER = "DELETE FROM nbsessions_intent WHERE owner = ?"
+DELETE_INTENTS_OF_ABANDONED = """DELETE FROM nbsessions_intent
+    WHERE owner = ? AND (scope = owner OR verb = 'ended')"""
 DELETE_ENDED = "DELETE FROM nbsessions_intent WHERE kernel_id = ? AND verb = 'ended'"
 DELETE_ENDED_BEFORE = """DELETE FROM nbsessions_intent
     WHERE namespace = ? AND scope = ? AND verb = 'ended' AND lease_until < ?"""

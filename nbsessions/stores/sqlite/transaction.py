@@ -96,7 +96,8 @@ class SQLiteTransaction(SQLTransaction):
         """Remove empty dead owners of other namespaces, and all abandoned owners.
 
         An empty owner has no sessions and no intents. Abandoned owners are removed together with
-        their sessions and intents. Returns the ids of the removed owners.
+        their sessions and intents, but the sessions and open intents of shared scopes stay.
+        Returns the ids of the removed owners.
         """
         key = (self._namespace,)
         bare = self._connection.execute(statements.SELECT_BARE_OWNERS, key)
@@ -105,7 +106,7 @@ class SQLiteTransaction(SQLTransaction):
         abandoned = [row["owner"] for row in owners if is_abandoned(row)]
         for owner_id in abandoned:
             self._execute(statements.DELETE_SCOPE_EVERYWHERE, owner_id)
-            self._execute(statements.DELETE_INTENTS_OF_OWNER, owner_id)
+            self._execute(statements.DELETE_INTENTS_OF_ABANDONED, owner_id)
         for owner_id in (*forgotten, *abandoned):
             self._execute(statements.DELETE_BARE_OWNER, owner_id)
         before = timestamp(utcnow() - ABANDONED_AFTER)
