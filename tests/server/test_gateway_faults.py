@@ -87,8 +87,7 @@ def test_everything_is_right_soon_after_a_fault_of_the_gateway(
             "the state is known, and the session without a kernel has ended",
             timeout=RIGHT_AFTER,
         )
-    if fault is not Fault.LOSES:  # then, the requests time out first
-        gateway.wait_for_kernels(1, timeout=RIGHT_AFTER)
+    gateway.wait_for_kernels(1, timeout=RIGHT_AFTER)
     assert one.create("a.ipynb")["id"] == kept["id"]
 
 

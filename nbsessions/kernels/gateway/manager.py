@@ -17,6 +17,12 @@ from nbsessions.kernels.gateway.requests import GatewayError, GatewayRequests
 from nbsessions.kernels.internals import set_remote_kernel
 from nbsessions.models import KernelModel, KernelModels
 
+_DELETE_TIMEOUT = 4.0
+"""Seconds after which to ask again for the end of a kernel, because the gateway may have lost it.
+
+It may be asked again while it is at work on that.
+"""
+
 _STOP_TIMEOUT = 10.0
 """Seconds that the gateway gets to end kernels when the server stops."""
 
@@ -81,7 +87,7 @@ class GatewayKernels(_Stock):  # type: ignore[misc]
     async def end(self, kernel_id: str) -> bool:
         """Shut a kernel down at the gateway. Return whether it was there. Raises GatewayError."""
         try:
-            await self.requests.kernels("DELETE", kernel_id)
+            await self.requests.kernels("DELETE", kernel_id, timeout=_DELETE_TIMEOUT)
         except GatewayError as error:
             if not error.is_missing(kernel_id):
                 emit_action(self, "shutdown", kernel_id, error=error)
