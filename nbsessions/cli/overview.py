@@ -176,14 +176,17 @@ class Overview:
                     yield entry
 
     def _from_store(self, stored: StoredSession, owner: StoredOwner | None) -> Entry | None:
-        kernel = self.kernels.find(stored.session.kernel_id)
+        provider = stored.session.provider
+        # A gateway on this machine may have its kernels in the same runtime directory.
+        is_remote = url_of(provider) is not None
+        kernel = None if is_remote else self.kernels.find(stored.session.kernel_id)
         if owner is not None and not owner.dead:
             answer = self._answer_of(owner)
             if answer is not None and answer.trouble is None:
                 return None  # It has just ended: its server no longer lists it.
             url = None if answer is None else answer.server.url
             return self._from_row(stored, owner, kernel, ServerState.UNREACHABLE, url)
-        if kernel is None and not self._would_see(stored.session.provider):
+        if kernel is None and not self._would_see(provider):
             return self._from_row(stored, owner, None, ServerState.NONE, None)
         if kernel is None or kernel.record is None:
             return None
@@ -333,11 +336,12 @@ class Overview:
 
     def _location(self, kernel_id: str, provider: str | None) -> str | None:
         """Return where the kernel is, or None if that is unknown."""
-        if self.kernels.find(kernel_id) is not None:
+        url = None if provider is None else url_of(provider)
+        if url is None and self.kernels.find(kernel_id) is not None:
             return LOCAL
         if provider is None:
             return None
-        return LOCAL if is_local(provider) else url_of(provider) or provider
+        return LOCAL if is_local(provider) else url or provider
 
     def _process_of(self, kernel_id: str) -> dict[str, int | None]:
         kernel = self.kernels.find(kernel_id)

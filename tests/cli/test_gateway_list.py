@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from support.cli import CommandLine
@@ -47,6 +49,20 @@ def test_without_a_server_the_state_of_sessions_is_unknown(
         assert shown["kernel_location"] == gateway.url
         assert shown["owner_state"] in (None, "dead")
     gateway.wait_for_kernels(1)
+
+
+def test_kernels_of_a_gateway_with_the_same_runtime_directory_are_not_local(
+    server: Server, gateway: Gateway, tmp_path: Path
+) -> None:
+    server.create("a.ipynb")
+    server.stop()
+    cli = CommandLine(server)
+    cli.environment["JUPYTER_RUNTIME_DIR"] = str(tmp_path / "gateway" / "runtime")
+    (listed,) = cli.sessions()
+    assert (listed["server"], listed["kernel_location"]) == ("none", gateway.url)
+    assert len(cli.sessions("--orphans")) == 1
+    assert cli("stop", "--orphans", "-y").out == "Stopped a.ipynb\n"
+    gateway.wait_for_kernels(0)
 
 
 def test_a_session_of_two_servers_is_listed_once(
