@@ -64,7 +64,7 @@ jupyter nbsessions list --store postgresql://host/database --all-namespaces
         elif entries:
             self.out.print(session_table(entries, namespaces=self.all_namespaces))
         else:
-            self.say("There are no orphaned kernels" if self.orphans else overview.no_sessions)
+            self.say(overview.no_orphans if self.orphans else overview.no_sessions)
         without = [entry for entry in overview.orphans if entry.session_id is None]
         if self.orphans:
             self._tell_how_to_reach(without)

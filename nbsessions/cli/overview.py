@@ -88,6 +88,12 @@ class Overview:
         known = "" if self.store_is_known else " of running servers"
         return f"There are no sessions{known}"
 
+    @property
+    def no_orphans(self) -> str:
+        """What to say when there are no orphans. There may be some in a store that is unknown."""
+        known = "" if self.store_is_known else " on this machine"
+        return f"There are no orphaned kernels{known}"
+
     def server_of(self, entry: Entry) -> RunningServer:
         """Return the running server that has the entry's session."""
         servers = (answer.server for answer in self.answers)

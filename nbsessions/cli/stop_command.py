@@ -78,9 +78,7 @@ jupyter nbsessions stop --all -y
             return list(dict.fromkeys(found))
         entries = overview.orphans if self.orphans else overview.sessions
         if not entries:
-            raise CommandError(
-                "There are no orphaned kernels" if self.orphans else overview.no_sessions
-            )
+            raise CommandError(overview.no_orphans if self.orphans else overview.no_sessions)
         return entries
 
     def _confirmed(self, entries: Sequence[Entry]) -> bool:

@@ -133,6 +133,24 @@ def test_what_the_gateway_does_not_tell_is_not_ended(server: Server, gateway: Ga
     gateway.wait_for_kernels(1)
 
 
+@pytest.mark.parametrize("store_url", ["sqlite"], indirect=True)
+@one_gateway
+def test_a_wrong_token_and_a_store_that_is_away_end_nothing(
+    server: Server, gateway: Gateway
+) -> None:
+    server.create("a.ipynb")
+    server.stop()
+    cli = CommandLine(server)
+    ran = cli("stop", "--orphans", "-y", "--GatewayClient.auth_token=wrong")
+    assert (ran.status, ran.out) == (1, "")
+    assert "the answer is 401" in ran.err
+    assert "does not tell the state of its kernel" in ran.err
+    ran = cli("stop", "--orphans", "-y", "--store", "postgresql://127.0.0.1:1/none")
+    assert (ran.status, ran.out) == (1, "")
+    assert "There are no orphaned kernels on this machine" in ran.err
+    gateway.wait_for_kernels(1)
+
+
 def server_settings(server: Server) -> dict[str, str]:
     """Return the settings of the server's session manager, without those of the gateway."""
     files = server.config_dir.glob("*.json")
