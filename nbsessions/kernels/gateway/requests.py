@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
@@ -50,7 +51,11 @@ class GatewayError(Exception):
         A proxy, or a gateway with another base URL, answers 404 to everything. The page of a
         proxy may have the URL in it.
         """
-        return self.status == 404 and (name is None or name in self._text("message"))
+        if self.status != 404 or name is None:
+            return self.status == 404
+        # Names may be short: "r" is in most messages, but not as a word.
+        word = rf"(?<!\w){re.escape(name)}(?!\w)"
+        return re.search(word, self._text("message")) is not None
 
     @property
     def told(self) -> str:

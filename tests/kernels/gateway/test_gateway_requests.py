@@ -52,6 +52,21 @@ async def test_a_page_that_echoes_the_address_does_not_tell_that_a_kernel_is_gon
 
 
 @pytest.mark.parametrize(
+    ("message", "missing"),
+    [
+        ("Kernel spec r not found", True),
+        ("No such kernel named: r", True),
+        ("No route to this resource", False),
+        ("Kernel spec r2 not found", False),
+    ],
+)
+def test_what_is_missing_is_named_by_a_word_of_the_message(message: str, missing: bool) -> None:
+    error = GatewayError("the answer is 404", status=404)
+    error.body = json.dumps({"message": message})
+    assert error.is_missing("r") is missing
+
+
+@pytest.mark.parametrize(
     "url",
     ["http://no-such-host.invalid:1", "http://" + "a" * 70 + ".example", "httpx://localhost"],
 )
