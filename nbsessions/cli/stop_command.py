@@ -63,6 +63,10 @@ jupyter nbsessions stop --all -y
         entries = self._select(overview)
         if not self.yes and not self._confirmed(entries):
             raise CommandError("Nothing was stopped")
+        if any(each.session_id is None and overview.gateway_of(each) for each in entries):
+            self.say(
+                "This may take a minute: a gateway may be at work on a start that was cut short"
+            )
         return self._stop(Stopper(overview, self._remote_kernels()), entries)
 
     def _remote_kernels(self) -> RemoteKernels | None:

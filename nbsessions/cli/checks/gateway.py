@@ -109,7 +109,7 @@ def _clock(condition: GatewayCondition) -> Finding:
     return warning(
         check,
         f"its clock is {abs(seconds):.0f} s {'ahead of' if seconds > 0 else 'behind'} ours, so "
-        "that it is shown wrongly for how long kernels have been idle",
+        "that idle times are wrong, also when kernels are culled",
         "let both machines set their clocks from the network (NTP)",
     )
 

@@ -96,7 +96,7 @@ class Culling:
         except HTTPError as error:
             self._log.debug("It is not known which kernels have sessions: %s", error)
             return
-        candidates = {**{each: frozenset[str]() for each in started_here}, **holders}
+        candidates: dict[str, Collection[str]] = {**dict.fromkeys(started_here, ()), **holders}
         models = await self._models.get(candidates)
         timeouts: dict[str, float | None] = {}
         for kernel_id, model in models.alive.items():
