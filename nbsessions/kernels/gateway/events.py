@@ -11,9 +11,12 @@ _KERNEL_ACTIONS = "https://events.jupyter.org/jupyter_server/kernel_actions/v1"
 
 def emit_request(status_code: int, error: str = "") -> None:
     """Tell how a request to the gateway went."""
+    client = GatewayClient.instance()
+    if not _has_listeners(client.parent):
+        return
     status = "error" if error else "success"
     data = {"status": status, "status_code": int(status_code), "msg": error or status}
-    GatewayClient.instance().emit(data)  # type: ignore[no-untyped-call]
+    client.emit(data)  # type: ignore[no-untyped-call]
 
 
 def emit_action(
@@ -24,6 +27,8 @@ def emit_action(
     error: Exception | None = None,
 ) -> None:
     """Tell that a kernel of this kernel manager was started or shut down, or why not."""
+    if not _has_listeners(kernels.parent):
+        return
     data = {
         "action": action,
         "kernel_id": kernel_id,
@@ -36,3 +41,8 @@ def emit_action(
     kernel = kernels.kernel_manager_factory(parent=kernels, log=kernels.log)
     known = {key: value for key, value in data.items() if value is not None}
     kernel.emit(schema_id=_KERNEL_ACTIONS, data=known)
+
+
+def _has_listeners(parent: Any) -> bool:
+    """Return whether this is a server, and not a command."""
+    return hasattr(parent, "event_logger")
