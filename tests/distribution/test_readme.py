@@ -138,6 +138,7 @@ class Home:
     def serving(self, command: str) -> Iterator[RestClient]:
         """Run a command that ends up as a server, and kill the server in the end."""
         log = self.clone / "server.log"
+        began = time.time()
         with log.open("ab") as output:
             process = subprocess.Popen(
                 ["bash", "-c", command],
@@ -150,7 +151,7 @@ class Home:
             )
         try:
             deadline = time.monotonic() + _TIMEOUT
-            while (info := self._server_info()) is None:
+            while (info := self._server_info(began)) is None:
                 assert process.poll() is None, log.read_text()
                 assert time.monotonic() < deadline, log.read_text()
                 time.sleep(0.2)
@@ -163,11 +164,12 @@ class Home:
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
 
-    def _server_info(self) -> Mapping[str, Any] | None:
+    def _server_info(self, began: float) -> Mapping[str, Any] | None:
         for path in self.runtime_dir.glob("*server-[0-9]*.json"):
             with suppress(ValueError):
                 info: dict[str, Any] = json.loads(path.read_text())
-                if psutil.pid_exists(info["pid"]):
+                # A server that was killed leaves its file, and its process id may exist again.
+                if path.stat().st_mtime >= began:
                     return info
         return None
 
