@@ -41,8 +41,8 @@ class GatewayConnection(GatewayWebSocketConnection):
     gives up after half a minute and drops what is sent until then.
 
     Both sides use the protocol that the client prefers. The class above refuses all but the
-    oldest, and a page then tries again. A gateway mixes up the replies to connections with one
-    session id that are open at the same moment, and those tries may go through several servers.
+    oldest, and a page then tries again, perhaps through another server. If several connections
+    with one session id are open at the same moment, a gateway may lose replies.
     """
 
     kernel_ws_protocol = Unicode(
@@ -58,7 +58,7 @@ class GatewayConnection(GatewayWebSocketConnection):
         self._protocol: str | None = None
         self._unsent: deque[str | bytes] = deque()
         self._is_understood = True  # by the gateway
-        self._heard = asyncio.Event()
+        self._heard = asyncio.Event()  # the client
 
     async def connect(self) -> None:
         """Begin to pass messages. Does not wait for the gateway."""
