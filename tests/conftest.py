@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -18,6 +19,7 @@ from support.postgres import shared_cluster
 from support.server import StartServer, servers_in
 from support.services import STORES, Bench, running_service
 from support.store_processes import OtherProcess, other_process
+from support.surviving import Place, Processes, processes
 
 # Slow is no failure, and a run that failed fails again: --hypothesis-profile=random has others.
 _profile = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -89,5 +91,30 @@ def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 @pytest.fixture
 def other() -> Iterator[OtherProcess]:
     """Another process."""
+    with other_process() as process:
+        yield process
+
+
+@pytest.fixture
+def spawn() -> Iterator[Processes]:
+    """Starts processes and ends them after the test."""
+    with processes() as started:
+        yield started
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Place]:
+    """A runtime directory."""
+    made = Place(tmp_path)
+    yield made
+    made.servers.unregister(kernels_left=False)
+    for thread in threading.enumerate():
+        if thread.name == "nbsessions-ending":
+            thread.join(60)
+
+
+@pytest.fixture
+def third() -> Iterator[OtherProcess]:
+    """Yet another process."""
     with other_process() as process:
         yield process

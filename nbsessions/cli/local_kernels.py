@@ -10,15 +10,15 @@ from pathlib import Path
 
 import psutil
 
-from nbsessions.kernels.registry.process import (
+from nbsessions.registry.process import (
     KernelProcess,
     ProcessIdentity,
     is_running,
     list_kernels,
 )
-from nbsessions.kernels.registry.records import KernelRecord, KernelRecords
-from nbsessions.kernels.registry.servers import Servers, State
-from nbsessions.kernels.registry.trouble import explain
+from nbsessions.registry.records import KernelRecord, KernelRecords
+from nbsessions.registry.servers import Servers, State
+from nbsessions.registry.trouble import explain
 
 
 @dataclass(frozen=True, kw_only=True)

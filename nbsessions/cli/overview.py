@@ -20,9 +20,9 @@ from nbsessions.cli.values import LOCAL, Entry, ServerState
 from nbsessions.errors import StoreError
 from nbsessions.identity import boot_id, process_key
 from nbsessions.kernels.gateway.names import url_of
-from nbsessions.kernels.registry.place import IMPORTED, is_local, this_place
-from nbsessions.kernels.registry.servers import State
 from nbsessions.models import Owner
+from nbsessions.registry.place import IMPORTED, is_local, this_place
+from nbsessions.registry.servers import State
 from nbsessions.stores.inspection import (
     StoreContents,
     StoredIntent,

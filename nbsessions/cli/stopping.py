@@ -15,9 +15,9 @@ from nbsessions.cli.overview import Overview
 from nbsessions.cli.remote_kernels import RemoteKernels
 from nbsessions.cli.rest import ServerClient
 from nbsessions.cli.values import Entry, ServerState
-from nbsessions.kernels.registry.ending import KernelEnder, end_process
-from nbsessions.kernels.registry.process import attach
-from nbsessions.kernels.registry.records import KernelRecord
+from nbsessions.registry.ending import KernelEnder, end_process
+from nbsessions.registry.process import attach
+from nbsessions.registry.records import KernelRecord
 
 _MAX_PARALLEL_STOPS = 8
 

@@ -25,9 +25,9 @@ from nbsessions.errors import (
 from nbsessions.kernels import internals
 from nbsessions.kernels.addresses import is_addressable
 from nbsessions.kernels.base import KernelHost, KernelProvider, StartRequest, current_start
-from nbsessions.kernels.registry.place import IMPORTED, RecordedKernel, this_place
-from nbsessions.kernels.registry.process import list_kernels
 from nbsessions.models import EndReason, Kernel, KernelModel, KernelModels, KernelTrace
+from nbsessions.registry.place import IMPORTED, RecordedKernel, this_place
+from nbsessions.registry.process import list_kernels
 
 _MODEL_TIMEOUT = 2.0
 """Seconds to wait for the models of kernels if the kernel manager is asynchronous."""

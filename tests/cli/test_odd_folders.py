@@ -14,7 +14,7 @@ import pytest
 
 from nbsessions.cli import overview, running_servers
 from nbsessions.cli.local_kernels import LocalKernel
-from nbsessions.kernels.registry.records import KernelRecords
+from nbsessions.registry.records import KernelRecords
 from support.cli import CommandLine, info_file
 from support.server import AS_A_USER, Server, StartServer, forbidden
 

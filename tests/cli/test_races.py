@@ -19,8 +19,8 @@ from nbsessions.cli.memory import ProcessTree
 from nbsessions.cli.overview import Overview
 from nbsessions.cli.running_servers import find_running_servers
 from nbsessions.cli.stopping import Outcome, Stopper
-from nbsessions.kernels.registry.ending import KernelEnder
-from nbsessions.kernels.registry.servers import State
+from nbsessions.registry.ending import KernelEnder
+from nbsessions.registry.servers import State
 from nbsessions.stores.sqlite.inspection import SQLiteInspection
 from support.server import Server
 from support.storefile import read_store

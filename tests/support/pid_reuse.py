@@ -13,8 +13,8 @@ from pathlib import Path
 
 import msgspec
 
-from nbsessions.kernels.registry import process
-from nbsessions.kernels.registry.process import ProcessIdentity, attach, identify
+from nbsessions.registry import process
+from nbsessions.registry.process import ProcessIdentity, attach, identify
 from support.waiting import wait_until
 
 _LAST_PID = Path("/proc/sys/kernel/ns_last_pid")

@@ -17,11 +17,11 @@ from typing import Any
 import psutil
 from msgspec.structs import replace
 
-from nbsessions.kernels.registry.ending import KernelEnder
-from nbsessions.kernels.registry.process import ProcessIdentity, attach, identify
-from nbsessions.kernels.registry.records import KernelRecord, KernelRecords
-from nbsessions.kernels.registry.servers import Servers, State
 from nbsessions.kernels.surviving.adoption import Adoption
+from nbsessions.registry.ending import KernelEnder
+from nbsessions.registry.process import ProcessIdentity, attach, identify
+from nbsessions.registry.records import KernelRecord, KernelRecords
+from nbsessions.registry.servers import Servers, State
 from support.waiting import wait_until
 
 LOG = logging.getLogger("nbsessions.tests.surviving")

@@ -9,8 +9,8 @@ from nbsessions.cli.checks.finding import Finding, error, ok, warning
 from nbsessions.cli.checks.permissions import exposed
 from nbsessions.cli.overview import Overview
 from nbsessions.cli.values import ServerState
-from nbsessions.kernels.registry.trouble import explain
 from nbsessions.private import PrivateFolder
+from nbsessions.registry.trouble import explain
 
 
 def check_records(runtime_dir: Path) -> Iterator[Finding]:

@@ -9,17 +9,17 @@ from collections.abc import Callable
 from msgspec.structs import replace
 
 from nbsessions.identity import boot_id, pid_namespace
-from nbsessions.kernels.registry.ending import KernelEnder
-from nbsessions.kernels.registry.process import (
+from nbsessions.locks import FileLock
+from nbsessions.models import ABANDONED_AFTER
+from nbsessions.registry.ending import KernelEnder
+from nbsessions.registry.process import (
     KERNEL_ID_VARIABLE,
     find_kernel,
     is_running,
 )
-from nbsessions.kernels.registry.records import KernelRecord, KernelRecords, forget_kernel
-from nbsessions.kernels.registry.servers import Servers
-from nbsessions.kernels.registry.trouble import explain
-from nbsessions.locks import FileLock
-from nbsessions.models import ABANDONED_AFTER
+from nbsessions.registry.records import KernelRecord, KernelRecords, forget_kernel
+from nbsessions.registry.servers import Servers
+from nbsessions.registry.trouble import explain
 
 _ELSEWHERE_KEPT_FOR = ABANDONED_AFTER.total_seconds()
 

@@ -24,11 +24,6 @@ from traitlets.config.configurable import LoggingConfigurable
 from traitlets.utils.importstring import import_item
 
 from nbsessions.kernels import internals
-from nbsessions.kernels.registry.ending import KernelEnder
-from nbsessions.kernels.registry.place import RecordedKernel
-from nbsessions.kernels.registry.process import is_running
-from nbsessions.kernels.registry.records import KernelRecord, KernelRecords
-from nbsessions.kernels.registry.servers import Servers
 from nbsessions.kernels.surviving.activity import IdleProbe
 from nbsessions.kernels.surviving.adoption import Adoption
 from nbsessions.kernels.surviving.buffering import MessageBuffers
@@ -36,6 +31,11 @@ from nbsessions.kernels.surviving.output import KernelOutput
 from nbsessions.kernels.surviving.provisioner import SurvivingProvisioner
 from nbsessions.kernels.surviving.recorder import KernelRecorder
 from nbsessions.locks import SUPPORTED
+from nbsessions.registry.ending import KernelEnder
+from nbsessions.registry.place import RecordedKernel
+from nbsessions.registry.process import is_running
+from nbsessions.registry.records import KernelRecord, KernelRecords
+from nbsessions.registry.servers import Servers
 from nbsessions.tasks import Tasks
 
 _PENDING_TIMEOUT = 5.0

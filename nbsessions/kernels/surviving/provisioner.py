@@ -11,7 +11,7 @@ from typing import Any, cast
 from jupyter_client.connect import KernelConnectionInfo, LocalPortCache
 from jupyter_client.provisioning.local_provisioner import LocalProvisioner
 
-from nbsessions.kernels.registry.process import (
+from nbsessions.registry.process import (
     KERNEL_ID_VARIABLE,
     ProcessIdentity,
     attach,

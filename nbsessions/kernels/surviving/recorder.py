@@ -20,10 +20,10 @@ from tornado.ioloop import PeriodicCallback
 
 from nbsessions.kernels import internals
 from nbsessions.kernels.base import current_start
-from nbsessions.kernels.registry.records import KernelRecord, KernelRecords
-from nbsessions.kernels.registry.servers import Servers
-from nbsessions.kernels.registry.trouble import explain
 from nbsessions.kernels.surviving.output import KernelOutput
+from nbsessions.registry.records import KernelRecord, KernelRecords
+from nbsessions.registry.servers import Servers
+from nbsessions.registry.trouble import explain
 
 T = TypeVar("T")
 

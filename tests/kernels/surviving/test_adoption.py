@@ -17,12 +17,12 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from nbsessions.kernels.registry.ending import KernelEnder
-from nbsessions.kernels.registry.process import KERNEL_ID_VARIABLE, ProcessIdentity
-from nbsessions.kernels.registry.records import KernelRecord, KernelRecords
-from nbsessions.kernels.registry.servers import Servers
 from nbsessions.kernels.surviving import adoption as adoption_module
 from nbsessions.locks import FileLock
+from nbsessions.registry.ending import KernelEnder
+from nbsessions.registry.process import KERNEL_ID_VARIABLE, ProcessIdentity
+from nbsessions.registry.records import KernelRecord, KernelRecords
+from nbsessions.registry.servers import Servers
 from support.store_processes import OtherProcess
 from support.surviving import (
     ROOT,

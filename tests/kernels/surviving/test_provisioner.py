@@ -15,8 +15,8 @@ from jupyter_client.connect import LocalPortCache
 from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.provisioning.local_provisioner import LocalProvisioner
 
-from nbsessions.kernels.registry.process import KERNEL_ID_VARIABLE, ProcessIdentity, identify
 from nbsessions.kernels.surviving.provisioner import SurvivingProvisioner
+from nbsessions.registry.process import KERNEL_ID_VARIABLE, ProcessIdentity, identify
 from support.surviving import Place, Processes, runs
 from support.surviving_managers import runtime_place, surviving_kernel_manager
 from support.waiting import wait_until

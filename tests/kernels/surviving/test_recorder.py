@@ -17,10 +17,10 @@ from tornado.ioloop import IOLoop
 
 from nbsessions.kernels import internals
 from nbsessions.kernels.base import StartRequest, current_start
-from nbsessions.kernels.registry.process import KERNEL_ID_VARIABLE, identify
-from nbsessions.kernels.registry.records import KernelRecord, KernelRecords
-from nbsessions.kernels.registry.servers import State
 from nbsessions.kernels.surviving import recorder as recorder_module
+from nbsessions.registry.process import KERNEL_ID_VARIABLE, identify
+from nbsessions.registry.records import KernelRecord, KernelRecords
+from nbsessions.registry.servers import State
 from support.server import remove_at_once
 from support.surviving import Place
 from support.surviving_managers import runtime_place, surviving_kernel_manager

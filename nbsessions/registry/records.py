@@ -14,8 +14,8 @@ from typing import Any, BinaryIO
 
 import msgspec
 
-from nbsessions.kernels.registry.process import ProcessIdentity
 from nbsessions.private import PrivateFolder, Untrusted, is_owned
+from nbsessions.registry.process import ProcessIdentity
 
 
 class KernelRecord(msgspec.Struct, frozen=True, kw_only=True):

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from nbsessions.kernels.registry import servers
-from nbsessions.kernels.registry.servers import Servers, State
 from nbsessions.locks import FileLock
+from nbsessions.registry import servers
+from nbsessions.registry.servers import Servers, State
 from support.store_processes import OtherProcess
 from support.surviving import (
     Place,
@@ -214,7 +214,7 @@ def test_whoever_forgets_a_server_while_it_registers_does_not_make_it_silent(
 def test_a_lock_that_cannot_be_had_is_an_error(
     place: Place, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nbsessions.kernels.registry.servers._REGISTER_TIMEOUT", 0.05)
+    monkeypatch.setattr("nbsessions.registry.servers._REGISTER_TIMEOUT", 0.05)
     folder.mkdir()
     held = FileLock(place.lock_file(place.servers.server_id))
     held.acquire()
@@ -340,7 +340,7 @@ def test_a_claim_waits_for_somebody_who_just_asks(
 def test_a_claim_does_not_wait_for_ever_for_somebody_who_asks(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nbsessions.kernels.registry.servers._CLAIM_TIMEOUT", 0.05)
+    monkeypatch.setattr("nbsessions.registry.servers._CLAIM_TIMEOUT", 0.05)
     server_id = place.dead_server()
     asking = FileLock(place.lock_file(server_id))
     asking.acquire(shared=True)
@@ -445,7 +445,7 @@ def test_platforms_without_locks_prove_nobody_dead(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server_id = place.dead_server()
-    monkeypatch.setattr("nbsessions.kernels.registry.servers.SUPPORTED", False)
+    monkeypatch.setattr("nbsessions.registry.servers.SUPPORTED", False)
     assert place.servers.state(server_id) is State.LIVE
     with place.servers.claim(server_id) as claimed:
         assert not claimed

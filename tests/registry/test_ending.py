@@ -14,9 +14,9 @@ import psutil
 import pytest
 from msgspec.structs import replace
 
-from nbsessions.kernels.registry import ending
-from nbsessions.kernels.registry.ending import KernelEnder, end_process
-from nbsessions.kernels.registry.process import (
+from nbsessions.registry import ending
+from nbsessions.registry.ending import KernelEnder, end_process
+from nbsessions.registry.process import (
     AttachedProcess,
     ProcessIdentity,
     attach,

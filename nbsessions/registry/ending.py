@@ -9,13 +9,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 
-from nbsessions.kernels.registry.process import (
+from nbsessions.registry.process import (
     AttachedProcess,
     ProcessIdentity,
     attach,
     identify,
 )
-from nbsessions.kernels.registry.records import KernelRecord, KernelRecords, forget_kernel
+from nbsessions.registry.records import KernelRecord, KernelRecords, forget_kernel
 
 _GRACE = 5.0
 """Seconds to wait for a kernel to end after each signal."""

@@ -20,8 +20,8 @@ import psutil
 import pytest
 from msgspec.structs import replace
 
-from nbsessions.kernels.registry import process as process_module
-from nbsessions.kernels.registry.process import (
+from nbsessions.registry import process as process_module
+from nbsessions.registry.process import (
     AttachedProcess,
     ProcessIdentity,
     attach,
@@ -32,7 +32,7 @@ from nbsessions.kernels.registry.process import (
 from support.surviving import Processes, runs
 from support.waiting import wait_until
 
-_TESTS = Path(__file__).parents[2]
+_TESTS = Path(__file__).parents[1]
 _MARK = "NBSESSIONS_TEST_MARK"
 _IGNORE_SIGTERM = "trap '' TERM; echo ready; exec sleep 600"
 

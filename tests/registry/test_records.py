@@ -16,8 +16,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from nbsessions.kernels.registry.process import ProcessIdentity
-from nbsessions.kernels.registry.records import KernelRecord, KernelRecords, forget_kernel
+from nbsessions.registry.process import ProcessIdentity
+from nbsessions.registry.records import KernelRecord, KernelRecords, forget_kernel
 from support.store_processes import OtherProcess
 from support.surviving import LOG, Place, make_record, write_again_and_again
 
