@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from nbsessions._version import __version__
-from nbsessions.async_sessionmanager import AsyncSessionManager
-from nbsessions.sessionmanager import SessionManager
+
+if TYPE_CHECKING:
+    from nbsessions.async_sessionmanager import AsyncSessionManager
+    from nbsessions.sessionmanager import SessionManager
 
 __all__ = ["AsyncSessionManager", "SessionManager", "__version__"]
+
+_MODULES = {
+    "AsyncSessionManager": "nbsessions.async_sessionmanager",
+    "SessionManager": "nbsessions.sessionmanager",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # Imported late, because the process that keeps output needs neither Tornado nor traitlets.
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_MODULES[name]), name)
 
 
 def _jupyter_server_extension_points() -> list[dict[str, Any]]:

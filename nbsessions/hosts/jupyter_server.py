@@ -17,6 +17,7 @@ from nbsessions.kernels.surviving.manager import (
     SurvivingKernels,
     SurvivingMappingKernelManager,
 )
+from nbsessions.kernels.surviving.websockets import SurvivingConnection
 
 _CHANNELS = r"/api/kernels/(?P<kernel_id>\w+-\w+-\w+-\w+-\w+)/channels"
 
@@ -72,6 +73,8 @@ def offer_managers(serverapp: Any) -> None:
     def connection_class(app: Any) -> Any:
         if issubclass(app.kernel_manager_class, GatewayKernels):
             return GatewayConnection
+        if issubclass(app.kernel_manager_class, SurvivingKernels):
+            return SurvivingConnection
         return stock["kernel_websocket_connection_class"](app)
 
     # traitlets uses a method with this name only if nothing else sets the trait.

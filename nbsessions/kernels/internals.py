@@ -16,6 +16,7 @@ from typing import Any
 from urllib.parse import quote
 
 from jupyter_client.kernelspec import NATIVE_KERNEL_NAME, KernelSpec
+from tornado.iostream import IOStream
 from traitlets.utils.importstring import import_item
 
 
@@ -86,16 +87,38 @@ def open_websockets() -> Iterator[tuple[str, str]]:
         yield key.partition(":")[0], key
 
 
-def websocket_channels(kernel_id: str) -> Iterator[dict[str, Any]]:
-    """Yield the ZMQStreams of each of the kernel's websockets, by channel.
-
-    Only jupyter_server's default websocket class has such a list.
-    """
+def open_websocket(session_key: str) -> Any:
+    """Return the connection of the client with this session key, or None."""
     from jupyter_server.services.kernels.connection.channels import ZMQChannelsWebsocketConnection
 
-    for connection in list(ZMQChannelsWebsocketConnection._open_sockets):
-        if connection.kernel_id == kernel_id:
-            yield connection.channels
+    handler = ZMQChannelsWebsocketConnection._open_sessions.get(session_key)
+    return getattr(handler, "connection", None)
+
+
+def websocket_stream(handler: Any) -> IOStream:
+    """Return the stream of an open websocket."""
+    stream: IOStream = handler.ws_connection.stream
+    return stream
+
+
+def is_plain(stream: IOStream) -> bool:
+    """Return whether what is written to the stream is what is sent on the socket."""
+    return type(stream) is IOStream
+
+
+def written_bytes(stream: IOStream) -> tuple[int, int]:
+    """Return how many bytes were written to the stream, and how many the system has accepted."""
+    return stream._total_write_index, stream._total_write_done_index
+
+
+def frame_size(handler: Any, size: int) -> int | None:
+    """Return how many bytes a websocket message of this size takes on the wire.
+
+    None if the connection compresses messages.
+    """
+    if handler.ws_connection is None or handler.ws_connection._compressor:
+        return None
+    return size + (2 if size < 126 else 4 if size <= 0xFFFF else 10)
 
 
 # The manager of one kernel

@@ -61,6 +61,8 @@ class KernelRecord(msgspec.Struct, frozen=True, kw_only=True):
 
     If it is None, the setting of the server that finds the record applies.
     """
+    output_limit: int = 0
+    """How many bytes of the kernel's messages the keeper may keep for clients. 0: none."""
     adopted: bool = False
     """Whether the owning server adopted the kernel from a dead server."""
 
@@ -138,6 +140,11 @@ class KernelRecords:
             record = self.read(kernel_id)
             if record is not None:
                 yield record
+
+    def version(self, kernel_id: str) -> object:
+        """Return a value that changes whenever the record is written. Raises OSError."""
+        status = self._files.status(_record_name(kernel_id))
+        return status.st_mtime_ns, status.st_ino
 
     def exists(self, kernel_id: str) -> bool:
         """Return whether there is a record, even an unusable one. Raises OSError."""

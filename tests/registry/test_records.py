@@ -45,6 +45,7 @@ FULL = KernelRecord(
     clients=["a-kernel:a-client"],
     logged=12345,
     orphan_timeout=60.0,
+    output_limit=1000,
     adopted=True,
 )
 

@@ -55,6 +55,9 @@ def _without_answers(lines: Iterable[str]) -> Iterator[str]:
             yield line
 
 
+_KEEPER = "nbsessions.keeper"
+
+
 class Server(RestClient):
     """One server. Its folders outlive its process, so it can be started again."""
 
@@ -251,8 +254,17 @@ class Server(RestClient):
         return {
             process: line
             for process, line in found.items()
-            if str(self.runtime_dir) in line and process.pid != own
+            if str(self.runtime_dir) in line and process.pid != own and _KEEPER not in line
         }
+
+    def keeper_process(self) -> psutil.Process | None:
+        """Return the process that keeps what the kernels say, or None if there is none."""
+        for process in psutil.process_iter():
+            with suppress(psutil.Error):
+                line = process.cmdline()
+                if _KEEPER in line and str(self.runtime_dir / "nbsessions") in line:
+                    return process
+        return None
 
     def wait_for_kernels(self, count: int) -> None:
         """Wait until exactly ``count`` kernels are left, both as processes and as records."""
@@ -265,6 +277,11 @@ class Server(RestClient):
     def kernel_records(self) -> set[str]:
         """Return the ids of the kernels that have a record."""
         return {path.stem for path in self.runtime_dir.glob("nbsessions/kernels/*.json")}
+
+    def registry_files(self) -> list[Path]:
+        """Return the files of kernels and of the servers that have them."""
+        folders = (self.runtime_dir / "nbsessions" / name for name in ("kernels", "servers"))
+        return [file for folder in folders for file in folder.glob("*")]
 
     def kernel_record(self, kernel_id: str) -> dict[str, Any]:
         """Return the record of the kernel."""
@@ -291,7 +308,8 @@ class Server(RestClient):
             if self.is_running:
                 self._process.kill()
             self._process.wait()
-        for process in self.kernel_processes():
+        keeper = self.keeper_process()
+        for process in [*self.kernel_processes(), *([keeper] if keeper else [])]:
             with suppress(psutil.NoSuchProcess):
                 process.kill()
 

@@ -14,7 +14,11 @@ from support.surviving import Place
 
 @contextlib.asynccontextmanager
 async def surviving_kernel_manager(folder: Path, **traits: Any) -> AsyncIterator[Any]:
-    """Yield a kernel manager with light kernels, which end with the test."""
+    """Yield a kernel manager with light kernels, which end with the test.
+
+    What they say is not kept, unless the traits say so.
+    """
+    traits.setdefault("keep_output", False)
     kernel_manager = make_kernel_manager(folder, SurvivingMappingKernelManager, **traits)
     try:
         yield kernel_manager

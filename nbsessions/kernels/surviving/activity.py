@@ -7,9 +7,8 @@ import logging
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from jupyter_client.session import Session
-
 from nbsessions.kernels import internals
+from nbsessions.kernels.surviving.asking import KernelInfoRequests
 from nbsessions.kernels.surviving.reconnecting import Channels, ClientReconnector
 
 _FIRST_DELAY, _LAST_DELAY = 0.1, 30.0
@@ -37,9 +36,7 @@ class IdleProbe:
         """
         self._clients = clients
         self._kernel = kernel
-        self._log = log
-        self._session = _session_like(kernel.session)
-        self._requests: set[str] = set()
+        self._requests = KernelInfoRequests(kernel, log=log)
         self._idle = asyncio.Event()
         self._stream = internals.activity_stream(kernel)
         self._pass_on: Callable[[list[bytes]], None] = internals.receiver(self._stream)
@@ -55,16 +52,14 @@ class IdleProbe:
         try:
             while not self._idle.is_set() and not self._is_over(shell):
                 if len(self._requests) < _MOST_REQUESTS:
-                    self._ask(shell)
+                    self._requests.send(shell)
                 try:
                     await asyncio.wait_for(self._idle.wait(), delay)
                 except asyncio.TimeoutError:
                     # The stream is not subscribed yet, or the kernel is really busy.
                     delay = min(2 * delay, _LAST_DELAY)
             if self._idle.is_set():
-                reconnector = ClientReconnector(
-                    self._kernel, ask=self._ask, parent_of=self._parent_of
-                )
+                reconnector = ClientReconnector(self._kernel, self._requests)
                 await reconnector.reconnect(self._clients())
             await asyncio.sleep(_LATE_ANSWERS_TIME)
         finally:
@@ -72,13 +67,6 @@ class IdleProbe:
                 shell.close()
             if not self._is_replaced():
                 self._stream.on_recv(self._pass_on)
-
-    def _ask(self, shell: Any) -> str:
-        request = self._session.msg("kernel_info_request", {})
-        message_id: str = request["header"]["msg_id"]
-        self._requests.add(message_id)
-        self._session.send(shell, request)
-        return message_id
 
     def _is_over(self, shell: Any) -> bool:
         return bool(shell.closed()) or self._is_replaced()
@@ -93,37 +81,14 @@ class IdleProbe:
             self._pass_on(frames)
 
     def _is_caused_by_probe(self, frames: list[bytes]) -> bool:
-        message = self._read(frames)
+        message = self._requests.read(frames)
         if message is None:
             return False
         if message["msg_type"] == "iopub_welcome":
             return True
-        if _parent_id(message) not in self._requests:
+        if not self._requests.caused(message):
             return False
         if message["content"].get("execution_state") == "idle" and not self._idle.is_set():
             self._idle.set()
             self._kernel.execution_state = "idle"
         return True
-
-    def _parent_of(self, frames: list[bytes]) -> str:
-        message = self._read(frames)
-        return "" if message is None else _parent_id(message)
-
-    def _read(self, frames: list[bytes]) -> dict[str, Any] | None:
-        try:
-            _, parts = self._session.feed_identities(frames)
-            return dict(self._session.deserialize(parts))
-        except Exception as error:
-            self._log.debug("A kernel message could not be read: %r", error)
-            return None
-
-
-def _parent_id(message: dict[str, Any]) -> str:
-    return str((message["parent_header"] or {}).get("msg_id", ""))
-
-
-def _session_like(session: Session) -> Session:
-    """Return a session that reads the same messages, even those that ``session`` has read."""
-    return Session(
-        key=session.key, signature_scheme=session.signature_scheme, digest_history_size=0
-    )

@@ -1,80 +1,89 @@
-"""Buffers messages of adopted kernels for clients that were connected when the server died."""
+"""Keeps the replies of kernels to clients that are away."""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from tornado.ioloop import IOLoop
-
 from nbsessions.kernels.surviving.reconnecting import remember_sent
 
-_CHANNELS = ("iopub", "shell", "control", "stdin")
-_RECONNECT_TIMEOUT = 120.0
-"""Seconds that the other clients have to reconnect after the first one has. JupyterLab reconnects
-within 31 seconds, but a tab in the background is slower. There is no limit until the first client
-is back, as in jupyter_server itself."""
+_REPLY_CHANNELS = ("shell", "control", "stdin")
+_MOST_CLIENTS = 20
+_MOST_REPLIES = 1000
+"""For each client. A client that runs a hundred cells and goes away gets a hundred replies."""
 
 
-class MessageBuffers:
-    """Messages that kernels send to clients that have not reconnected yet.
+class ReplyBuffers:
+    """The replies to clients that have not come back yet.
 
-    jupyter_server buffers messages for only one client of a kernel, and discards them when
-    another client connects first. But a page has a connection for each notebook and console,
-    and a kernel can be open in many pages.
+    A kernel sends all replies to a client to the socket that has the client's session id as its
+    identity. So such a socket has to stay while the client is away. jupyter_server keeps those of
+    only one client of a kernel. But a page has a connection for each notebook and console, and a
+    kernel can be open in many pages.
     """
 
     def __init__(self) -> None:
         self._waiting: dict[str, dict[str, dict[str, Any]]] = {}
 
     def start(self, kernel_id: str, kernel: Any, clients: Iterable[str]) -> None:
-        """Buffer what the kernel sends to each of the clients until the client reconnects.
+        """Keep the kernel's replies to clients that were connected to another server.
 
-        ``clients`` are session keys of websockets, ``<kernel id>:<session id>``. The kernel
-        sends all replies, outstanding ones included, to the socket that has the session id as
-        its identity. The buffering sockets therefore use that identity.
+        ``clients`` are session keys of websockets, ``<kernel id>:<session id>``.
         """
-        self._waiting[kernel_id] = {client: _listen(kernel, client) for client in clients}
+        for client in clients:
+            identity = client.partition(":")[2].encode()
+            channels = {}
+            for channel in _REPLY_CHANNELS:
+                channels[channel] = getattr(kernel, f"connect_{channel}")(identity=identity)
+                channels[channel].channel = channel
+            remember_sent(channels)
+            self.keep(kernel_id, client, channels)
+
+    def keep(self, kernel_id: str, client: str, channels: dict[str, Any]) -> None:
+        """Keep what arrives on the channels until the client is back.
+
+        What the kernel publishes is kept elsewhere, or not at all.
+        """
+        if "iopub" in channels:
+            _close(channels.pop("iopub"))
+        replies: deque[tuple[str, list[bytes]]] = deque(maxlen=_MOST_REPLIES)
+        for channel, stream in channels.items():
+            stream.on_recv(_appender(replies, channel))
+        waiting = self._waiting.setdefault(kernel_id, {})
+        self._discard(waiting.pop(client, None))
+        waiting[client] = {"session_key": client, "buffer": replies, "channels": channels}
+        while len(waiting) > _MOST_CLIENTS:
+            self._discard(waiting.pop(next(iter(waiting))))
 
     def take(self, kernel_id: str, client: str) -> dict[str, Any] | None:
-        """Return the buffer of a client that has reconnected, as ``get_buffer`` does.
+        """Return the replies to a client that is back, and its channels.
 
-        None if there is no buffer for the client.
+        The shape is that of ``get_buffer``. None if nothing was kept for the client.
         """
-        waiting = self._waiting.get(kernel_id)
-        if not waiting:
-            return None
-        # A page that was closed or reloaded never reconnects.
-        IOLoop.current().call_later(_RECONNECT_TIMEOUT, self.stop, kernel_id)
-        return waiting.pop(client, None)
+        return self._waiting.get(kernel_id, {}).pop(client, None)
 
     def channels(self, kernel_id: str) -> list[dict[str, Any]]:
-        """Return the streams of each client that has not reconnected, by channel."""
-        return [info["channels"] for info in self._waiting.get(kernel_id, {}).values()]
+        """Return the streams of each client that is away, by channel."""
+        return [each["channels"] for each in self._waiting.get(kernel_id, {}).values()]
 
     def stop(self, kernel_id: str) -> None:
-        """Discard the kernel's buffered messages and stop buffering. Idempotent."""
-        for info in self._waiting.pop(kernel_id, {}).values():
-            for stream in info["channels"].values():
-                if not stream.closed():
-                    stream.on_recv(None)
-                    stream.close()
+        """Discard the kernel's replies. Idempotent."""
+        for each in self._waiting.pop(kernel_id, {}).values():
+            self._discard(each)
+
+    def _discard(self, kept: dict[str, Any] | None) -> None:
+        for stream in kept["channels"].values() if kept else ():
+            _close(stream)
 
 
-def _listen(kernel: Any, client: str) -> dict[str, Any]:
-    identity = client.partition(":")[2].encode()
-    buffer: list[tuple[str, list[bytes]]] = []
-    streams = {}
-    for channel in _CHANNELS:
-        stream = getattr(kernel, f"connect_{channel}")(identity=identity)
-        stream.channel = channel
-        stream.on_recv(_appender(buffer, channel))
-        streams[channel] = stream
-    remember_sent(streams)
-    return {"session_key": client, "buffer": buffer, "channels": streams}
+def _close(stream: Any) -> None:
+    if not stream.closed():
+        stream.on_recv(None)
+        stream.close()
 
 
 def _appender(
-    buffer: list[tuple[str, list[bytes]]], channel: str
+    replies: deque[tuple[str, list[bytes]]], channel: str
 ) -> Callable[[list[bytes]], None]:
-    return lambda frames: buffer.append((channel, frames))
+    return lambda frames: replies.append((channel, frames))

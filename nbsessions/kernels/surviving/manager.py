@@ -19,14 +19,16 @@ from jupyter_server.services.kernels.kernelmanager import (
     ServerKernelManager,
 )
 from tornado.ioloop import IOLoop
-from traitlets import CaselessStrEnum, Float, default
+from traitlets import Bool, CaselessStrEnum, Float, Int, default
 from traitlets.config.configurable import LoggingConfigurable
 from traitlets.utils.importstring import import_item
 
+from nbsessions.keeper.folder import KeeperFolder
+from nbsessions.keeper.link import KeeperLink
 from nbsessions.kernels import internals
 from nbsessions.kernels.surviving.activity import IdleProbe
 from nbsessions.kernels.surviving.adoption import Adoption
-from nbsessions.kernels.surviving.buffering import MessageBuffers
+from nbsessions.kernels.surviving.buffering import ReplyBuffers
 from nbsessions.kernels.surviving.output import KernelOutput
 from nbsessions.kernels.surviving.provisioner import SurvivingProvisioner
 from nbsessions.kernels.surviving.recorder import KernelRecorder
@@ -125,6 +127,21 @@ class SurvivingKernels(LoggingConfigurable):
         them when it starts.""",
     ).tag(config=True)
 
+    keep_output = Bool(
+        True,
+        help="""Whether what kernels say is kept while nobody can receive it: while this server is
+        dead, or while a page is away. A process beside the kernels, the keeper, writes it to files
+        in the runtime directory. If False, such output is lost.""",
+    ).tag(config=True)
+
+    output_limit = Int(
+        20_000_000,
+        min=1_000_000,
+        help="""How many bytes of the newest messages of each kernel are kept. The files are up to
+        a fifth larger. Of older messages, those are kept that a page needs to make sense of the
+        newer ones.""",
+    ).tag(config=True)
+
     @default("kernel_manager_class")
     def _default_kernel_manager_class(self) -> str:
         return "nbsessions.kernels.surviving.manager.SurvivingKernelManager"
@@ -162,15 +179,17 @@ class SurvivingKernels(LoggingConfigurable):
             KernelOutput(),
             root_dir=root_dir,
             orphan_timeout=self.orphan_timeout,
+            output_limit=self.output_limit if self.keep_output else 0,
             log=self.log,
         )
+        self._keeper = KeeperLink(KeeperFolder(folder), self._servers.server_id, log=self.log)
         if not issubclass(import_item(self.kernel_manager_class), SurvivingKernel):
             self.log.warning(
                 "Kernels end with this server: kernel_manager_class %s is not a subclass of "
                 "SurvivingKernel",
                 self.kernel_manager_class,
             )
-        self._buffers = MessageBuffers()
+        self._buffers = ReplyBuffers()
         self._probes = Tasks()
         self._leave_running: bool | None = None
         # A manager without a server, as in a test, does not adopt kernels.
@@ -206,16 +225,24 @@ class SurvivingKernels(LoggingConfigurable):
         provisioner = SurvivingProvisioner(
             kernel_id=kernel_id, kernel_spec=kernel.kernel_spec, parent=kernel
         )
-        provisioner.launching = partial(self.recorder.launching, kernel, kernel_id)
+        provisioner.launching = partial(self._launching, kernel, kernel_id)
         provisioner.open_log = partial(self._records.open_log, kernel_id)
         provisioner.launched = partial(self.recorder.launched, kernel, kernel_id)
         provisioner.ended = partial(self.recorder.forget, kernel_id)
         return provisioner
 
+    async def _launching(self, kernel: Any, kernel_id: str) -> bool:
+        recorded = await self.recorder.launching(kernel, kernel_id)
+        if recorded and self.keep_output:
+            # Now, because the kernel must not say anything before the keeper listens to it.
+            self._keeper.watch(kernel_id)
+        return recorded
+
     def remove_kernel(self, kernel_id: str) -> Any:
         """Remove a kernel, including one that died and will not be restarted."""
         self.recorder.forget(kernel_id)
         self._buffers.stop(kernel_id)
+        self._keeper.forget(kernel_id)
         return super().remove_kernel(kernel_id)  # type: ignore[misc]
 
     # Kernels that other servers started
@@ -235,7 +262,9 @@ class SurvivingKernels(LoggingConfigurable):
             self.last_kernel_activity = max(self.last_kernel_activity, record.last_activity)
         KERNEL_CURRENTLY_RUNNING_TOTAL.labels(type=kernel.kernel_name).inc()
         self._probe(kernel)
-        if self.buffer_offline_messages:
+        if self.keep_output:
+            self._keeper.watch(kernel_id)
+        elif self.buffer_offline_messages:
             self._buffers.start(kernel_id, kernel, record.clients)
         if record.process is None:
             IOLoop.current().add_callback(kernel.restart_kernel, now=True)
@@ -273,13 +302,7 @@ class SurvivingKernels(LoggingConfigurable):
         return kernel
 
     def _probe(self, kernel: Any) -> None:
-        def clients() -> list[Any]:
-            kernel_id = kernel.kernel_id
-            return [
-                *self._buffers.channels(kernel_id),
-                *internals.websocket_channels(kernel_id),
-            ]
-
+        clients = partial(self._buffers.channels, kernel.kernel_id)
         probe = IdleProbe(kernel, clients=clients, log=self.log)
 
         def run() -> None:
@@ -287,10 +310,37 @@ class SurvivingKernels(LoggingConfigurable):
 
         IOLoop.current().add_callback(run)
 
+    # Clients that are away
+
+    def keeper_of(self, kernel_id: str) -> KeeperLink | None:
+        """Return the keeper that keeps what the kernel says, or None if nobody does."""
+        kept = self.keep_output and self.recorder.has(kernel_id)
+        return self._keeper if kept else None
+
+    def keep_replies(self, kernel_id: str, session_key: str, channels: dict[str, Any]) -> None:
+        """Keep the replies to a client whose connection has ended, until it is back."""
+        if kernel_id in self and self.buffer_offline_messages:  # type: ignore[operator]
+            self._buffers.keep(kernel_id, session_key, channels)
+        else:
+            for stream in channels.values():
+                stream.close()
+
+    def start_buffering(self, kernel_id: str, session_key: str, channels: Any) -> None:
+        """Keep what the kernel sends to the last of its clients, if nobody else keeps that."""
+        if channels:
+            super().start_buffering(kernel_id, session_key, channels)  # type: ignore[misc]
+
     def get_buffer(self, kernel_id: str, session_key: str) -> Any:
-        """Return the messages since the adoption, or since the client disconnected."""
+        """Return the replies since the client disconnected, and its channels."""
         buffer = self._buffers.take(kernel_id, session_key)
-        return buffer or super().get_buffer(kernel_id, session_key)  # type: ignore[misc]
+        if buffer is None:
+            return super().get_buffer(kernel_id, session_key)  # type: ignore[misc]
+        iopub = self.get_kernel(kernel_id).connect_iopub()
+        iopub.channel = "iopub"
+        buffer["channels"]["iopub"] = iopub
+        return buffer
+
+    # Queries
 
     def find_started(self, token: str) -> str | None:
         """Return the id of the kernel with this start token, or None."""
@@ -299,6 +349,10 @@ class SurvivingKernels(LoggingConfigurable):
     def had_clients(self, kernel_id: str) -> bool:
         """Return whether clients were connected to the kernel, on this or an earlier server."""
         return self.recorder.had_clients(kernel_id)
+
+    def is_adopted(self, kernel_id: str) -> bool:
+        """Return whether this server adopted the kernel from a dead server."""
+        return self.recorder.is_adopted(kernel_id)
 
     def list_adopted(self) -> list[str]:
         """Return the ids of the kernels that this server adopted from dead servers."""
@@ -351,6 +405,7 @@ class SurvivingKernels(LoggingConfigurable):
         finally:
             self._probes.cancel()
             self.recorder.close()
+            self._keeper.close()
 
     async def _leave_kernels(self, now: bool) -> None:
         kernel_ids = self.list_kernel_ids()

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 import zmq
 
 from nbsessions.kernels import internals
+from nbsessions.kernels.surviving.asking import KernelInfoRequests
 
 _ANSWER_TIMEOUT = 1.0
 """Seconds that an idle kernel has to answer a request."""
@@ -52,19 +53,9 @@ class ClientReconnector:
     identities over (ZMQ_ROUTER_HANDOVER), it silently rejects the new connection for good.
     """
 
-    def __init__(
-        self,
-        kernel: Any,
-        *,
-        ask: Callable[[Any], str],
-        parent_of: Callable[[list[bytes]], str],
-    ) -> None:
-        """``ask`` sends a request on a stream and returns the request's id. ``parent_of``
-        returns the id of the request that a message answers.
-        """
+    def __init__(self, kernel: Any, requests: KernelInfoRequests) -> None:
         self._kernel = kernel
-        self._ask = ask
-        self._parent_of = parent_of
+        self._requests = requests
 
     async def reconnect(self, clients: Iterable[Channels]) -> None:
         """Wait until the kernel, which must be idle, receives messages of each client."""
@@ -72,14 +63,14 @@ class ClientReconnector:
 
     def ask(self, stream: Any) -> str:
         """Send a request on the client's stream, but do not remember it as the client's own."""
-        message_id = self._ask(stream)
+        message_id = self._requests.send(stream)
         if hasattr(stream, "unconfirmed"):
             stream.unconfirmed.pop()
         return message_id
 
     def parent_id(self, frames: list[bytes]) -> str:
         """Return the id of the request that a message answers."""
-        return self._parent_of(frames)
+        return self._requests.parent_of(frames)
 
     def is_idle(self) -> bool:
         """Return whether the kernel is idle, so that it answers at once."""

@@ -41,9 +41,11 @@ class KernelRecorder:
         *,
         root_dir: str,
         orphan_timeout: float,
+        output_limit: int,
         log: logging.Logger,
     ) -> None:
         self._orphan_timeout = orphan_timeout
+        self._output_limit = output_limit
         self._records = records
         self._servers = servers
         self._output = output
@@ -107,6 +109,7 @@ class KernelRecorder:
             host=socket.gethostname(),
             root_dir=self._root_dir,
             orphan_timeout=self._orphan_timeout,
+            output_limit=self._output_limit,
             kernel_name=kernel.kernel_name,
             kernel_spec=_spec_to_dict(kernel.kernel_spec),
             # The same path as in the kernel's command line.
@@ -152,6 +155,7 @@ class KernelRecorder:
             record,
             server_id=self._servers.server_id,
             orphan_timeout=self._orphan_timeout,
+            output_limit=self._output_limit,
             adopted=True,
             restarting=record.process is None,
         )
@@ -209,6 +213,11 @@ class KernelRecorder:
         """Return whether clients were connected to the kernel when its record was written."""
         record = self._current.get(kernel_id)
         return record is not None and bool(record.clients)
+
+    def is_adopted(self, kernel_id: str) -> bool:
+        """Return whether this server adopted the kernel from a dead server."""
+        record = self._current.get(kernel_id)
+        return record is not None and record.adopted
 
     def list_adopted(self) -> list[str]:
         """Return the ids of the kernels that this server adopted from dead servers."""

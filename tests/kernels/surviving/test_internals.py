@@ -4,22 +4,29 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import contextlib
 import inspect
+from collections.abc import AsyncIterator
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import pytest
 from jupyter_client.kernelspec import KernelSpec
 from jupyter_server.serverapp import ServerApp
 from jupyter_server.services.kernels.connection.channels import ZMQChannelsWebsocketConnection
+from tornado.httpserver import HTTPServer
+from tornado.testing import bind_unused_port
+from tornado.web import Application
+from tornado.websocket import WebSocketClientConnection, WebSocketHandler, websocket_connect
 
 from nbsessions.kernels import internals
 from nbsessions.kernels.surviving.provisioner import SurvivingProvisioner
 from support.hosts import running_kernel_manager
 from support.surviving import Processes
 
-_CLIENT, _SERVER, _ZMQ = "jupyter_client", "jupyter_server", "pyzmq"
+_CLIENT, _SERVER, _ZMQ, _TORNADO = "jupyter_client", "jupyter_server", "pyzmq", "tornado"
 
 MANAGER = {
     "_pending_kernels": _CLIENT,
@@ -48,9 +55,11 @@ STREAM = {"_recv_callback": _ZMQ}
 SERVER = {"_stopping": _SERVER, "_signal_stop": _SERVER}
 CONNECTION = {
     "_open_sessions": _SERVER,
-    "_open_sockets": _SERVER,
     "_kernel_info_future": _SERVER,
 }
+OVERRIDDEN = {"_register_session": _SERVER, "create_stream": _SERVER}
+IO_STREAM = {"_total_write_index": _TORNADO, "_total_write_done_index": _TORNADO}
+WEBSOCKET = {"_compressor": _TORNADO}
 
 KERNEL_ID = "11111111-2222-4333-8444-555555555555"
 
@@ -78,7 +87,7 @@ def touched() -> set[str]:
 
 
 def test_every_private_attribute_is_looked_for_here() -> None:
-    names = {*MANAGER, *KERNEL, *RESTARTER, *STREAM, *SERVER, *CONNECTION}
+    names = {*MANAGER, *KERNEL, *RESTARTER, *STREAM, *SERVER, *CONNECTION, *IO_STREAM, *WEBSOCKET}
     assert touched() == {name for name in names if name.startswith("_")}
 
 
@@ -115,7 +124,7 @@ def test_a_server_has_them_all() -> None:
 
 
 def test_the_websockets_of_a_server_have_them_all() -> None:
-    assert missing(ZMQChannelsWebsocketConnection, CONNECTION) == []
+    assert missing(ZMQChannelsWebsocketConnection, {**CONNECTION, **OVERRIDDEN}) == []
 
 
 # They work as assumed
@@ -289,3 +298,64 @@ async def test_a_failed_start_is_pending_until_it_is_forgotten(tmp_path: Path) -
         internals.forget_failed_starts(kernel_manager, lambda kernel_id: str(file))
         assert list(internals.pending_kernels(kernel_manager)) == []
         assert not file.exists()
+
+
+class _Socket(WebSocketHandler):
+    opened: ClassVar[list[_Socket]] = []
+    compression: ClassVar[dict[str, Any] | None] = None
+
+    def open(self, *args: str, **kwargs: str) -> None:
+        self.opened.append(self)
+
+    def get_compression_options(self) -> dict[str, Any] | None:
+        return self.compression
+
+
+@contextlib.asynccontextmanager
+async def open_socket(
+    compression: dict[str, Any] | None = None,
+) -> AsyncIterator[tuple[_Socket, WebSocketClientConnection]]:
+    """Yield a websocket of a server, and its client."""
+    listener, port = bind_unused_port()
+    _Socket.compression = compression
+    server = HTTPServer(Application([("/", _Socket)]))
+    server.add_sockets([listener])
+    client = await websocket_connect(
+        f"ws://127.0.0.1:{port}/", compression_options=compression, max_message_size=2**24
+    )
+    try:
+        yield _Socket.opened.pop(), client
+    finally:
+        client.close()
+        server.stop()
+
+
+@pytest.mark.gen_test
+async def test_the_bytes_of_a_websocket_message_are_known_before_it_is_sent() -> None:
+    async with open_socket() as (handler, client):
+        stream = internals.websocket_stream(handler)
+        assert missing(stream, IO_STREAM) == []
+        assert missing(handler.ws_connection, WEBSOCKET) == []
+        assert internals.is_plain(stream)
+        for size in (0, 125, 126, 65535, 65536, 5_000_000):
+            before, _ = internals.written_bytes(stream)
+            sending = handler.write_message(bytes(size), binary=True)
+            written, done = internals.written_bytes(stream)
+            assert written - before == internals.frame_size(handler, size)
+            assert done <= written
+            assert await client.read_message() == bytes(size)
+            await sending
+            assert internals.written_bytes(stream) == (written, written)
+
+
+@pytest.mark.gen_test
+async def test_the_bytes_of_a_compressed_message_are_not_known() -> None:
+    async with open_socket({}) as (handler, _):
+        assert internals.frame_size(handler, 1000) is None
+
+
+def test_the_connection_of_a_client_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    handler = SimpleNamespace(connection="the connection")
+    monkeypatch.setattr(ZMQChannelsWebsocketConnection, "_open_sessions", {"a-key": handler})
+    assert internals.open_websocket("a-key") == "the connection"
+    assert internals.open_websocket("another") is None

@@ -1,0 +1,144 @@
+"""The clients of a kernel, and what each of them has been sent."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, field
+
+import msgspec
+
+from nbsessions.keeper import marks
+from nbsessions.keeper.delivery import Delivery
+from nbsessions.keeper.records import Kind
+from nbsessions.keeper.sockets import Socket
+from nbsessions.keeper.spool import Spool
+from nbsessions.private import PrivateFolder
+
+MOST_AWAY = 20
+"""How many clients of a kernel may be away. The replies to others are no longer kept."""
+_MOST_ANSWERED = 100
+
+
+class ClientState(msgspec.Struct, frozen=True, kw_only=True):
+    """What is stored of a client, for a keeper that follows this one."""
+
+    position: int
+    lines: int = 0
+    answered: list[str] = []
+    connection: str | None = None
+    away_since: float | None = None
+
+
+@dataclass(kw_only=True)
+class Client:
+    """A client of a kernel."""
+
+    session_id: str
+    position: int
+    """The position of the last message that it has been sent, before its present connection."""
+    lines: int = 0
+    """How many lines the kernel had printed there."""
+    answered: list[str] = field(default_factory=list)
+    """The keys of the newest requests that it has got a reply to."""
+    connection: str | None = None
+    """The name of its connection, and of the mark. None if it has none."""
+    settling: str | None = None
+    """The name of a connection that has ended, until it is known what was sent on it."""
+    delivery: Delivery | None = None
+    server_id: str | None = None
+    away_since: float | None = None
+    then: list[Callable[[], None]] = field(default_factory=list)
+    """What waits until it is known what the client was sent."""
+    stand_ins: dict[Kind, Socket] = field(default_factory=dict)
+
+    def take_over(self, found: Sent) -> None:
+        """Note what the client was sent on a connection that has ended."""
+        self.settling = None
+        if found.position > self.position:
+            self.position, self.lines = found.position, found.lines
+        self.answered = [*self.answered, *found.answered][-_MOST_ANSWERED:]
+
+    def state(self) -> ClientState:
+        """Return what has to be stored."""
+        return ClientState(
+            position=self.position,
+            lines=self.lines,
+            answered=self.answered,
+            connection=self.connection or self.settling,
+            away_since=self.away_since,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sent:
+    """What a client was sent on one connection."""
+
+    position: int = 0
+    lines: int = 0
+    answered: tuple[str, ...] = ()
+
+
+def examine(mark: bytes, accepted: int | None, spool: Spool, *, newest: bool) -> Sent | None:
+    """Return what a mark says. Raises OSError and ValueError.
+
+    With ``newest``, return None if the newest message is not in the spool. It may come yet.
+    """
+    messages = marks.delivered(mark, accepted)
+    answered = [key.decode() for kind, key in messages if kind == marks.ANSWERED]
+    keys = [key for kind, key in messages if kind != marks.ANSWERED]
+    found = spool.find(keys[0]) if keys else (0, 0)
+    if found is None and newest:
+        return None
+    if found is None:
+        index = spool.index()
+        found = next((index[key] for key in keys if key in index), (0, 0))
+    position, lines = found
+    return Sent(position=position, lines=lines, answered=tuple(reversed(answered)))
+
+
+class ClientFile:
+    """Stores the clients of kernels, one file for each kernel. All methods block."""
+
+    def __init__(self, folder: PrivateFolder) -> None:
+        self._folder = folder
+
+    def read(self, kernel_id: str) -> Iterator[Client]:
+        """Yield the clients that were stored, if they can be read."""
+        with contextlib.suppress(OSError, msgspec.DecodeError):
+            descriptor = self._folder.open(_name(kernel_id), os.O_RDONLY)
+            with open(descriptor, "rb") as file:
+                states = msgspec.json.decode(file.read(), type=dict[str, ClientState])
+            for session_id, state in states.items():
+                yield Client(session_id=session_id, **msgspec.structs.asdict(state))
+
+    def write(self, kernel_id: str, data: bytes) -> None:
+        """Store clients that ``encode`` has encoded. Raises OSError."""
+        draft = f"{_name(kernel_id)}.draft"
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+        with open(self._folder.open(draft, flags), "wb") as file:
+            file.write(data)
+        self._folder.replace(draft, _name(kernel_id))
+
+    def remove(self, kernel_id: str) -> None:
+        """Forget the clients of a kernel. Raises OSError."""
+        with contextlib.suppress(FileNotFoundError):
+            self._folder.remove(_name(kernel_id))
+
+
+def encode(clients: Collection[Client]) -> bytes:
+    """Return the clients as they are stored."""
+    return msgspec.json.encode({each.session_id: each.state() for each in clients})
+
+
+def _name(kernel_id: str) -> str:
+    return f"{kernel_id}.json"
+
+
+def longest_away(clients: Collection[Client]) -> list[Client]:
+    """Return the clients that are too many, those that were away for the longest time."""
+    away = [each for each in clients if each.away_since is not None]
+    away.sort(key=lambda each: each.away_since or time.time())
+    return away[: max(0, len(away) - MOST_AWAY)]

@@ -1,0 +1,269 @@
+"""A server's connection to the keeper."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import queue
+import select
+import threading
+import uuid
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import TypeVar
+
+from nbsessions.identity import process_key
+from nbsessions.keeper.folder import KeeperFolder
+from nbsessions.keeper.marks import Mark
+from nbsessions.keeper.protocol import (
+    VERSION,
+    Attach,
+    Channel,
+    Detach,
+    Flush,
+    Hello,
+    ProtocolError,
+    Reply,
+    Request,
+    Stop,
+    Watch,
+)
+from nbsessions.keeper.starting import start_keeper
+
+T = TypeVar("T")
+
+_TIMEOUT = 5.0
+_CHECK_INTERVAL = 1.0
+_ATTEMPTS = 3
+
+
+class Refused(OSError):
+    """The keeper cannot do what it was asked for."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attached:
+    """A client's connection that the keeper knows of."""
+
+    mark: Mark
+    known: Reply | None
+    """What the client has been sent before. None if the client is new."""
+
+
+@dataclass(kw_only=True)
+class _Client:
+    request: Attach
+    descriptor: int | None
+    mark: Mark | None = None
+
+    def close(self) -> None:
+        descriptor, self.descriptor = self.descriptor, None
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+class KeeperLink:
+    """Tells the keeper of this server's kernels and clients, in a thread of its own.
+
+    It starts a keeper when the first kernel is to be watched, and another one if that dies. All
+    methods return at once. Each future fails with OSError if no keeper can be reached.
+    """
+
+    def __init__(self, folder: KeeperFolder, server_id: str, *, log: logging.Logger) -> None:
+        self.folder = folder
+        self._server_id = server_id
+        self._log = log
+        self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._channel: Channel | None = None
+        self._kernels: set[str] = set()
+        self._clients: dict[str, _Client] = {}
+        """By the names of their connections."""
+        self._problem: str | None = None
+
+    # Requests
+
+    def watch(self, kernel_id: str) -> None:
+        """Let the keeper listen to a kernel whose record has been written."""
+
+        def watch() -> None:
+            self._kernels.add(kernel_id)
+            self._ask(Watch(kernel_id=kernel_id))
+
+        self._submit(watch)
+
+    def forget(self, kernel_id: str) -> None:
+        """Stop to care for a kernel that has ended. The keeper notices that by itself."""
+        self._submit(lambda: self._kernels.discard(kernel_id))
+
+    def attach(
+        self, kernel_id: str, client: str, descriptor: int | None, base: int | None
+    ) -> tuple[str, Future[Attached]]:
+        """Tell the keeper that a client is connected.
+
+        ``descriptor`` is a duplicate of the client's TCP socket, which this object closes. Return
+        the name of the connection for ``detach``, and what the client has been sent before.
+        """
+        name = str(uuid.uuid4())
+        request = Attach(kernel_id=kernel_id, client=client, connection=name, base=base)
+        attaching = _Client(request=request, descriptor=descriptor)
+        self._clients[name] = attaching
+        return name, self._submit(lambda: self._attach(attaching))
+
+    def _attach(self, client: _Client) -> Attached:
+        name = client.request.connection
+        if client.mark is None:
+            client.mark = Mark(self.folder.marks, name)
+        reply = self._ask(client.request, client.descriptor)
+        return Attached(mark=client.mark, known=None if reply.position is None else reply)
+
+    def detach(self, name: str) -> None:
+        """Tell the keeper that a connection has ended."""
+        client = self._clients.pop(name, None)
+        if client is None:
+            return
+        client.close()
+        request = client.request
+
+        def detach() -> None:
+            if client.mark is not None:
+                client.mark.close()
+            self._ask(Detach(kernel_id=request.kernel_id, client=request.client, connection=name))
+
+        self._submit(detach)
+
+    def flush(self, kernel_id: str) -> Future[None]:
+        """Have the files contain what the kernel has said so far."""
+
+        def flush() -> None:
+            self._ask(Flush(kernel_id=kernel_id))
+
+        return self._submit(flush)
+
+    def close(self) -> None:
+        """Do what is queued, and end the connection. Idempotent."""
+        if self._thread is not None:
+            self._jobs.put(None)
+            self._thread.join(2 * _TIMEOUT)
+            self._thread = None
+
+    # In the thread
+
+    def _submit(self, work: Callable[[], T]) -> Future[T]:
+        future: Future[T] = Future()
+
+        def job() -> None:
+            if future.set_running_or_notify_cancel():
+                try:
+                    future.set_result(work())
+                except (OSError, ProtocolError) as error:
+                    future.set_exception(error)
+
+        self._jobs.put(job)
+        if self._thread is None:
+            self._thread = threading.Thread(
+                target=self._run, name="nbsessions-keeper", daemon=True
+            )
+            self._thread.start()
+        return future
+
+    def _run(self) -> None:
+        while True:
+            try:
+                job = self._jobs.get(timeout=_CHECK_INTERVAL)
+            except queue.Empty:
+                self._check()
+                continue
+            if job is None:
+                break
+            job()
+        self._disconnect()
+
+    def _check(self) -> None:
+        """Connect again if the keeper has died."""
+        if self._channel is not None and select.select([self._channel], [], [], 0)[0]:
+            self._disconnect()
+        if self._channel is None and self._kernels:
+            with contextlib.suppress(OSError, ProtocolError):
+                self._connected()
+
+    def _ask(self, request: Request, descriptor: int | None = None) -> Reply:
+        """Return the keeper's reply. Raises OSError and ProtocolError."""
+        for attempt in range(_ATTEMPTS):
+            channel = self._connected()
+            try:
+                return _exchange(channel, request, descriptor)
+            except Refused:
+                raise
+            except (OSError, ProtocolError):
+                self._disconnect()
+                if attempt == _ATTEMPTS - 1:
+                    raise
+        raise AssertionError("unreachable")
+
+    def _connected(self) -> Channel:
+        if self._channel is None:
+            try:
+                self._channel = self._connect()
+                self._introduce(self._channel)
+            except (OSError, ProtocolError) as error:
+                self._disconnect()
+                self._warn(error)
+                raise
+            self._problem = None
+        return self._channel
+
+    def _connect(self) -> Channel:
+        self.folder.make()
+        try:
+            return Channel(self.folder.connect(_TIMEOUT))
+        except OSError:
+            start_keeper(self.folder.registry)
+        return Channel(self.folder.connect(_TIMEOUT))
+
+    def _introduce(self, channel: Channel) -> None:
+        hello = Hello(version=VERSION, server_id=self._server_id, process=process_key(os.getpid()))
+        _exchange(channel, hello)
+        for kernel_id in self._kernels:
+            _exchange(channel, Watch(kernel_id=kernel_id))
+        for client in list(self._clients.values()):
+            if client.mark is not None:
+                with contextlib.suppress(Refused):
+                    _exchange(channel, client.request, client.descriptor)
+
+    def _disconnect(self) -> None:
+        channel, self._channel = self._channel, None
+        if channel is not None:
+            channel.close()
+
+    def _warn(self, error: Exception) -> None:
+        if self._problem != str(error):
+            self._problem = str(error)
+            self._log.warning(
+                "What kernels say while no server is there will be lost, because there is no "
+                "process that keeps it: %s",
+                error,
+            )
+
+
+def _exchange(channel: Channel, request: Request, descriptor: int | None = None) -> Reply:
+    channel.send(request, descriptor)
+    while (reply := channel.next_reply()) is None:
+        if not channel.receive():
+            raise ConnectionResetError("the keeper has ended the connection")
+    if reply.error is not None:
+        raise Refused(reply.error)
+    return reply
+
+
+def stop_keeper(folder: KeeperFolder) -> None:
+    """Stop the keeper, and wait until it has written everything. Raises OSError."""
+    channel = Channel(folder.connect(_TIMEOUT))
+    try:
+        channel.send(Stop())
+        while channel.receive():
+            pass
+    finally:
+        channel.close()

@@ -1,0 +1,115 @@
+"""Reads spools while the keeper writes them."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from nbsessions.keeper import records
+from nbsessions.keeper.messages import count_lines
+from nbsessions.keeper.records import Kind, Record
+from nbsessions.keeper.segments import Segment, list_segments
+from nbsessions.private import PrivateFolder
+
+LIMIT = "there was more than is kept"
+_CHUNK = 1_000_000
+
+
+@dataclass(kw_only=True)
+class Losses:
+    """What is missing in the part of a spool that has been read."""
+
+    messages: int = 0
+    lines: int = 0
+    reason: str = ""
+
+
+class SpoolReader:
+    """Reads what follows a position, in order. All methods block and may raise OSError."""
+
+    def __init__(self, folder: PrivateFolder, kernel_id: str, position: int, lines: int) -> None:
+        """Begin after this position. ``lines`` is how many lines the kernel had printed there."""
+        self.position = position
+        """The position of the last record that was read."""
+        self.losses = Losses()
+        self._lines = lines
+        self._folder = folder
+        self._kernel_id = kernel_id
+        self._segment: Segment | None = None
+        self._descriptor: int | None = None
+        self._data = b""
+        self._offset = 0
+
+    def read(self, most: int) -> list[Record]:
+        """Return the next records, some ``most`` bytes. An empty list means that these are all."""
+        found: list[Record] = []
+        size = 0
+        while size < most:
+            record = self._next()
+            if record is None:
+                break
+            if self._is_new(record):
+                found.append(record)
+                size += sum(map(len, record.frames))
+        return found
+
+    def _is_new(self, record: Record) -> bool:
+        losses = self.losses
+        if record.kind is Kind.LOSS:
+            if record.position > self.position:
+                losses.reason = record.frames[0].decode(errors="replace")
+            return False
+        if record.position > self.position + 1:
+            losses.messages += record.position - self.position - 1
+            losses.lines += record.lines - count_lines(record.frames) - self._lines
+            losses.reason = losses.reason or LIMIT
+        is_new = record.position > self.position
+        if record.position >= self.position:
+            self.position, self._lines = record.position, record.lines
+        return is_new
+
+    def _next(self) -> Record | None:
+        while True:
+            size = records.size_at(self._data, self._offset)
+            if size is not None and self._offset + size <= len(self._data):
+                record = records.decode(self._data, self._offset)
+                self._offset += size
+                return record
+            if not self._read_more() and not self._open_next():
+                return None
+
+    def _read_more(self) -> bool:
+        if self._descriptor is None:
+            return False
+        data = os.read(self._descriptor, _CHUNK)
+        self._data, self._offset = self._data[self._offset :] + data, 0
+        return bool(data)
+
+    def _open_next(self) -> bool:
+        """Open the next segment. Return whether there is one."""
+        segments = list_segments(self._folder).get(self._kernel_id, [])
+        later = [each for each in segments if self._is_later(each)]
+        if not later:
+            return False
+        try:
+            descriptor = self._folder.open(later[0].name, os.O_RDONLY)
+        except FileNotFoundError:
+            return True  # It was merged into the next one just now.
+        # The keeper writes no more to the current segment once there is another one, but it may
+        # have done so since the last read.
+        if self._descriptor is not None and self._read_more():
+            os.close(descriptor)
+            return True
+        self.close()
+        self._segment, self._descriptor = later[0], descriptor
+        self._data, self._offset = b"", 0
+        return True
+
+    def _is_later(self, segment: Segment) -> bool:
+        return self._segment is None or segment.number > self._segment.number
+
+    def close(self) -> None:
+        """Close the file. Idempotent."""
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is not None:
+            os.close(descriptor)

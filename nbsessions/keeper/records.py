@@ -1,0 +1,118 @@
+"""The format of spool files: one record per message, with its position among all of its kernel."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Final
+
+from nbsessions.keeper.messages import HEADER, KEY_SIZE, SIGNATURE, key_of
+
+_MAGIC: Final = 0x4E62
+_HEAD = struct.Struct(f"<HBBIQQ{KEY_SIZE}sI")
+HEAD_SIZE: Final = _HEAD.size
+_LENGTH = struct.Struct("<I")
+_MOST = 2**31
+"""Bytes of the longest record that is taken for one."""
+
+
+class Kind(IntEnum):
+    """What a record holds."""
+
+    IOPUB = 1
+    SHELL = 2
+    """A reply to a client that no server was connected for."""
+    STDIN = 3
+    LOSS = 4
+    """Why the messages are missing that follow the previous record. The frame is the reason."""
+
+
+CHANNELS: Final = {Kind.IOPUB: "iopub", Kind.SHELL: "shell", Kind.STDIN: "stdin"}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Record:
+    """One record of a spool."""
+
+    kind: Kind
+    position: int
+    """Numbers the messages of a kernel without gaps. A message that was not kept has one, too."""
+    lines: int
+    """How many lines the kernel has printed up to the end of this message."""
+    key: bytes
+    frames: list[bytes]
+    client: str = ""
+    """The session id of the client that a reply is for."""
+
+
+def encode(
+    kind: Kind, frames: Sequence[bytes], *, position: int, lines: int, client: str = ""
+) -> bytes:
+    """Return the bytes of a record."""
+    key = b"\0" * KEY_SIZE if kind is Kind.LOSS else key_of(frames[SIGNATURE], frames[HEADER])
+    parts = (client.encode(errors="surrogateescape"), *frames)
+    lengths = struct.pack(f"<{len(parts)}I", *map(len, parts))
+    body = b"".join((lengths, *parts))
+    head = _HEAD.pack(_MAGIC, kind, 0, len(body), position, lines, key, len(parts))
+    return head + body
+
+
+def size_at(data: bytes, offset: int) -> int | None:
+    """Return the size of the record at the offset.
+
+    None if the data ends before the record's head does. Raises ValueError if there is no record.
+    """
+    if len(data) - offset < HEAD_SIZE:
+        return None
+    magic, _, _, size, *_ = _HEAD.unpack_from(data, offset)
+    if magic != _MAGIC or size > _MOST:
+        raise ValueError(f"no record at offset {offset}")
+    return HEAD_SIZE + int(size)
+
+
+def is_record(data: bytes, offset: int) -> bool:
+    """Return whether a whole record is at the offset."""
+    try:
+        size = size_at(data, offset)
+        return size is not None and offset + size <= len(data) and bool(decode(data, offset))
+    except (ValueError, struct.error):
+        return False
+
+
+def decode(data: bytes, offset: int = 0) -> Record:
+    """Return the record at the offset, which the data holds whole. Raises ValueError."""
+    _, kind, _, size, position, lines, key, count = _HEAD.unpack_from(data, offset)
+    start = offset + HEAD_SIZE
+    end = start + size
+    try:
+        lengths = struct.unpack_from(f"<{count}I", data, start)
+    except struct.error as error:
+        raise ValueError(f"the record at offset {offset} is damaged") from error
+    start += _LENGTH.size * count
+    parts = []
+    for length in lengths:
+        parts.append(bytes(data[start : start + length]))
+        start += length
+    if start != end or not parts:
+        raise ValueError(f"the record at offset {offset} is damaged")
+    client, *frames = parts
+    return Record(
+        kind=Kind(kind),
+        position=position,
+        lines=lines,
+        key=key,
+        frames=frames,
+        client=client.decode(errors="surrogateescape"),
+    )
+
+
+def position_at(data: bytes, offset: int) -> tuple[int, int, bytes]:
+    """Return the position, the lines and the key of the record at the offset."""
+    _, _, _, _, position, lines, key, _ = _HEAD.unpack_from(data, offset)
+    return position, lines, key
+
+
+KEY_OFFSET: Final = HEAD_SIZE - KEY_SIZE - _LENGTH.size
+"""Where the key is in a record."""

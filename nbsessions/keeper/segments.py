@@ -1,0 +1,64 @@
+"""The files of a kernel's spool: where they are, and what is in them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from nbsessions.keeper import records
+from nbsessions.private import PrivateFolder
+
+_SUFFIX = ".spool"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Segment:
+    """A file with consecutive records. A kernel's spool is one or more of them."""
+
+    kernel_id: str
+    number: int
+    """Later segments have higher numbers."""
+
+    @property
+    def name(self) -> str:
+        """The name of the file."""
+        return f"{self.kernel_id}.{self.number:08d}{_SUFFIX}"
+
+    @property
+    def next(self) -> Segment:
+        """The segment that follows this one."""
+        return Segment(kernel_id=self.kernel_id, number=self.number + 1)
+
+
+def list_segments(folder: PrivateFolder) -> dict[str, list[Segment]]:
+    """Return the segments of all kernels in their order, by kernel id. Raises OSError."""
+    found: dict[str, list[Segment]] = {}
+    for name in folder.list_names():
+        kernel_id, _, number = name.removesuffix(_SUFFIX).rpartition(".")
+        if name.endswith(_SUFFIX) and number.isdecimal():
+            segment = Segment(kernel_id=kernel_id, number=int(number))
+            found.setdefault(kernel_id, []).append(segment)
+    return {kernel_id: sorted(each, key=_number) for kernel_id, each in found.items()}
+
+
+def _number(segment: Segment) -> int:
+    return segment.number
+
+
+def read_segment(folder: PrivateFolder, segment: Segment) -> bytes:
+    """Return the contents of a segment. Raises OSError."""
+    with open(folder.open(segment.name, os.O_RDONLY), "rb") as file:
+        return file.read()
+
+
+def offsets(data: bytes) -> Iterator[tuple[int, int]]:
+    """Yield where each whole record begins and ends. Stop at the first damage."""
+    offset = 0
+    with contextlib.suppress(ValueError):
+        while (size := records.size_at(data, offset)) is not None:
+            if offset + size > len(data):
+                return
+            yield offset, offset + size
+            offset += size

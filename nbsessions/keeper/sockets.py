@@ -1,0 +1,74 @@
+"""Connects to the sockets of kernels, as clients of jupyter_client do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, TypeAlias
+
+import zmq
+
+_RECONNECT_INTERVAL = 10
+"""Milliseconds. A restarted kernel soon publishes at the same port."""
+_TRANSPORTS = {"tcp", "ipc"}
+
+Socket: TypeAlias = "zmq.Socket[bytes]"
+Context: TypeAlias = "zmq.Context[Socket]"
+
+
+def can_follow(connection_info: Mapping[str, Any]) -> bool:
+    """Return whether the keeper knows how to connect to such a kernel.
+
+    A kernel that is about to be launched has no port yet.
+    """
+    known = connection_info.get("transport") in _TRANSPORTS
+    return known and bool(connection_info.get("iopub_port"))
+
+
+def subscribe(context: Context, connection_info: Mapping[str, Any]) -> Socket:
+    """Return a socket that receives all that the kernel publishes from now on."""
+    subscriber = _socket(context, zmq.SUB, connection_info)
+    subscriber.reconnect_ivl = _RECONNECT_INTERVAL
+    subscriber.subscribe(b"")
+    subscriber.connect(_address(connection_info, "iopub"))
+    return subscriber
+
+
+def stand_in(
+    context: Context, connection_info: Mapping[str, Any], channel: str, client: str
+) -> Socket:
+    """Return a socket that receives the kernel's replies to a client.
+
+    Once a server has connected for the client, this socket gets no more replies. It never connects
+    again, because that would take the replies away from the server.
+    """
+    dealer = _socket(context, zmq.DEALER, connection_info)
+    dealer.identity = client.encode()
+    dealer.reconnect_ivl = -1
+    dealer.connect(_address(connection_info, channel))
+    return dealer
+
+
+def _socket(context: Context, kind: int, info: Mapping[str, Any]) -> Socket:
+    made = context.socket(kind)
+    made.linger = 0
+    # A subscriber that stops to receive would make the kernel's memory grow.
+    made.rcvhwm = 0
+    if "curve_publickey" in info and "curve_secretkey" in info:
+        made.curve_publickey = info["curve_publickey"].encode()
+        made.curve_secretkey = info["curve_secretkey"].encode()
+        made.curve_serverkey = made.curve_publickey
+    return made
+
+
+def _address(info: Mapping[str, Any], channel: str) -> str:
+    separator = "-" if info["transport"] == "ipc" else ":"
+    return f"{info['transport']}://{info['ip']}{separator}{info[f'{channel}_port']}"
+
+
+def received(source: Socket, most: int) -> Iterator[list[bytes]]:
+    """Yield at most so many messages that have arrived, without waiting."""
+    for _ in range(most):
+        try:
+            yield source.recv_multipart(zmq.NOBLOCK)
+        except zmq.Again:
+            return

@@ -1,0 +1,37 @@
+"""Starts a keeper."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from nbsessions.registry.process import KERNEL_ID_VARIABLE
+
+_TIMEOUT = 20.0
+
+
+class KeeperFailed(OSError):
+    """A keeper could not be started."""
+
+
+def start_keeper(registry: Path) -> None:
+    """Start a keeper, unless one runs, and wait until it can be reached. Raises KeeperFailed."""
+    # A server that was started in the terminal of a kernel has its mark.
+    env = {name: value for name, value in os.environ.items() if name != KERNEL_ID_VARIABLE}
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "nbsessions.keeper", str(registry)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+            env=env,
+            timeout=_TIMEOUT,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise KeeperFailed(f"the keeper could not be started: {error}") from error
+    if done.returncode:
+        lines = done.stderr.decode(errors="replace").strip().splitlines() or ["no reason given"]
+        raise KeeperFailed(f"the keeper could not be started: {lines[-1]}")

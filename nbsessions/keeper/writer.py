@@ -1,0 +1,109 @@
+"""Writes spools in a thread of its own, so that the keeper never waits for a slow disk."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import TypeVar
+
+from nbsessions.keeper.spool import Spool
+
+T = TypeVar("T")
+
+_MOST_WAITING = 16_000_000
+"""Bytes that may wait to be written. What comes on top is lost."""
+_BATCH = 1_000_000
+SLOW_DISK = "the disk was too slow"
+
+
+class Writer:
+    """A queue of records and other work on spools, which is done in its order."""
+
+    def __init__(self, done: Callable[[Callable[[], None]], None], *, log: logging.Logger) -> None:
+        """``done`` is called in the thread with what the main loop has to call."""
+        self._done = done
+        self._log = log
+        self._queue: deque[tuple[Spool, bytes] | Callable[[], None]] = deque()
+        self._waiting = 0
+        self._changed = threading.Condition()
+        self._closed = False
+        self._complaints: dict[str, str] = {}
+        self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
+        self._thread.start()
+
+    def append(self, spool: Spool, data: bytes) -> None:
+        """Write the record soon. It is lost if too much is waiting already."""
+        with self._changed:
+            if self._waiting + len(data) > _MOST_WAITING:
+                spool.note_loss(SLOW_DISK)
+                return
+            self._waiting += len(data)
+            self._queue.append((spool, data))
+            self._changed.notify()
+
+    def run(self, work: Callable[[], T], then: Callable[[T | OSError], None]) -> None:
+        """Do the work after all that is queued now. Have the main loop call ``then`` with the
+        result, or with the OSError that it raised.
+        """
+
+        def job() -> None:
+            result: T | OSError
+            try:
+                result = work()
+            except OSError as error:
+                result = error
+            self._done(lambda: then(result))
+
+        with self._changed:
+            self._queue.append(job)
+            self._changed.notify()
+
+    def close(self, timeout: float) -> None:
+        """Do what is queued, and end the thread."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+        self._thread.join(timeout)
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                while not self._queue and not self._closed:
+                    self._changed.wait()
+                if not self._queue:
+                    return
+                item = self._queue.popleft()
+                batch = self._batch(item) if isinstance(item, tuple) else []
+            if isinstance(item, tuple):
+                self._write(item[0], batch)
+            else:
+                item()
+
+    def _batch(self, first: tuple[Spool, bytes]) -> list[bytes]:
+        """Return the records of one spool that can be written at once."""
+        spool, data = first
+        batch, size = [data], len(data)
+        while self._queue and size < _BATCH:
+            item = self._queue[0]
+            if not isinstance(item, tuple) or item[0] is not spool:
+                break
+            self._queue.popleft()
+            batch.append(item[1])
+            size += len(item[1])
+        return batch
+
+    def _write(self, spool: Spool, batch: list[bytes]) -> None:
+        try:
+            spool.append(batch)
+            spool.trim()
+        except OSError as error:
+            spool.note_loss(f"the files could not be written: {error.strerror}")
+            if self._complaints.get(spool.kernel_id) != str(error):
+                self._complaints[spool.kernel_id] = str(error)
+                self._log.warning("Output of kernel %s is lost: %s", spool.kernel_id, error)
+        else:
+            self._complaints.pop(spool.kernel_id, None)
+        with self._changed:
+            self._waiting -= sum(map(len, batch))
