@@ -18,6 +18,8 @@ _REPLACED = {"update_display_data", "comm_msg"}
 """A later message of the same display or widget says what counts."""
 _SHOWN = {"display_data", "execute_result"}
 """These may be large, and nothing refers to them unless they have a display id."""
+_NEEDED = {"execute_input", "error", "clear_output", "comm_open", "status"}
+"""Without these, a page cannot show what follows, or waits for ever."""
 _UPDATES_PER_COMM = 20
 
 _TARGET = re.compile(rb'"(?:display_id|comm_id)"\s*:\s*"([^"\\]*)"')
@@ -32,7 +34,7 @@ def compact(segments: Iterable[bytes], limit: int) -> bytes:
         for start, end in offsets(data)
     ]
     kept = _without_replaced([each for each in kept if not _is_expendable(each.record)])
-    for may_go in (_is_shown, _is_any):
+    for may_go in (_is_shown, _is_not_needed, _is_any):
         kept = list(_shrunk(kept, limit, may_go))
     return b"".join(each.data for each in kept)
 
@@ -85,6 +87,12 @@ def _is_shown(record: Record) -> bool:
     if record.kind is not Kind.IOPUB or type_of(record.frames[HEADER]) not in _SHOWN:
         return False
     return b'"display_id"' not in record.frames[CONTENT]
+
+
+def _is_not_needed(record: Record) -> bool:
+    if record.kind is not Kind.IOPUB:
+        return False
+    return type_of(record.frames[HEADER]) not in _NEEDED | _SHOWN
 
 
 def _is_any(record: Record) -> bool:

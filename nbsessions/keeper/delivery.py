@@ -26,13 +26,19 @@ def sent_bytes(connection: socket.socket) -> int | None:
 
     None if the system cannot tell.
     """
+    counted = _counted(connection)
+    return None if counted is None else sum(counted)
+
+
+def _counted(connection: socket.socket) -> tuple[int, int] | None:
+    """Return how many bytes the client's system has, and how many it does not have yet."""
     for _ in range(_ATTEMPTS):
         before = acknowledged_bytes(connection)
         if before is None:
             return None
         waiting = waiting_bytes(connection)
         if acknowledged_bytes(connection) == before:
-            return before + waiting
+            return before, waiting
     return None
 
 
@@ -64,12 +70,14 @@ class Delivery:
         """``base``: how many bytes were sent before those that the server counts."""
         self._connection = connection
         self._base = base
+        self._ended = False
         connection.setblocking(False)
 
     def end(self) -> None:
         """Tell the client that nothing follows what has been accepted."""
         with contextlib.suppress(OSError):  # The client may have ended the connection.
             self._connection.shutdown(socket.SHUT_WR)
+            self._ended = True
 
     def is_complete(self) -> bool:
         """Return whether the client has everything, or has ended the connection.
@@ -88,8 +96,13 @@ class Delivery:
 
     def accepted(self) -> int | None:
         """Return how many of the bytes that the server counted the client's system has."""
-        acknowledged = acknowledged_bytes(self._connection)
-        return None if acknowledged is None else acknowledged - self._base
+        counted = _counted(self._connection)
+        if counted is None:
+            return None
+        acknowledged, waiting = counted
+        # The end of a connection is counted like a byte, which follows all others.
+        end = 1 if self._ended and not waiting else 0
+        return acknowledged - end - self._base
 
     def close(self) -> None:
         """Close the connection. Idempotent."""

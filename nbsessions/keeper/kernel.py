@@ -108,7 +108,7 @@ class KeptKernel:
         if not self.clients:
             return size  # There is nobody to keep it for.
         if size > self.spool.limit // 2:
-            self.spool.note_loss(TOO_LARGE)
+            self._writer.note_loss(self.spool, TOO_LARGE)
             return size
         self._writer.append(
             self.spool,

@@ -24,7 +24,6 @@ from nbsessions.keeper.protocol import (
     Detach,
     Flush,
     Hello,
-    ProtocolError,
     Reply,
     Request,
     Stop,
@@ -158,7 +157,7 @@ class KeeperLink:
             if future.set_running_or_notify_cancel():
                 try:
                     future.set_result(work())
-                except (OSError, ProtocolError) as error:
+                except OSError as error:
                     future.set_exception(error)
 
         self._jobs.put(job)
@@ -186,18 +185,18 @@ class KeeperLink:
         if self._channel is not None and select.select([self._channel], [], [], 0)[0]:
             self._disconnect()
         if self._channel is None and self._kernels:
-            with contextlib.suppress(OSError, ProtocolError):
+            with contextlib.suppress(OSError):
                 self._connected()
 
     def _ask(self, request: Request, descriptor: int | None = None) -> Reply:
-        """Return the keeper's reply. Raises OSError and ProtocolError."""
+        """Return the keeper's reply. Raises OSError."""
         for attempt in range(_ATTEMPTS):
             channel = self._connected()
             try:
                 return _exchange(channel, request, descriptor)
             except Refused:
                 raise
-            except (OSError, ProtocolError):
+            except OSError:
                 self._disconnect()
                 if attempt == _ATTEMPTS - 1:
                     raise
@@ -208,7 +207,7 @@ class KeeperLink:
             try:
                 self._channel = self._connect()
                 self._introduce(self._channel)
-            except (OSError, ProtocolError) as error:
+            except OSError as error:
                 self._disconnect()
                 self._warn(error)
                 raise

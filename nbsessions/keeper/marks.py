@@ -48,14 +48,20 @@ class Mark:
         ``done`` is how many bytes the system has accepted so far. Raises OSError if there is no
         room for a client that is so slow that more messages are waiting for it than ever before.
         """
-        index = _HEAD.size + self._count % self._capacity * _ENTRY.size
-        if self._count >= self._capacity and _ENTRY.unpack_from(self._memory, index)[0] > done:
+        # The newest message that was accepted stays, and all that follow it.
+        if self._count >= self._capacity and self._end_of(self._count + 1) > done:
             self._grow()
-            index = _HEAD.size + self._count * _ENTRY.size
-        _ENTRY.pack_into(self._memory, index, end, kind, key)
+        _ENTRY.pack_into(self._memory, self._index_of(self._count), end, kind, key)
         self._count += 1
         # Last, because the process may be killed in between.
         _NUMBERS.pack_into(self._memory, _NUMBERS_AT, self._count, done)
+
+    def _index_of(self, number: int) -> int:
+        return _HEAD.size + number % self._capacity * _ENTRY.size
+
+    def _end_of(self, number: int) -> int:
+        end: int = _ENTRY.unpack_from(self._memory, self._index_of(number))[0]
+        return end
 
     def _grow(self) -> None:
         """Replace the file by one that has room for twice as many messages."""

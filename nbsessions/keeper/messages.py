@@ -51,7 +51,7 @@ def key_of_request(parent_header: bytes) -> bytes:
     """Return 32 bytes that identify the request that a reply with this parent header answers."""
     try:
         message_id = str(json.loads(parent_header)["msg_id"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         message_id = ""
     return _digest(message_id.encode())
 

@@ -11,12 +11,15 @@ import contextlib
 import os
 import socket
 import struct
-from typing import Any, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
 import msgspec
 
 VERSION = 1
 """Increased when a keeper of the earlier version cannot serve the servers of this one."""
+
+Name: TypeAlias = Annotated[str, msgspec.Meta(pattern=r"^[^/\0]{1,255}$")]
+"""What may be part of the name of a file."""
 
 _LENGTH = struct.Struct("!I")
 _LONGEST = 1_000_000
@@ -37,7 +40,7 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 class Watch(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """Listen to a kernel, whose record has been written."""
 
-    kernel_id: str
+    kernel_id: Name
 
 
 class Attach(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -46,10 +49,10 @@ class Attach(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     The request comes with a duplicate of the client's TCP socket if ``base`` is not None.
     """
 
-    kernel_id: str
+    kernel_id: Name
     client: str
     """The client's session id, which is also its routing identity at the kernel."""
-    connection: str
+    connection: Name
     """A name of the connection, also that of the file with its mark."""
     base: int | None
     """How many bytes were sent on the socket before those that the mark counts."""
@@ -58,15 +61,15 @@ class Attach(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 class Detach(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """A client's connection has ended, and the server goes on."""
 
-    kernel_id: str
+    kernel_id: Name
     client: str
-    connection: str
+    connection: Name
 
 
 class Flush(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """Write what the kernel has said so far. The reply comes afterwards."""
 
-    kernel_id: str
+    kernel_id: Name
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -96,7 +99,7 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True):
     status: dict[str, Any] | None = None
 
 
-class ProtocolError(ValueError):
+class ProtocolError(OSError):
     """The other side has sent something that is not a message."""
 
 

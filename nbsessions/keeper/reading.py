@@ -38,7 +38,10 @@ class SpoolReader:
         self._segment: Segment | None = None
         self._descriptor: int | None = None
         self._data = b""
+        self._begin = 0
+        """Where the data begins in the file."""
         self._offset = 0
+        """Where the next record begins in the data."""
 
     def read(self, most: int) -> list[Record]:
         """Return the next records, some ``most`` bytes. An empty list means that these are all."""
@@ -70,20 +73,38 @@ class SpoolReader:
 
     def _next(self) -> Record | None:
         while True:
-            size = records.size_at(self._data, self._offset)
-            if size is not None and self._offset + size <= len(self._data):
-                record = records.decode(self._data, self._offset)
-                self._offset += size
+            record = self._decoded()
+            if record is not None:
                 return record
             if not self._read_more() and not self._open_next():
+                # What there is of the next record may yet be replaced, after a full disk.
+                self._drop()
                 return None
+
+    def _decoded(self) -> Record | None:
+        """Return the next record if it has been read whole, and is not damaged."""
+        try:
+            size = records.size_at(self._data, self._offset)
+            if size is None or self._offset + size > len(self._data):
+                return None
+            record = records.decode(self._data, self._offset)
+        except ValueError:
+            return None
+        self._offset += size
+        return record
 
     def _read_more(self) -> bool:
         if self._descriptor is None:
             return False
-        data = os.read(self._descriptor, _CHUNK)
-        self._data, self._offset = self._data[self._offset :] + data, 0
+        rest = self._data[self._offset :]
+        self._drop()
+        data = os.pread(self._descriptor, _CHUNK, self._begin + len(rest))
+        self._data = rest + data
         return bool(data)
+
+    def _drop(self) -> None:
+        self._begin += self._offset
+        self._data, self._offset = b"", 0
 
     def _open_next(self) -> bool:
         """Open the next segment. Return whether there is one."""
@@ -95,15 +116,26 @@ class SpoolReader:
             descriptor = self._folder.open(later[0].name, os.O_RDONLY)
         except FileNotFoundError:
             return True  # It was merged into the next one just now.
-        # The keeper writes no more to the current segment once there is another one, but it may
-        # have done so since the last read.
-        if self._descriptor is not None and self._read_more():
+        if self._has_changed():
             os.close(descriptor)
             return True
         self.close()
         self._segment, self._descriptor = later[0], descriptor
-        self._data, self._offset = b"", 0
+        self._data, self._begin, self._offset = b"", 0, 0
         return True
+
+    def _has_changed(self) -> bool:
+        """Return whether there is another record in the current segment after all.
+
+        The keeper writes no more to it once there is another segment, but it may have done so
+        since the last read. If there is something that is no record, the rest is damaged.
+        """
+        self._drop()
+        while self._read_more():
+            if self._decoded() is not None:
+                self._offset = 0
+                return True
+        return False
 
     def _is_later(self, segment: Segment) -> bool:
         return self._segment is None or segment.number > self._segment.number

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
@@ -11,9 +12,11 @@ from typing import Final
 from nbsessions.keeper.messages import HEADER, KEY_SIZE, SIGNATURE, key_of
 
 _MAGIC: Final = 0x4E62
-_HEAD = struct.Struct(f"<HBBIQQ{KEY_SIZE}sI")
+_HEAD = struct.Struct(f"<HBBIQQ{KEY_SIZE}sII")
 HEAD_SIZE: Final = _HEAD.size
 _LENGTH = struct.Struct("<I")
+_CHECKSUM_AT: Final = HEAD_SIZE - _LENGTH.size
+"""The last field of the head is a checksum of the rest of the record."""
 _MOST = 2**31
 """Bytes of the longest record that is taken for one."""
 
@@ -55,8 +58,9 @@ def encode(
     parts = (client.encode(errors="surrogateescape"), *frames)
     lengths = struct.pack(f"<{len(parts)}I", *map(len, parts))
     body = b"".join((lengths, *parts))
-    head = _HEAD.pack(_MAGIC, kind, 0, len(body), position, lines, key, len(parts))
-    return head + body
+    head = _HEAD.pack(_MAGIC, kind, 0, len(body), position, lines, key, len(parts), 0)
+    head = head[:_CHECKSUM_AT]
+    return b"".join((head, _LENGTH.pack(zlib.crc32(body, zlib.crc32(head))), body))
 
 
 def size_at(data: bytes, offset: int) -> int | None:
@@ -72,31 +76,36 @@ def size_at(data: bytes, offset: int) -> int | None:
     return HEAD_SIZE + int(size)
 
 
+def is_intact(data: bytes, offset: int, end: int) -> bool:
+    """Return whether the record between the offsets is what was written."""
+    view = memoryview(data)
+    body = offset + HEAD_SIZE
+    checksum = zlib.crc32(view[body:end], zlib.crc32(view[offset : offset + _CHECKSUM_AT]))
+    return bool(_LENGTH.unpack_from(data, offset + _CHECKSUM_AT)[0] == checksum)
+
+
 def is_record(data: bytes, offset: int) -> bool:
     """Return whether a whole record is at the offset."""
     try:
         size = size_at(data, offset)
-        return size is not None and offset + size <= len(data) and bool(decode(data, offset))
-    except (ValueError, struct.error):
+    except ValueError:
         return False
+    end = offset + (size or 0)
+    return size is not None and end <= len(data) and is_intact(data, offset, end)
 
 
 def decode(data: bytes, offset: int = 0) -> Record:
     """Return the record at the offset, which the data holds whole. Raises ValueError."""
-    _, kind, _, size, position, lines, key, count = _HEAD.unpack_from(data, offset)
+    if not is_record(data, offset):
+        raise ValueError(f"the record at offset {offset} is damaged")
+    _, kind, _, _, position, lines, key, count, _ = _HEAD.unpack_from(data, offset)
     start = offset + HEAD_SIZE
-    end = start + size
-    try:
-        lengths = struct.unpack_from(f"<{count}I", data, start)
-    except struct.error as error:
-        raise ValueError(f"the record at offset {offset} is damaged") from error
+    lengths = struct.unpack_from(f"<{count}I", data, start)
     start += _LENGTH.size * count
     parts = []
     for length in lengths:
         parts.append(bytes(data[start : start + length]))
         start += length
-    if start != end or not parts:
-        raise ValueError(f"the record at offset {offset} is damaged")
     client, *frames = parts
     return Record(
         kind=Kind(kind),
@@ -110,9 +119,9 @@ def decode(data: bytes, offset: int = 0) -> Record:
 
 def position_at(data: bytes, offset: int) -> tuple[int, int, bytes]:
     """Return the position, the lines and the key of the record at the offset."""
-    _, _, _, _, position, lines, key, _ = _HEAD.unpack_from(data, offset)
+    _, _, _, _, position, lines, key, *_ = _HEAD.unpack_from(data, offset)
     return position, lines, key
 
 
-KEY_OFFSET: Final = HEAD_SIZE - KEY_SIZE - _LENGTH.size
+KEY_OFFSET: Final = _CHECKSUM_AT - _LENGTH.size - KEY_SIZE
 """Where the key is in a record."""

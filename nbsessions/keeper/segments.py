@@ -58,7 +58,8 @@ def offsets(data: bytes) -> Iterator[tuple[int, int]]:
     offset = 0
     with contextlib.suppress(ValueError):
         while (size := records.size_at(data, offset)) is not None:
-            if offset + size > len(data):
+            end = offset + size
+            if end > len(data) or not records.is_intact(data, offset, end):
                 return
-            yield offset, offset + size
-            offset += size
+            yield offset, end
+            offset = end

@@ -12,6 +12,7 @@ from nbsessions.keeper.records import Kind
 from nbsessions.keeper.segments import Segment, list_segments, offsets, read_segment
 from nbsessions.private import PrivateFolder
 
+_DRAFT = ".draft"
 _SEGMENTS = 10
 """How many segments make up what is kept. What is older is thinned out."""
 
@@ -34,7 +35,9 @@ class Spool:
 
     def open(self) -> tuple[int, int]:
         """Go on after the last record. Return its position and how many lines it ends with."""
+        self._remove_drafts()
         self._segments = list_segments(self._folder).get(self.kernel_id, [])
+        self._sizes = {}
         last = (0, 0)
         size = 0
         for segment in self._segments:
@@ -67,50 +70,74 @@ class Spool:
             reason = [self._lost.encode()]
             loss = records.encode(Kind.LOSS, reason, position=position - 1, lines=lines)
             block = loss + block
+        self._make_room(len(block))
         self._write(block)
         self._lost = None
 
     def _write(self, block: bytes) -> None:
         assert self._descriptor is not None
         segment = self._segments[-1]
+        rest = memoryview(block)
         try:
-            written = os.write(self._descriptor, block)
-            if written < len(block):
-                os.write(self._descriptor, block[written:])
+            while rest:
+                rest = rest[os.write(self._descriptor, rest) :]
         except OSError:
-            with contextlib.suppress(OSError):
-                os.ftruncate(self._descriptor, self._sizes[segment])
+            self._take_back(segment)
             raise
         self._sizes[segment] += len(block)
+
+    def _take_back(self, segment: Segment) -> None:
+        """Remove what was written of records that could not be written whole."""
+        assert self._descriptor is not None
+        try:
+            os.ftruncate(self._descriptor, self._sizes[segment])
+        except OSError:
+            self._close()  # When it is opened again, what is in it is looked at.
 
     def note_loss(self, reason: str) -> None:
         """Remember why the next record will not be preceded by all that the kernel said."""
         self._lost = reason
 
-    def trim(self) -> None:
+    def _make_room(self, size: int) -> None:
         """Begin a new segment if the current one is full, and thin out the oldest ones."""
-        if self._descriptor is None or self._sizes[self._segments[-1]] <= self.limit // _SEGMENTS:
-            return
-        following = self._segments[-1].next
-        self._open_segment(following, 0)
-        self._segments.append(following)
-        while len(self._segments) > 2 and self.size() > self.limit * (1 + 1 / _SEGMENTS):
+        current = self._sizes[self._segments[-1]]
+        if current and current + size > self.part:
+            following = self._segments[-1].next
+            self._open_segment(following, 0)
+            self._segments.append(following)
+        while len(self._segments) > 2 and self.size() + size > self.limit + self.part:
             self._merge()
+
+    @property
+    def part(self) -> int:
+        """How many bytes of records are written at once at most, unless one is larger."""
+        return self.limit // _SEGMENTS
 
     def _merge(self) -> None:
         """Keep what matters of the two oldest segments, in the place of the second one."""
         oldest, second = self._segments[:2]
         # If the disk is full, what matters has to go as well.
         with contextlib.suppress(OSError):
-            data = [read_segment(self._folder, each) for each in (oldest, second)]
-            kept = compact(data, self.limit // _SEGMENTS)
+            data = [self._read(each) for each in (oldest, second)]
+            kept = compact(data, self.part)
             self._replace(second, kept)
             self._sizes[second] = len(kept)
-        self._folder.remove(oldest.name)
+        self._remove(oldest.name)
         del self._segments[0], self._sizes[oldest]
 
+    def _read(self, segment: Segment) -> bytes:
+        """Return what is in a segment, nothing if somebody has removed it."""
+        try:
+            return read_segment(self._folder, segment)
+        except FileNotFoundError:
+            return b""
+
+    def _remove(self, name: str) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            self._folder.remove(name)
+
     def _replace(self, segment: Segment, data: bytes) -> None:
-        draft = f"{segment.name}.draft"
+        draft = f"{segment.name}{_DRAFT}"
         try:
             flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
             with open(self._folder.open(draft, flags), "wb") as file:
@@ -124,7 +151,7 @@ class Spool:
     def find(self, key: bytes) -> tuple[int, int] | None:
         """Return the position and lines of the message with this key, or None if it is gone."""
         for segment in reversed(self._segments):
-            data = read_segment(self._folder, segment)
+            data = self._read(segment)
             end = len(data)
             while (found := data.rfind(key, 0, end)) >= 0:
                 start = found - records.KEY_OFFSET
@@ -137,7 +164,7 @@ class Spool:
         """Return the positions and lines of all messages, by key."""
         found = {}
         for segment in self._segments:
-            data = read_segment(self._folder, segment)
+            data = self._read(segment)
             for start, _ in offsets(data):
                 position, lines, key = records.position_at(data, start)
                 found[key] = position, lines
@@ -150,11 +177,17 @@ class Spool:
     def remove(self) -> None:
         """Remove the files."""
         self._close()
+        self._remove_drafts()
         for segment in list_segments(self._folder).get(self.kernel_id, []):
-            with contextlib.suppress(FileNotFoundError):
-                self._folder.remove(segment.name)
+            self._remove(segment.name)
         self._segments = []
-        self._sizes.clear()
+        self._sizes = {}
+
+    def _remove_drafts(self) -> None:
+        """Remove what is left of a segment that an earlier keeper was writing when it ended."""
+        for name in self._folder.list_names():
+            if name.startswith(f"{self.kernel_id}.") and name.endswith(_DRAFT):
+                self._remove(name)
 
     def close(self) -> None:
         """Close the current file. Idempotent."""

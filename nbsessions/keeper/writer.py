@@ -29,6 +29,8 @@ class Writer:
         self._waiting = 0
         self._changed = threading.Condition()
         self._closed = False
+        self._losing: set[Spool] = set()
+        """The spools that a note of a loss is queued for."""
         self._complaints: dict[str, str] = {}
         self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
         self._thread.start()
@@ -36,12 +38,23 @@ class Writer:
     def append(self, spool: Spool, data: bytes) -> None:
         """Write the record soon. It is lost if too much is waiting already."""
         with self._changed:
-            if self._waiting + len(data) > _MOST_WAITING:
-                spool.note_loss(SLOW_DISK)
-                return
-            self._waiting += len(data)
-            self._queue.append((spool, data))
+            if self._waiting + len(data) <= _MOST_WAITING:
+                self._waiting += len(data)
+                self._queue.append((spool, data))
+            elif spool not in self._losing:
+                self._losing.add(spool)
+                self._queue.append(lambda: self._note_loss(spool, SLOW_DISK))
             self._changed.notify()
+
+    def note_loss(self, spool: Spool, reason: str) -> None:
+        """Let the next record that is appended be preceded by the reason of a loss."""
+        with self._changed:
+            self._queue.append(lambda: self._note_loss(spool, reason))
+            self._changed.notify()
+
+    def _note_loss(self, spool: Spool, reason: str) -> None:
+        self._losing.discard(spool)
+        spool.note_loss(reason)
 
     def run(self, work: Callable[[], T], then: Callable[[T | OSError], None]) -> None:
         """Do the work after all that is queued now. Have the main loop call ``then`` with the
@@ -85,7 +98,8 @@ class Writer:
         """Return the records of one spool that can be written at once."""
         spool, data = first
         batch, size = [data], len(data)
-        while self._queue and size < _BATCH:
+        most = min(_BATCH, spool.part)
+        while self._queue and size < most:
             item = self._queue[0]
             if not isinstance(item, tuple) or item[0] is not spool:
                 break
@@ -97,7 +111,6 @@ class Writer:
     def _write(self, spool: Spool, batch: list[bytes]) -> None:
         try:
             spool.append(batch)
-            spool.trim()
         except OSError as error:
             spool.note_loss(f"the files could not be written: {error.strerror}")
             if self._complaints.get(spool.kernel_id) != str(error):
