@@ -5,12 +5,16 @@ The process that is started returns when the keeper, its child, can be reached.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import logging.handlers
 import os
+import resource
 import signal
 import sys
+import time
 from pathlib import Path
+from typing import IO
 
 # All that is ever needed. The environment may be upgraded or removed while the keeper runs.
 import psutil  # noqa: F401
@@ -20,6 +24,9 @@ from nbsessions.keeper.process import Keeper
 from nbsessions.locks import FileLock
 
 _LOG_SIZE = 200_000
+_MOST_FILES = 65536
+_TIMEOUT = 15.0
+_INTERVAL = 0.05
 
 
 def main() -> None:
@@ -30,14 +37,43 @@ def main() -> None:
     ended, ready = os.pipe()
     if os.fork():
         os.close(ready)
-        os.read(ended, 1)
-        os._exit(0)
+        with open(ended) as problem:
+            sys.exit(problem.read() or None)
     os.close(ended)
     _detach()
+    _allow_many_files()
+    with open(ready, "w") as problem:
+        _run(folder, problem)
+
+
+def _run(folder: KeeperFolder, problem: IO[str]) -> None:
+    """Run the keeper. Close ``problem`` when it can be reached, or write why it cannot."""
+    log = _log(folder)
     lock = FileLock(folder.lock, folder=folder.folder)
-    if lock.acquire():
-        Keeper(folder, log=_log(folder)).run(ready=lambda: os.close(ready))
-    lock.close()
+    try:
+        if _acquire(lock, folder):
+            Keeper(folder, log=log).run(ready=problem.close)
+    except Exception as error:
+        log.exception("Ended by an error")
+        if not problem.closed:
+            problem.write(str(error))
+    finally:
+        lock.close()
+
+
+def _acquire(lock: FileLock, folder: KeeperFolder) -> bool:
+    """Take the lock. Return False if a keeper that has it can be reached.
+
+    A keeper has the lock before it can be reached, and for a while afterwards.
+    """
+    deadline = time.monotonic() + _TIMEOUT
+    while not lock.acquire(timeout=_INTERVAL):
+        with contextlib.suppress(OSError):
+            folder.connect(_TIMEOUT).close()
+            return False
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"the keeper that has the lock {lock.path} cannot be reached")
+    return True
 
 
 def _detach() -> None:
@@ -47,6 +83,15 @@ def _detach() -> None:
     null = os.open(os.devnull, os.O_RDWR)
     for descriptor in range(3):
         os.dup2(null, descriptor)
+
+
+def _allow_many_files() -> None:
+    """Allow as many open files as sockets of kernels and clients may need."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = _MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, _MOST_FILES)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def _log(folder: KeeperFolder) -> logging.Logger:

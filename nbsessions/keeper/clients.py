@@ -99,6 +99,18 @@ def examine(mark: bytes, accepted: int | None, spool: Spool, *, newest: bool) ->
     return Sent(position=position, lines=lines, answered=tuple(reversed(answered)))
 
 
+def examine_file(
+    folder: PrivateFolder, name: str, accepted: int | None, spool: Spool, *, newest: bool
+) -> Sent | None:
+    """Return what the mark in a file says, like ``examine``. Raises OSError."""
+    with open(folder.open(name, os.O_RDONLY), "rb") as file:
+        data = file.read()
+    try:
+        return examine(data, accepted, spool, newest=newest)
+    except ValueError as error:
+        raise OSError(f"{name} cannot be used: {error}") from error
+
+
 class ClientFile:
     """Stores the clients of kernels, one file for each kernel. All methods block."""
 

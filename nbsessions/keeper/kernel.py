@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 from nbsessions.keeper import records
-from nbsessions.keeper.clients import Client, ClientFile, Sent, encode, examine, longest_away
+from nbsessions.keeper.clients import Client, Sent, longest_away
 from nbsessions.keeper.delivery import Delivery
+from nbsessions.keeper.files import KernelFiles
 from nbsessions.keeper.folder import KeeperFolder
 from nbsessions.keeper.messages import NotAMessage, count_lines, message_of
 from nbsessions.keeper.records import Kind
-from nbsessions.keeper.sockets import Context, Socket, received, stand_in, subscribe
+from nbsessions.keeper.sockets import Context, Socket, received, stand_ins, subscribe
 from nbsessions.keeper.spool import Spool
 from nbsessions.keeper.writer import Writer
 from nbsessions.registry.records import KernelRecord
 
 _AT_ONCE = 2000
+_MOST_ROUNDS = 50
+"""A kernel may publish faster than its messages can be received."""
 _LATE = 1.0
 """Seconds that a message may arrive here later than at a server."""
-_STAND_INS = (Kind.SHELL, Kind.STDIN)
 NO_KEEPER = "the process that keeps output had ended"
 TOO_LARGE = "a message was too large"
 
@@ -44,22 +45,24 @@ class KeptKernel:
         self.kernel_id = record.kernel_id
         self.spool = Spool(folder.spools, record.kernel_id, record.output_limit)
         self.clients: dict[str, Client] = {}
-        self._folder = folder
         self._context = context
         self._writer = writer
         self._log = log
-        self._stored = ClientFile(folder.clients)
+        self._files = KernelFiles(self.spool, folder, writer, log=log)
         self._subscriber: Socket | None = None
         self._info: dict[str, Any] = {}
         self._complained = False
         self._retries: list[Callable[[], None]] = []
-        self.position, self._lines = self.spool.open()
+        known = [self.spool.open()]
+        for client in self._files.read_clients():
+            self.clients[client.session_id] = client
+            known.append((client.position, client.lines))
+        # What a client has not missed may not be in the spool.
+        self.position, self._lines = max(known)
         if self.position:
             # Nobody knows what the kernel has said in the meantime.
             self.position += 1
             self.spool.note_loss(NO_KEEPER)
-        for client in self._stored.read(self.kernel_id):
-            self.clients[client.session_id] = client
 
     # What the kernel says
 
@@ -68,7 +71,7 @@ class KeptKernel:
         if record.connection_info != self._info:
             self._info = record.connection_info
             if self._subscriber is not None:
-                self.receive()
+                self.receive_all()
                 self._subscriber.close()
             self._subscriber = subscribe(self._context, self._info)
 
@@ -118,9 +121,15 @@ class KeptKernel:
         )
         return size
 
+    def receive_all(self) -> None:
+        """Pass on all that has arrived."""
+        for _ in range(_MOST_ROUNDS):
+            if not self.receive():
+                return
+
     def flush(self, then: Callable[[], None]) -> None:
         """Call ``then`` when all that has arrived is in the files."""
-        self.receive()
+        self.receive_all()
         self._writer.run(lambda: None, lambda _: then())
 
     # The clients
@@ -151,7 +160,7 @@ class KeptKernel:
         client.connection, client.delivery = connection, delivery
         client.server_id, client.away_since = server_id, None
         self._stop_standing_in(client)
-        self._store()
+        self._files.store(self.clients.values())
 
         def attached() -> None:
             self.flush(lambda: then(None if is_new else client))
@@ -174,7 +183,7 @@ class KeptKernel:
             self._stop_standing_in(each)
             self._end_connection(each)
             del self.clients[each.session_id]
-        self._store()
+        self._files.store(self.clients.values())
 
     def _end_connection(self, client: Client) -> None:
         """Find out what the client was sent on its connection."""
@@ -196,24 +205,19 @@ class KeptKernel:
         self.receive()
         newest = time.monotonic() < deadline
 
-        def settle() -> Sent | None:
-            try:
-                with open(self._folder.marks.open(name, os.O_RDONLY), "rb") as file:
-                    return examine(file.read(), accepted, self.spool, newest=newest)
-            except (OSError, ValueError) as error:
-                self._log.warning("What client %s was sent is unknown: %s", name, error)
-                return Sent()
-
         def settled(found: Sent | OSError | None) -> None:
-            if isinstance(found, Sent):
-                client.take_over(found)
-                self._store(then=partial(self._folder.marks.remove, name))
-                while client.then:
-                    client.then.pop(0)()
-            else:
+            if isinstance(found, OSError):
+                self._log.warning("What client %s was sent is unknown: %s", name, found)
+                found = Sent()
+            if found is None:
                 self._retries.append(partial(self._settle, client, name, accepted, deadline))
+                return
+            client.take_over(found)
+            self._files.store(self.clients.values(), settled=name)
+            while client.then:
+                client.then.pop(0)()
 
-        self._writer.run(settle, settled)
+        self._files.examine(name, accepted, settled, newest=newest)
 
     def retry(self) -> None:
         """Look again for messages that have not arrived."""
@@ -225,19 +229,6 @@ class KeptKernel:
     def is_waiting(self) -> bool:
         """Whether something has to be tried again soon."""
         return bool(self._retries)
-
-    def _store(self, then: Callable[[], None] = lambda: None) -> None:
-        data = encode(self.clients.values())
-
-        def write() -> None:
-            self._stored.write(self.kernel_id, data)
-            then()
-
-        self._writer.run(write, self._stored_or_not)
-
-    def _stored_or_not(self, error: OSError | None) -> None:
-        if error is not None:
-            self._log.warning("The clients of %s are not stored: %s", self.kernel_id, error)
 
     # Dead servers
 
@@ -257,12 +248,15 @@ class KeptKernel:
                 if client.delivery is None:
                     self._end_connection(client)
                 self._stop_standing_in(client)
-                client.stand_ins = {kind: self._stand_in(client, kind) for kind in _STAND_INS}
+                self._stand_in(client)
                 client.away_since = client.away_since or time.time()
         self._limit_away()
 
-    def _stand_in(self, client: Client, kind: Kind) -> Socket:
-        return stand_in(self._context, self._info, records.CHANNELS[kind], client.session_id)
+    def _stand_in(self, client: Client) -> None:
+        try:
+            client.stand_ins = stand_ins(self._context, self._info, client.session_id)
+        except OSError as error:
+            self._log.warning("Replies to %r cannot be received: %s", client.session_id, error)
 
     def _stop_standing_in(self, client: Client) -> None:
         self.receive()
@@ -278,7 +272,7 @@ class KeptKernel:
 
     def close(self) -> None:
         """Stop listening. The files stay."""
-        self.receive()
+        self.receive_all()
         for client in self.clients.values():
             self._stop_standing_in(client)
             if client.delivery is not None:
@@ -289,12 +283,4 @@ class KeptKernel:
     def remove(self) -> None:
         """Stop listening, and remove the files, because the kernel has ended."""
         self.close()
-        marks = [each.connection or each.settling for each in self.clients.values()]
-
-        def remove() -> None:
-            self.spool.remove()
-            self._stored.remove(self.kernel_id)
-            for name in filter(None, marks):
-                self._folder.marks.remove(name)
-
-        self._writer.run(remove, self._stored_or_not)
+        self._files.remove(self.clients.values())

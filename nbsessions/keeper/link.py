@@ -8,6 +8,7 @@ import os
 import queue
 import select
 import threading
+import time
 import uuid
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -29,13 +30,15 @@ from nbsessions.keeper.protocol import (
     Stop,
     Watch,
 )
-from nbsessions.keeper.starting import start_keeper
+from nbsessions.keeper.starting import KeeperFailed, start_keeper
 
 T = TypeVar("T")
 
 _TIMEOUT = 5.0
 _CHECK_INTERVAL = 1.0
 _ATTEMPTS = 3
+_LONGEST_PAUSE = 60.0
+"""Seconds between attempts to start a keeper that cannot be started."""
 
 
 class Refused(OSError):
@@ -81,6 +84,8 @@ class KeeperLink:
         self._clients: dict[str, _Client] = {}
         """By the names of their connections."""
         self._problem: str | None = None
+        self._failures = 0
+        self._not_before = 0.0
 
     # Requests
 
@@ -123,10 +128,11 @@ class KeeperLink:
         client = self._clients.pop(name, None)
         if client is None:
             return
-        client.close()
         request = client.request
 
         def detach() -> None:
+            # Not earlier, because the thread may be sending the descriptor.
+            client.close()
             if client.mark is not None:
                 client.mark.close()
             self._ask(Detach(kernel_id=request.kernel_id, client=request.client, connection=name))
@@ -147,6 +153,8 @@ class KeeperLink:
             self._jobs.put(None)
             self._thread.join(2 * _TIMEOUT)
             self._thread = None
+        for client in self._clients.values():
+            client.close()
 
     # In the thread
 
@@ -157,7 +165,7 @@ class KeeperLink:
             if future.set_running_or_notify_cancel():
                 try:
                     future.set_result(work())
-                except OSError as error:
+                except Exception as error:
                     future.set_exception(error)
 
         self._jobs.put(job)
@@ -182,7 +190,7 @@ class KeeperLink:
 
     def _check(self) -> None:
         """Connect again if the keeper has died."""
-        if self._channel is not None and select.select([self._channel], [], [], 0)[0]:
+        if self._channel is not None and _has_ended(self._channel):
             self._disconnect()
         if self._channel is None and self._kernels:
             with contextlib.suppress(OSError):
@@ -204,15 +212,24 @@ class KeeperLink:
 
     def _connected(self) -> Channel:
         if self._channel is None:
+            if time.monotonic() < self._not_before:
+                raise KeeperFailed(self._problem)
             try:
                 self._channel = self._connect()
                 self._introduce(self._channel)
             except OSError as error:
-                self._disconnect()
-                self._warn(error)
+                self._failed(error)
                 raise
-            self._problem = None
+            self._problem, self._failures = None, 0
         return self._channel
+
+    def _failed(self, error: OSError) -> None:
+        self._disconnect()
+        self._warn(error)
+        # The first failure may be due to a keeper that is just ending.
+        pause = 2**self._failures if self._failures else 0
+        self._not_before = time.monotonic() + min(pause, _LONGEST_PAUSE)
+        self._failures += 1
 
     def _connect(self) -> Channel:
         self.folder.make()
@@ -245,6 +262,13 @@ class KeeperLink:
                 "process that keeps it: %s",
                 error,
             )
+
+
+def _has_ended(channel: Channel) -> bool:
+    """Return whether there is anything to read, although nothing was asked."""
+    poll = select.poll()
+    poll.register(channel, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def _exchange(channel: Channel, request: Request, descriptor: int | None = None) -> Reply:

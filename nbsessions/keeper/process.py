@@ -17,6 +17,7 @@ from nbsessions.identity import has_ended
 from nbsessions.keeper.delivery import Delivery
 from nbsessions.keeper.folder import KeeperFolder, peer_is_us
 from nbsessions.keeper.kernel import KeptKernel
+from nbsessions.keeper.leftovers import remove_leftovers
 from nbsessions.keeper.protocol import (
     VERSION,
     Attach,
@@ -78,6 +79,7 @@ class Keeper:
         self._listener = self._folder.bind()
         self._listener.setblocking(False)
         ready()
+        self._remove_leftovers()
         self._log.info("Started with process id %d", os.getpid())
         self._scan()
         scanned = time.monotonic()
@@ -90,6 +92,12 @@ class Keeper:
                     self._stopping |= scanned - self._needed > _IDLE_BEFORE_END
         finally:
             self._close()
+
+    def _remove_leftovers(self) -> None:
+        try:
+            remove_leftovers(self._folder, self._records.list_ids())
+        except OSError as error:
+            self._log.warning("What is left of ended kernels cannot be removed: %s", error)
 
     def _close(self) -> None:
         self._folder.unbind()
@@ -230,7 +238,7 @@ class Keeper:
             return
         delivery = None
         if descriptor is not None and request.base is not None:
-            delivery = Delivery(socket.socket(fileno=os.dup(descriptor)), request.base)
+            delivery = Delivery(_duplicate(descriptor), request.base)
 
         def reply(client: Any) -> None:
             if client is None:
@@ -338,6 +346,15 @@ class Keeper:
                 for kernel_id, kernel in self._kernels.items()
             },
         }
+
+
+def _duplicate(descriptor: int) -> socket.socket:
+    duplicate = os.dup(descriptor)
+    try:
+        return socket.socket(fileno=duplicate)
+    except OSError:
+        os.close(duplicate)
+        raise
 
 
 class _Connection:

@@ -7,6 +7,8 @@ from typing import Any, TypeAlias
 
 import zmq
 
+from nbsessions.keeper.records import CHANNELS, Kind
+
 _RECONNECT_INTERVAL = 10
 """Milliseconds. A restarted kernel soon publishes at the same port."""
 _TRANSPORTS = {"tcp", "ipc"}
@@ -33,14 +35,28 @@ def subscribe(context: Context, connection_info: Mapping[str, Any]) -> Socket:
     return subscriber
 
 
-def stand_in(
-    context: Context, connection_info: Mapping[str, Any], channel: str, client: str
-) -> Socket:
-    """Return a socket that receives the kernel's replies to a client.
+def stand_ins(
+    context: Context, connection_info: Mapping[str, Any], client: str
+) -> dict[Kind, Socket]:
+    """Return sockets that receive the kernel's replies to a client. Raises OSError.
 
-    Once a server has connected for the client, this socket gets no more replies. It never connects
+    Once a server has connected for the client, they get no more replies. They never connect
     again, because that would take the replies away from the server.
     """
+    made: dict[Kind, Socket] = {}
+    try:
+        for kind in (Kind.SHELL, Kind.STDIN):
+            made[kind] = _stand_in(context, connection_info, CHANNELS[kind], client)
+    except zmq.ZMQError as error:
+        while made:
+            made.popitem()[1].close()
+        raise OSError(error.errno, error.strerror) from error
+    return made
+
+
+def _stand_in(
+    context: Context, connection_info: Mapping[str, Any], channel: str, client: str
+) -> Socket:
     dealer = _socket(context, zmq.DEALER, connection_info)
     dealer.identity = client.encode()
     dealer.reconnect_ivl = -1

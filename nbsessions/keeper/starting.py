@@ -22,7 +22,9 @@ def start_keeper(registry: Path) -> None:
     env = {name: value for name, value in os.environ.items() if name != KERNEL_ID_VARIABLE}
     try:
         done = subprocess.run(
-            [sys.executable, "-m", "nbsessions.keeper", str(registry)],
+            [sys.executable, "-m", "nbsessions.keeper", str(registry.absolute())],
+            # Python would import what it finds in the current folder, as the user's notebooks do.
+            cwd="/",
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,

@@ -1,0 +1,254 @@
+"""Real keepers, and the sockets of kernels that they listen to."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import socket
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import zmq
+
+from nbsessions.keeper.delivery import sent_bytes
+from nbsessions.keeper.folder import KeeperFolder
+from nbsessions.keeper.link import Attached, KeeperLink
+from nbsessions.keeper.marks import ANSWERED, IOPUB, Mark
+from nbsessions.keeper.messages import DELIMITER, HEADER, PARENT, SIGNATURE, key_of, key_of_request
+from nbsessions.keeper.protocol import Channel, Reply, Request, Status
+from nbsessions.keeper.reading import SpoolReader
+from nbsessions.keeper.records import Record
+from nbsessions.keeper.starting import start_keeper
+from nbsessions.registry.servers import Servers
+from support.spools import read_rest
+from support.surviving import Place
+from support.waiting import wait_until
+
+LOG = logging.getLogger("nbsessions.tests.keeper")
+_TIMEOUT = 30.0
+
+
+class RunningKeeper:
+    """A keeper process."""
+
+    def __init__(self, registry: Path) -> None:
+        self.folder = KeeperFolder(registry)
+        self.pids: set[int] = set()
+        """All keepers that were seen."""
+
+    def start(self) -> int:
+        """Start a keeper. Return its process id."""
+        start_keeper(self.folder.registry)
+        return self.pid()
+
+    def connect(self) -> Channel:
+        return Channel(self.folder.connect(_TIMEOUT))
+
+    def ask(self, *requests: Request, descriptor: int | None = None) -> Reply:
+        """Send requests on one connection. Return the reply to the last one."""
+        channel = self.connect()
+        try:
+            for request in requests:
+                channel.send(request, descriptor)
+                while (reply := channel.next_reply()) is None:
+                    if not channel.receive():
+                        raise ConnectionResetError("the keeper has ended the connection")
+            return reply
+        finally:
+            channel.close()
+
+    def status(self) -> dict[str, Any]:
+        status = self.ask(Status()).status
+        assert status is not None
+        self.pids.add(status["pid"])
+        return status
+
+    def pid(self) -> int:
+        return int(self.status()["pid"])
+
+    def descriptors(self) -> int:
+        return psutil.Process(self.pid()).num_fds()
+
+    def log(self) -> str:
+        return (self.folder.path / "log").read_text()
+
+    def kill(self) -> None:
+        """End the keeper at once."""
+        end_process(self.pid())
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self.pid()
+        for pid in self.pids:
+            end_process(pid)
+
+
+def end_process(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: has_gone(pid), "the keeper has ended")
+
+
+def has_gone(pid: int) -> bool:
+    """Return whether the process has ended. Nobody may wait for it."""
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+class FakeKernel:
+    """The sockets of a kernel, and its record."""
+
+    def __init__(self, place: Place, server_id: str, limit: int = 1_000_000) -> None:
+        self._place = place
+        self._context = zmq.Context()
+        self.iopub = self._context.socket(zmq.XPUB)
+        self.iopub.sndhwm = 0
+        self.routers = {name: self._context.socket(zmq.ROUTER) for name in ("shell", "stdin")}
+        info = {"transport": "tcp", "ip": "127.0.0.1", "iopub_port": self._bind(self.iopub)}
+        for name, router in self.routers.items():
+            router.router_mandatory = router.router_handover = True
+            info[f"{name}_port"] = self._bind(router)
+        self._fields = {"connection_info": info, "output_limit": limit}
+        self.record = place.record(server_id, None, **self._fields)
+        self.kernel_id = self.record.kernel_id
+
+    def _bind(self, bound: Any) -> int:
+        return int(bound.bind_to_random_port("tcp://127.0.0.1"))
+
+    def belongs_to(self, server_id: str) -> None:
+        """Write the record of a kernel that another server has taken over."""
+        self._place.record(server_id, None, self.kernel_id, **self._fields)
+
+    def move(self) -> None:
+        """Publish at another port from now on."""
+        self.iopub.close(linger=0)
+        self.iopub = self._context.socket(zmq.XPUB)
+        self.iopub.sndhwm = 0
+        self._fields["connection_info"]["iopub_port"] = self._bind(self.iopub)
+        self.belongs_to(self.record.server_id)
+
+    def wait_for_keeper(self) -> None:
+        """Wait until a keeper has subscribed."""
+        assert self._next_subscription() == b"\x01"
+
+    def wait_for_another_keeper(self) -> None:
+        """Wait until the keeper has gone and another one has subscribed."""
+        assert self._next_subscription() == b"\x00"
+        self.wait_for_keeper()
+
+    def _next_subscription(self) -> bytes:
+        assert self.iopub.poll(_TIMEOUT * 1000), "no keeper has subscribed or gone"
+        return bytes(self.iopub.recv())
+
+    def publish(self, *messages: list[bytes]) -> None:
+        for message in messages:
+            self.iopub.send_multipart([b"topic", DELIMITER, *message])
+
+    def reply(self, client: str, message: list[bytes], channel: str = "shell") -> None:
+        """Send a client a message, once it is connected."""
+
+        def send() -> bool:
+            try:
+                self.routers[channel].send_multipart([client.encode(), DELIMITER, *message])
+            except zmq.ZMQError:
+                return False
+            return True
+
+        wait_until(send, "the client or its stand-in is connected")
+
+    def end(self) -> None:
+        """Remove the record."""
+        self._place.records.remove(self.kernel_id)
+
+    def close(self) -> None:
+        self._context.destroy(linger=0)
+
+
+def kept(keeper: RunningKeeper, kernel: FakeKernel, after: Reply | None = None) -> list[Record]:
+    """Return what is in the spool of a kernel."""
+    position, lines = (0, 0) if after is None else (after.position or 0, after.lines)
+    reader = SpoolReader(keeper.folder.spools, kernel.kernel_id, position, lines)
+    try:
+        return read_rest(reader)
+    finally:
+        reader.close()
+
+
+class Server:
+    """A server with a link to the keeper, and websockets of clients."""
+
+    def __init__(self, registry: Path) -> None:
+        self.servers = Servers(registry / "servers")
+        self.servers.register()
+        self.link = KeeperLink(KeeperFolder(registry), self.servers.server_id, log=LOG)
+        self._websockets: dict[str, tuple[str, socket.socket, Attached]] = {}
+
+    def attach(self, kernel_id: str, client: str, websocket: socket.socket) -> Reply | None:
+        """Return what the keeper knows of a client that connects."""
+        base = sent_bytes(websocket)
+        descriptor = os.dup(websocket.fileno())
+        name, attaching = self.link.attach(kernel_id, client, descriptor, base)
+        attached = attaching.result(_TIMEOUT)
+        self._websockets[client] = name, websocket, attached
+        return attached.known
+
+    def send(self, client: str, messages: Iterable[list[bytes]], kind: int = IOPUB) -> None:
+        """Send messages, and note them as a server does."""
+        _, websocket, attached = self._websockets[client]
+        sent = 0
+        for message in messages:
+            key = key_of(message[SIGNATURE], message[HEADER])
+            if kind == ANSWERED:
+                key = key_of_request(message[PARENT])
+            data = b"".join(message)
+            attached.mark.note(kind, key, sent + len(data), sent)
+            websocket.sendall(data)
+            sent += len(data)
+
+    def mark(self, client: str) -> Mark:
+        return self._websockets[client][2].mark
+
+    def detach(self, client: str) -> None:
+        name, _, _ = self._websockets.pop(client)
+        self.link.detach(name)
+
+    def close(self) -> None:
+        self.link.close()
+        self.servers.unregister(kernels_left=False)
+
+
+# Functions that OtherProcess calls in other processes
+
+_servers: list[Server] = []
+_listeners: list[socket.socket] = []
+
+
+def become_server(registry: Path) -> tuple[str, int]:
+    """Return the id of a server in this process, and a port at which clients connect to it."""
+    _servers.append(Server(registry))
+    _listeners.append(socket.create_server(("127.0.0.1", 0)))
+    return _servers[0].servers.server_id, int(_listeners[0].getsockname()[1])
+
+
+def watch(kernel_id: str) -> None:
+    _servers[0].link.watch(kernel_id)
+
+
+def accept(kernel_id: str, client: str) -> Reply | None:
+    """Accept the connection of a client."""
+    websocket, _ = _listeners[0].accept()
+    return _servers[0].attach(kernel_id, client, websocket)
+
+
+def send(client: str, messages: list[list[bytes]], kind: int = IOPUB) -> None:
+    _servers[0].send(client, messages, kind)
+
+
+def detach(client: str) -> None:
+    _servers[0].detach(client)
