@@ -128,13 +128,18 @@ class Channel:
                 return message
             assert message is None or message["msg_type"] != "error", message
 
-    def wait_for_each(self, types: Collection[str], message_id: str) -> dict[str, dict[str, Any]]:
-        """Return one message of each type, in whatever order they arrive."""
+    def wait_for_each(
+        self, types: Collection[str], message_id: str, *, errors: bool = False
+    ) -> dict[str, dict[str, Any]]:
+        """Return one message of each type, in whatever order they arrive.
+
+        Fails on an error unless ``errors`` is true.
+        """
         found: dict[str, dict[str, Any]] = {}
         while not found.keys() >= set(types):
             message = self._reply(message_id)
             if message is not None:
-                assert message["msg_type"] != "error", message
+                assert errors or message["msg_type"] != "error", message
                 found.setdefault(message["msg_type"], message)
         return found
 
@@ -153,7 +158,7 @@ class Channel:
             "msg_id": message_id,
             "msg_type": type,
             "username": "",
-            "session": "a-test",
+            "session": self.session_id,
             "version": "5.3",
             "date": "2024-01-01T00:00:00Z",
         }
