@@ -181,19 +181,25 @@ class Channel:
             else websocket.ABNF.OPCODE_TEXT,
         )
 
+    def receive(self) -> dict[str, Any] | None:
+        """Return the next message. None if none arrives in half a second."""
+        try:
+            frame = self._socket.recv()
+        except websocket.WebSocketTimeoutException:
+            return None
+        if not frame:
+            # A websocket that was closed by the other side does not close its socket.
+            self._socket.shutdown()
+            raise websocket.WebSocketConnectionClosedException
+        return _decoded(frame, self._socket.subprotocol)
+
     def _reply(self, message_id: str) -> dict[str, Any] | None:
         """Return the next message that belongs to the request. None if none arrives in time."""
         while True:
             assert time.monotonic() < self._deadline, "the kernel did not answer"
-            try:
-                frame = self._socket.recv()
-            except websocket.WebSocketTimeoutException:
+            message = self.receive()
+            if message is None:
                 return None
-            if not frame:
-                # A websocket that was closed by the other side does not close its socket.
-                self._socket.shutdown()
-                raise websocket.WebSocketConnectionClosedException
-            message = _decoded(frame, self._socket.subprotocol)
             if (message["parent_header"] or {}).get("msg_id") == message_id:
                 return message
 
