@@ -102,8 +102,8 @@ class Adoption:
         """Return the dead servers that need another look, and forget those that are gone."""
         server_ids = set(self._servers.list_ids())
         self._settled = {each: sign for each, sign in self._settled.items() if each in server_ids}
-        dead = {each for each in server_ids if self._servers.state(each) is State.DEAD}
-        return {each for each in dead if not self._is_settled(each)}
+        others = {each for each in server_ids if not self._is_settled(each)}
+        return {each for each in others if self._servers.state(each) is State.DEAD}
 
     def _is_settled(self, server_id: str) -> bool:
         # A server that is about to register looks dead for a moment, and lives on after that.
