@@ -120,6 +120,16 @@ class Servers:
         finally:
             lock.close()
 
+    def holds_lock(self, server_id: str) -> bool:
+        """Return whether the server runs. Faster than ``state``, but False says nothing."""
+        path = self._folder.path / _lock_name(server_id)
+        try:
+            # The folder is not checked. If somebody has exchanged it, nothing is taken over.
+            with contextlib.closing(FileLock(path, os.O_RDWR)) as lock:
+                return not lock.acquire(shared=True)
+        except OSError:
+            return False
+
     @contextlib.contextmanager
     def claim(self, server_id: str) -> Iterator[bool]:
         """Hold the lock of a dead server in the body of a ``with`` statement.

@@ -103,6 +103,8 @@ class Adoption:
         server_ids = set(self._servers.list_ids())
         self._settled = {each: sign for each, sign in self._settled.items() if each in server_ids}
         others = {each for each in server_ids if not self._is_settled(each)}
+        # Almost all of them are alive.
+        others = {each for each in others if not self._servers.holds_lock(each)}
         return {each for each in others if self._servers.state(each) is State.DEAD}
 
     def _is_settled(self, server_id: str) -> bool:

@@ -639,6 +639,7 @@ def test_a_server_that_seemed_dead_when_it_was_about_to_register_is_found_later(
 ) -> None:
     server_id = other.ask(register_server, place.folder / "servers")
     adoption = place.adoption()
+    age(place, server_id, 1)
     # For a moment, the file has no lock yet.
     adoption.leave(server_id)
     other.ask(show_a_sign_of_life)
