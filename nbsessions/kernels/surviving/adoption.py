@@ -26,8 +26,10 @@ _ELSEWHERE_KEPT_FOR = ABANDONED_AFTER.total_seconds()
 
 
 class Adoption:
-    """Processes the records of dead servers: of all of them when this server starts, and of those
-    in its root directory as long as it runs. Blocks. Used by one thread at a time.
+    """Processes the records of dead servers. Blocks. Used by one thread at a time.
+
+    When this server starts, it processes those of all dead servers. As long as it runs, it
+    processes those of servers that die in its root directory.
     """
 
     def __init__(
