@@ -32,6 +32,7 @@ from nbsessions.kernels.surviving.buffering import ReplyBuffers
 from nbsessions.kernels.surviving.output import KernelOutput
 from nbsessions.kernels.surviving.provisioner import SurvivingProvisioner
 from nbsessions.kernels.surviving.recorder import KernelRecorder
+from nbsessions.kernels.surviving.succession import Succession
 from nbsessions.locks import SUPPORTED
 from nbsessions.registry.ending import KernelEnder
 from nbsessions.registry.place import RecordedKernel
@@ -96,7 +97,7 @@ class SurvivingKernels(LoggingConfigurable):
 
     It must precede AsyncMappingKernelManager in the list of base classes. When the manager is
     created, before the server listens, it adopts the kernels that dead servers with the same
-    root directory left running.
+    root directory left running. ``succession`` adopts those of servers that die later.
     """
 
     keep_kernels = CaselessStrEnum(
@@ -192,6 +193,7 @@ class SurvivingKernels(LoggingConfigurable):
         self._buffers = ReplyBuffers()
         self._probes = Tasks()
         self._leave_running: bool | None = None
+        self.succession: Succession | None = None
         # A manager without a server, as in a test, does not adopt kernels.
         if SUPPORTED and self.parent is not None:
             adoption = Adoption(
@@ -203,6 +205,7 @@ class SurvivingKernels(LoggingConfigurable):
                 log=self.log,
             )
             adoption.run(self._adopt)
+            self.succession = Succession(adoption, self._adopt)
 
     # Kernels that this server starts
 
@@ -393,6 +396,8 @@ class SurvivingKernels(LoggingConfigurable):
 
     async def _end_all(self, now: bool) -> None:
         leave_running = self.begin_stop()
+        if self.succession is not None:
+            await self.succession.stop()
         try:
             # jupyter_client does not handle the shutdown of a kernel that is still starting.
             pending = internals.pending_kernels(self)
