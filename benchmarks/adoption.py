@@ -24,7 +24,7 @@ from typing import Any
 
 from jupyter_client.blocking import BlockingKernelClient
 
-from nbsessions.kernels.surviving.adoption import Adoption
+from nbsessions.registry.adoption import Adoption
 from nbsessions.registry.ending import KernelEnder
 from nbsessions.registry.records import KernelRecords
 from nbsessions.registry.servers import Servers

@@ -17,7 +17,7 @@ from typing import Any
 import psutil
 from msgspec.structs import replace
 
-from nbsessions.kernels.surviving.adoption import Adoption
+from nbsessions.registry.adoption import Adoption
 from nbsessions.registry.ending import KernelEnder
 from nbsessions.registry.process import ProcessIdentity, attach, identify
 from nbsessions.registry.records import KernelRecord, KernelRecords

@@ -6,7 +6,7 @@ import asyncio
 import concurrent.futures
 from collections.abc import Callable, Mapping, Sequence
 
-from nbsessions.kernels.surviving.adoption import Adoption
+from nbsessions.registry.adoption import Adoption
 from nbsessions.registry.records import KernelRecord
 from nbsessions.tasks import Tasks
 

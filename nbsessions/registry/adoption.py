@@ -38,14 +38,20 @@ class Adoption:
         servers: Servers,
         ender: KernelEnder,
         *,
-        root_dir: str,
+        root_dir: str | None,
         orphan_timeout: float,
+        silent_for: Callable[[str], float] | None = None,
         log: logging.Logger,
     ) -> None:
+        """``root_dir``: whose kernels are adopted. None for a process that adopts none.
+
+        ``silent_for`` returns how many seconds ago a server was last known to be alive.
+        """
         self._records = records
         self._servers = servers
         self._ender = ender
         self._root_dir = root_dir
+        self._silent_for = silent_for or servers.silent_for
         self._orphan_timeout = orphan_timeout
         self._log = log
         self._settled: dict[str, tuple[int, int] | None] = {}
@@ -219,7 +225,7 @@ class Adoption:
         ending: list[KernelRecord],
     ) -> bool:
         """Adopt or forget the kernel, or add it to ``ending``. Return False if none applies."""
-        if _is_elsewhere(record):
+        if is_elsewhere(record):
             return self._forget_elsewhere(record)
         unknown = record.process is None
         if unknown:
@@ -241,7 +247,7 @@ class Adoption:
             ending.append(record)
         elif record.root_dir == self._root_dir:
             self._adopt(record, adopt)
-        elif self._servers.silent_for(record.server_id) > self._timeout_of(record):
+        elif self._is_too_late(record):
             self._log.info(
                 "Ending kernel %s: no server has started in its root directory %s within the "
                 "orphan_timeout",
@@ -254,10 +260,19 @@ class Adoption:
             return False
         return True
 
-    def _timeout_of(self, record: KernelRecord) -> float:
+    def _is_too_late(self, record: KernelRecord) -> bool:
         # The setting of the kernel's own server applies.
         timeout = record.orphan_timeout
-        return self._orphan_timeout if timeout is None else timeout
+        timeout = self._orphan_timeout if timeout is None else timeout
+        return self._silent_for(record.server_id) > timeout
+
+    def is_overdue(self, record: KernelRecord) -> bool:
+        """Return whether the kernel, whose server is dead, would be ended if it is not adopted."""
+        if is_elsewhere(record):
+            return False
+        if record.process is None and not record.restarting:
+            return True
+        return self._servers.was_ending(record.server_id) or self._is_too_late(record)
 
     def _adopt(self, record: KernelRecord, adopt: Callable[[KernelRecord], None]) -> None:
         try:
@@ -277,7 +292,7 @@ class Adoption:
         return True
 
 
-def _is_elsewhere(record: KernelRecord) -> bool:
+def is_elsewhere(record: KernelRecord) -> bool:
     """Return whether the kernel ran on another host, or in another container on this host."""
     process = record.process
     if process is not None and process.boot_id and process.boot_id == boot_id():

@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from nbsessions.kernels.surviving import adoption as adoption_module
-from nbsessions.kernels.surviving.adoption import Adoption
 from nbsessions.locks import FileLock
+from nbsessions.registry import adoption as adoption_module
+from nbsessions.registry.adoption import Adoption
 from nbsessions.registry.ending import KernelEnder
 from nbsessions.registry.process import KERNEL_ID_VARIABLE, ProcessIdentity
 from nbsessions.registry.records import KernelRecord, KernelRecords
