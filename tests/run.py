@@ -66,10 +66,11 @@ def run_tests(arguments: Sequence[str]) -> None:
     if arguments:
         check("coverage", *pytest, *arguments)
     else:
+        # First, because it compiles all tests for the processes that then run in parallel.
+        check("coverage", *pytest, "-m", "alone")
         # Tests keep their order: those with browsers, which take the longest, come first.
         parallel = [f"--numprocesses={WORKERS}", "--dist=loadgroup", "--no-loadscope-reorder"]
         check("coverage", *pytest, *parallel, "-m", "not alone")
-        check("coverage", *pytest, "-m", "alone")
 
 
 def run_upstream_tests() -> None:
