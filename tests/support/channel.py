@@ -143,6 +143,13 @@ class Channel:
                 found.setdefault(message["msg_type"], message)
         return found
 
+    def wait_for_end(self, message_id: str) -> None:
+        """Wait until the kernel is done with the request, whatever came of it."""
+        while True:
+            message = self._reply(message_id)
+            if message is not None and message["content"].get("execution_state") == "idle":
+                return
+
     def send(
         self,
         type: str,

@@ -8,7 +8,7 @@ nothing about other requests.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -57,15 +57,20 @@ class Unanswered:
         elif content.get("execution_state") == "idle" and key not in self._answered:
             self._ended[key] = request
 
-    def make_up(self, session: Session) -> list[list[bytes]]:
-        """Return a reply to each cell that has ended without one, as frames that are signed."""
+    def ended(self) -> list[bytes]:
+        """Return the keys of the requests whose cells have ended without a reply."""
+        return list(self._ended)
+
+    def make_up(self, keys: Iterable[bytes], session: Session) -> list[list[bytes]]:
+        """Return signed replies to those of the requests that have none yet."""
         replies = []
-        for key, request in self._ended.items():
+        for key in keys:
+            request = self._ended.pop(key, None)
+            if request is None:
+                continue
             reply = session.msg("execute_reply", self._content(key), parent={"header": request})
             reply["metadata"] = {"nbsessions": {"lost": True}}
             replies.append(session.serialize(reply))
-            self._answered.add(key)
-        self._ended.clear()
         return replies
 
     def _content(self, key: bytes) -> dict[str, Any]:

@@ -93,11 +93,17 @@ class SurvivingConnection(ZMQChannelsWebsocketConnection):
         """Make sure that a kernel that an earlier server has started receives the messages."""
         remember_sent(self.channels)
         requests = KernelInfoRequests(self.kernel_manager, log=self.log)
-        await ClientReconnector(self.kernel_manager, requests).reconnect([self.channels])
-        # A kernel answers in order. A reply that has not come by now does not come any more.
+        reconnector = ClientReconnector(self.kernel_manager, requests)
+        await reconnector.reconnect([self.channels])
         await self._caught_up.wait()
-        unanswered, self._unanswered = self._unanswered, None
-        for frames in unanswered.make_up(self.session) if unanswered else ():
+        unanswered = self._unanswered
+        ended = unanswered.ended() if unanswered is not None else []
+        if ended:
+            # Kernels send a reply before they publish that the cell has ended. It would come
+            # before the answer to another request.
+            await reconnector.reconnect([self.channels])
+        self._unanswered = None
+        for frames in unanswered.make_up(ended, self.session) if unanswered is not None else ():
             self.send("shell", frames)
 
     async def _catch_up(self, catching_up: CatchingUp) -> None:
