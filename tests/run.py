@@ -9,6 +9,7 @@ not fail the run.
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -29,7 +30,8 @@ from preparation.environments import TEST, UPSTREAM, make_environments
 from preparation.npm_packages import COMPILER, EXTENSION
 from preparation.programs import ensure_programs
 
-STORES = "tests/stores"
+WORKERS = max(4, 3 * (os.cpu_count() or 1))
+"""How many tests run at a time. Most of them wait for other processes most of the time."""
 
 UPSTREAM_TESTS = "tests/services/sessions"
 """The part of jupyter_server's own tests that is run."""
@@ -64,12 +66,11 @@ def run_tests(arguments: Sequence[str]) -> None:
     if arguments:
         check("coverage", *pytest, *arguments)
     else:
-        # The store tests race processes of their own, so they do not run in parallel. All other
-        # tests do. Those of one file stay together, because they may share a server. The files
-        # keep their order: the browser tests, which take the longest, come first.
-        check("coverage", *pytest, STORES)
-        parallel = ["--numprocesses=4", "--dist=loadfile", "--no-loadscope-reorder"]
-        check("coverage", *pytest, *parallel, f"--ignore={STORES}")
+        # First, because it compiles all tests for the processes that then run in parallel.
+        check("coverage", *pytest, "-m", "alone")
+        # Tests keep their order: those with browsers, which take the longest, come first.
+        parallel = [f"--numprocesses={WORKERS}", "--dist=loadgroup", "--no-loadscope-reorder"]
+        check("coverage", *pytest, *parallel, "-m", "not alone")
 
 
 def run_upstream_tests() -> None:

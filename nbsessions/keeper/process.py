@@ -32,9 +32,11 @@ from nbsessions.keeper.protocol import (
     Stop,
     Watch,
 )
+from nbsessions.keeper.reaping import Reaper
 from nbsessions.keeper.sockets import Context, can_follow
 from nbsessions.keeper.writer import Writer
-from nbsessions.registry.records import KernelRecord, KernelRecords
+from nbsessions.registry.adoption import is_elsewhere
+from nbsessions.registry.records import NEVER, KernelRecord, KernelRecords
 from nbsessions.registry.servers import Servers, State
 
 _NAP = 0.1
@@ -61,6 +63,7 @@ class Keeper:
         self._waker, self._woken = os.pipe()[::-1]
         os.set_blocking(self._woken, False)
         self._writer = Writer(self._call_soon, log=log)
+        self._reaper = Reaper(self._records, self._servers, log=log)
         self._kernels: dict[str, KeptKernel] = {}
         self._read: dict[str, tuple[object, KernelRecord]] = {}
         self._connections: dict[int, _Connection] = {}
@@ -81,6 +84,7 @@ class Keeper:
         ready()
         self._remove_leftovers()
         self._log.info("Started with process id %d", os.getpid())
+        self._reaper.start()
         self._scan()
         scanned = time.monotonic()
         try:
@@ -102,6 +106,7 @@ class Keeper:
     def _close(self) -> None:
         self._folder.unbind()
         self._listener.close()
+        self._reaper.stop()
         for kernel in self._kernels.values():
             kernel.close()
         self._writer.close(timeout=5.0)
@@ -277,8 +282,14 @@ class Keeper:
         for server_id in {record.server_id for _, record in self._read.values()}:
             self._look_at_owner(server_id)
         delivering = [kernel.end_deliveries() for kernel in self._kernels.values()]
-        if self._kernels or any(delivering):
+        records = [record for _, record in self._read.values()]
+        if any(delivering) or any(map(self._is_needed_for, records)):
             self._needed = time.monotonic()
+
+    def _is_needed_for(self, record: KernelRecord) -> bool:
+        if is_elsewhere(record):
+            return False
+        return record.kernel_id in self._kernels or record.orphan_timeout != NEVER
 
     def _watch(self, kernel_id: str) -> None:
         """Follow the kernel if its record says so. Read the record only if it has changed."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from nbsessions.keeper import records
 from nbsessions.keeper.messages import count_lines
 from nbsessions.keeper.records import Kind, Record
-from nbsessions.keeper.segments import Segment, list_segments
+from nbsessions.keeper.segments import Segment, first_position, list_segments
 from nbsessions.private import PrivateFolder
 
 LIMIT = "there was more than is kept"
@@ -83,15 +84,20 @@ class SpoolReader:
 
     def _decoded(self) -> Record | None:
         """Return the next record if it has been read whole, and is not damaged."""
+        while (end := self._end_of_record()) is not None:
+            offset, self._offset = self._offset, end
+            if records.position_at(self._data, offset)[0] >= self.position:
+                return records.decode(self._data, offset)
+        return None
+
+    def _end_of_record(self) -> int | None:
         try:
             size = records.size_at(self._data, self._offset)
-            if size is None or self._offset + size > len(self._data):
-                return None
-            record = records.decode(self._data, self._offset)
         except ValueError:
             return None
-        self._offset += size
-        return record
+        if size is None or not records.is_record(self._data, self._offset):
+            return None
+        return self._offset + size
 
     def _read_more(self) -> bool:
         if self._descriptor is None:
@@ -109,18 +115,18 @@ class SpoolReader:
     def _open_next(self) -> bool:
         """Open the next segment. Return whether there is one."""
         segments = list_segments(self._folder).get(self._kernel_id, [])
-        later = [each for each in segments if self._is_later(each)]
-        if not later:
-            return False
         try:
-            descriptor = self._folder.open(later[0].name, os.O_RDONLY)
+            following = self._following(segments)
+            if following is None:
+                return False
+            descriptor = self._folder.open(following.name, os.O_RDONLY)
         except FileNotFoundError:
             return True  # It was merged into the next one just now.
         if self._has_changed():
             os.close(descriptor)
             return True
         self.close()
-        self._segment, self._descriptor = later[0], descriptor
+        self._segment, self._descriptor = following, descriptor
         self._data, self._begin, self._offset = b"", 0, 0
         return True
 
@@ -137,8 +143,15 @@ class SpoolReader:
                 return True
         return False
 
-    def _is_later(self, segment: Segment) -> bool:
-        return self._segment is None or segment.number > self._segment.number
+    def _following(self, segments: Sequence[Segment]) -> Segment | None:
+        if self._segment is not None:
+            number = self._segment.number
+            return next((each for each in segments if each.number > number), None)
+        for segment in reversed(segments[1:]):
+            first = first_position(self._folder, segment)
+            if first is not None and first <= self.position:
+                return segment
+        return segments[0] if segments else None
 
     def close(self) -> None:
         """Close the file. Idempotent."""

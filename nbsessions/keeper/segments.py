@@ -53,6 +53,16 @@ def read_segment(folder: PrivateFolder, segment: Segment) -> bytes:
         return file.read()
 
 
+def first_position(folder: PrivateFolder, segment: Segment) -> int | None:
+    """Return the position of a segment's first record, or None if it has none. Raises OSError."""
+    with open(folder.open(segment.name, os.O_RDONLY), "rb", buffering=0) as file:
+        data = file.read(records.HEAD_SIZE)
+    with contextlib.suppress(ValueError):
+        if records.size_at(data, 0) is not None:
+            return records.position_at(data, 0)[0]
+    return None
+
+
 def offsets(data: bytes) -> Iterator[tuple[int, int]]:
     """Yield where each whole record begins and ends. Stop at the first damage."""
     offset = 0

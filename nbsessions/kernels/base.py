@@ -52,6 +52,14 @@ class StartRequest:
     type: str | None
 
 
+@dataclass(frozen=True, kw_only=True)
+class LeftKernels:
+    """The kernels that one server has left when it died, and this server may take over."""
+
+    server_id: str
+    kernels: Collection[KernelTrace]
+
+
 current_start: ContextVar[StartRequest | None] = ContextVar("current_start", default=None)
 """The request that a kernel is being started for. Kernel managers that keep records read it."""
 
@@ -89,6 +97,9 @@ class KernelProvider(ABC):
 
     Until then, ``undo_start`` may raise an error again and again.
     """
+
+    adoption_interval: timedelta | None = None
+    """How often to look for kernels of servers that die. None if none can be taken over."""
 
     @property
     @abstractmethod
@@ -166,6 +177,25 @@ class KernelProvider(ABC):
         A kernel that this server cannot see does not count as ended. It may run on another host
         or in another container, or it may wait for another server to adopt it. Never raises.
         """
+
+    async def find_left(self) -> Collection[LeftKernels]:
+        """Return the kernels that dead servers have left, and this server may take over.
+
+        Those of a server are returned again and again until ``adopt`` or ``leave`` is called for
+        it. Never raises.
+        """
+        return ()
+
+    async def adopt(self, server_id: str) -> Collection[str]:
+        """Take over what a dead server has left, and return the ids of the adopted kernels.
+
+        Kernels that must not go on are ended instead. There are none if another server was faster
+        or this one is stopping. Never raises.
+        """
+        return ()
+
+    async def leave(self, server_id: str) -> None:  # noqa: B027  # by default, none is left
+        """Leave what a dead server has left to the next server that starts."""
 
     @abstractmethod
     def list_adopted(self) -> Collection[str]:

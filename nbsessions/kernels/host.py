@@ -6,6 +6,7 @@ import asyncio
 import functools
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
+from datetime import timedelta
 from importlib.metadata import version
 from inspect import isawaitable
 from typing import Any
@@ -24,10 +25,19 @@ from nbsessions.errors import (
 )
 from nbsessions.kernels import internals
 from nbsessions.kernels.addresses import is_addressable
-from nbsessions.kernels.base import KernelHost, KernelProvider, StartRequest, current_start
+from nbsessions.kernels.base import (
+    KernelHost,
+    KernelProvider,
+    LeftKernels,
+    StartRequest,
+    current_start,
+)
 from nbsessions.models import EndReason, Kernel, KernelModel, KernelModels, KernelTrace
 from nbsessions.registry.place import IMPORTED, RecordedKernel, this_place
 from nbsessions.registry.process import list_kernels
+from nbsessions.registry.records import KernelRecord
+
+_ADOPTION_INTERVAL = timedelta(seconds=1)
 
 _MODEL_TIMEOUT = 2.0
 """Seconds to wait for the models of kernels if the kernel manager is asynchronous."""
@@ -50,6 +60,10 @@ class HostKernelProvider(KernelProvider):
         """The kernelspecs found so far. Caching them avoids reading their files at every start."""
         self._starts_by_kernelspec = internals.starts_by_kernelspec(host.kernel_manager)
         self._server_version = _jupyter_server_version(host.kernel_manager)
+        # Other kernel managers have kernels that end with their server.
+        self._succession = getattr(host.kernel_manager, "succession", None)
+        if self._succession is not None:
+            self.adoption_interval = _ADOPTION_INTERVAL
 
     @property
     def default_kernel_name(self) -> str | None:
@@ -269,6 +283,25 @@ class HostKernelProvider(KernelProvider):
             return []
         running = {each.kernel_id for each in list_kernels(self._folder)}
         return [each for each in traces if each.kernel_id not in running]
+
+    async def find_left(self) -> Collection[LeftKernels]:
+        if self._succession is None:
+            return ()
+        found = await self._succession.find_left()
+        return [
+            LeftKernels(server_id=server_id, kernels=[self._trace(each) for each in records])
+            for server_id, records in found.items()
+        ]
+
+    def _trace(self, record: KernelRecord) -> KernelTrace:
+        return KernelTrace(provider=self.name, kernel_id=record.kernel_id, token=record.token)
+
+    async def adopt(self, server_id: str) -> Collection[str]:
+        return () if self._succession is None else await self._succession.adopt(server_id)
+
+    async def leave(self, server_id: str) -> None:
+        if self._succession is not None:
+            await self._succession.leave(server_id)
 
     def list_adopted(self) -> Collection[str]:
         adopted: Collection[str] = getattr(self._kernel_manager, "list_adopted", tuple)()

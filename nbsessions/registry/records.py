@@ -17,6 +17,9 @@ import msgspec
 from nbsessions.private import PrivateFolder, Untrusted, is_owned
 from nbsessions.registry.process import ProcessIdentity
 
+NEVER = 1e15
+"""Seconds that never pass, as an ``orphan_timeout``."""
+
 
 class KernelRecord(msgspec.Struct, frozen=True, kw_only=True):
     """The data that another server needs to adopt a kernel.
@@ -57,7 +60,7 @@ class KernelRecord(msgspec.Struct, frozen=True, kw_only=True):
     logged: int = 0
     """The number of bytes of the kernel's log file that servers have copied to their output."""
     orphan_timeout: float | None = None
-    """Seconds after its server's death until any server may end the kernel if none adopts it.
+    """Seconds after its server's death until the kernel is ended if no server adopts it.
 
     If it is None, the setting of the server that finds the record applies.
     """

@@ -9,6 +9,7 @@ from collections.abc import Awaitable
 from nbsessions.errors import KernelConflict, StartInProgress, StartLost, StoreUncertain
 from nbsessions.kernels.base import KernelProvider
 from nbsessions.models import Kernel, LiveSession, NewSession, Session, Sharing, utcnow
+from nbsessions.service.adopting import Adopting
 from nbsessions.service.cleanup import Cleanup
 from nbsessions.service.ending import SessionEndings
 from nbsessions.service.joining import RunningCreations
@@ -36,6 +37,7 @@ class Creating:
         endings: SessionEndings,
         placeholders: Placeholders,
         renaming: Renaming,
+        adopting: Adopting,
         *,
         scope: str,
         log: logging.Logger,
@@ -53,6 +55,7 @@ class Creating:
         self._endings = endings
         self._placeholders = placeholders
         self._renaming = renaming
+        self._adopting = adopting
         self._log = log
 
     # Use cases
@@ -123,10 +126,11 @@ class Creating:
         return await self._written(session, self._store.insert(session))
 
     async def _find_or_create(self, request: NewSession) -> Session:
-        if request.document is not None:
-            existing = await self._store.find_by_document(request.document)
-            if existing is not None:
-                return existing
+        existing = await self._find(request.document)
+        if existing is None and await self._adopting.look():
+            existing = await self._find(request.document)
+        if existing is not None:
+            return existing
         kernel_id = self._kernels.addressable(request.kernel_id)
         if kernel_id is not None:
             kernel = await self._kernels.find(kernel_id)
@@ -136,13 +140,28 @@ class Creating:
             await self._endings.end([kernel_id])
         return await self._share_or_start(request, kernel_id)
 
+    async def _find(self, document: str | None) -> Session | None:
+        return None if document is None else await self._store.find_by_document(document)
+
     async def _share_or_start(self, request: NewSession, kernel_id: str | None) -> Session:
         sharing = sharing_of(request, kernel_id, self._provider.default_kernel_name)
         if sharing is None:
             return await self._create_with_kernel(request, kernel_id)
-        return await self._shared.run(
+        return await self._share_adopted(request, sharing) or await self._shared.run(
             sharing, lambda: self._create_with_kernel(request, None, sharing)
         )
+
+    async def _share_adopted(self, request: NewSession, sharing: Sharing) -> Session | None:
+        """Attach to the kernel of the document's session if both were taken over just now.
+
+        A client that knew the session would have used it. Before that, it was not listed here.
+        """
+        recent = self._adopting.list_recent()
+        found = await self._find(sharing.document) if recent else None
+        if found is None or found.kernel_id not in recent:
+            return None
+        same_kernel = found.kernel_name == sharing.kernel_name
+        return await self._share(request, found.kernel) if same_kernel else None
 
     async def _share(self, request: NewSession, kernel: Kernel) -> Session | None:
         """Attach to the kernel that was started for another session of the document.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from dataclasses import replace
 
 from nbsessions.kernels.base import KernelProvider
@@ -41,12 +41,18 @@ class Recovery:
         self._placeholders = placeholders
         self._scope = scope
         self._log = log
+        # Two runs at once would both carry out what they find.
+        self._turn = asyncio.Lock()
 
     async def run(self) -> None:
         """Recover what can be recovered now. Call it again later for the rest.
 
         Raises StoreError.
         """
+        async with self._turn:
+            await self._run()
+
+    async def _run(self) -> None:
         if self._provider.shared_scope:
             # Their server may have stopped, and would have been the one to end them.
             self._placeholders.watch_again(await self._store.list_sessions())
@@ -113,10 +119,11 @@ class Recovery:
             elif intent.verb is not Verb.ENDED:
                 await self._cleanup.undo_start(intent.token, kernel_id)
 
-    def log_kernels_without(self, sessions: Iterable[Session]) -> None:
-        """Write to the log which kernels were adopted although no session has them."""
-        known = {session.kernel_id for session in sessions}
-        for kernel_id in sorted(set(self._provider.list_adopted()) - known):
+    async def log_kernels_without_session(self, adopted: Collection[str]) -> None:
+        """Write to the log which of the adopted kernels have no session. Raises StoreError."""
+        known = {session.kernel_id for session in await self._store.list_sessions()}
+        running = set(self._provider.list_running())
+        for kernel_id in sorted(set(adopted) & running - known):
             self._log.warning(
                 "Kernel %s was adopted, but it has no session. `jupyter nbsessions list "
                 "--orphans` tells how to reach it, and `jupyter nbsessions stop --orphans` ends "

@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterable, Sequence
 
 from nbsessions.kernels.base import KernelProvider
 from nbsessions.models import Ending, Kernel, LiveSession, NewSession, Owner, SessionPatch
+from nbsessions.service.adopting import Adopting
 from nbsessions.service.changing import Changing
 from nbsessions.service.cleanup import Cleanup
 from nbsessions.service.creating import Creating
@@ -54,6 +55,10 @@ class SessionService:
         self._placeholders = placeholders = Placeholders(store, provider, changing, log=log)
         running = RunningCreations(mutations)
         self._renaming = renaming = Renaming(store, provider, mutations, running, log=log)
+        self._recovery = recovery = Recovery(
+            store, provider, cleanup, endings, placeholders, scope=owner.scope, log=log
+        )
+        self._adopting = adopting = Adopting(store, provider, recovery, log=log)
         self._creating = Creating(
             store,
             provider,
@@ -65,14 +70,12 @@ class SessionService:
             endings,
             placeholders,
             renaming,
+            adopting,
             scope=owner.scope,
             log=log,
         )
-        self._recovery = Recovery(
-            store, provider, cleanup, endings, placeholders, scope=owner.scope, log=log
-        )
         self._unserved = Unserved(store, provider, log=log)
-        self._upkeep = Upkeep(store, self._recovery, log=log)
+        self._upkeep = Upkeep(store, recovery, log=log)
 
     # Opening and closing
 
@@ -86,12 +89,12 @@ class SessionService:
             await self._store.open(self._owner)
             self._is_store_open = True
         await self._recovery.run()
-        sessions = await self._store.list_sessions()
-        self._recovery.log_kernels_without(sessions)
-        self._placeholders.watch_again(sessions)
+        await self._recovery.log_kernels_without_session(self._provider.list_adopted())
+        self._placeholders.watch_again(await self._store.list_sessions())
         self._endings.watch()
         self._unserved.begin()
         self._upkeep.begin()
+        self._adopting.begin()
 
     async def stop(self) -> None:
         """Refuse new operations, and give running ones a few seconds to finish.
@@ -101,6 +104,7 @@ class SessionService:
         """
         self._mutations.closing = True
         self._upkeep.stop()
+        await self._adopting.stop(_STOP_TIMEOUT)
         await self._unserved.stop(_STOP_TIMEOUT)
         await self._mutations.wait(_STOP_TIMEOUT)
         await self._endings.finish(_STOP_TIMEOUT)
@@ -112,6 +116,7 @@ class SessionService:
         """Remove the sessions whose kernels are down, and close the store. Idempotent."""
         self._mutations.closing = self._starts.closing = True
         self._upkeep.close()
+        self._adopting.close()
         self._unserved.close()
         self._placeholders.close()
         self._cleanup.close()

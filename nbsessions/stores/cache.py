@@ -72,15 +72,17 @@ class SessionCache:
             return
         self._version = (generation, after) if self._version == (generation, before) else None
         newest = next(reversed(self._sessions.values()), None)
-        adopted = False
+        is_unordered = False
         for session_id, session in changed.items():
             if session is None:
                 self.drop(session_id)
             else:
+                # Adopted sessions are older than this server's own, and come in any order.
                 is_older = newest is not None and session.seq < newest.seq
-                adopted = adopted or (is_older and session_id not in self._sessions)
+                is_unordered = is_unordered or (is_older and session_id not in self._sessions)
+                newest = newest if is_older else session
                 self.put(session)
-        if adopted:
+        if is_unordered:
             self._sort()
 
     def put(self, session: Session) -> None:

@@ -36,7 +36,7 @@ Path("ended").touch()
 def test_a_cell_whose_reply_was_lost_does_not_stay_running(
     context: BrowserContext, start_server: StartServer, kind: str
 ) -> None:
-    server = start_page_server(start_server, kind)
+    server = start_page_server(start_server, kind, keep_output=False)
     write_notebook(server, PATH, [WAITS_FOR_A_FILE, "done = 1; done"])
     notebook = open_page(context, server, kind, PATH)
     notebook.run(0)

@@ -80,7 +80,7 @@ def test_a_body_becomes_arguments_of_update_session(
         (b"  \n", "body"),
         (b"{", "body"),
         (b"\xff\xfe", "body"),
-        (b'{"path": "\xed\xa0\x80", "type": "x"}', "utf-8"),
+        (b'{"path": "\xed\xa0\x80", "type": "x"}', "(?i)utf-8"),  # its case depends on msgspec
         (b'{"path": "\\ud800", "type": "x"}', "surrogate"),
         (b'{"path": NaN}', "body"),
         (b"[]", "object"),

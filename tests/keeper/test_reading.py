@@ -117,6 +117,17 @@ def test_a_client_that_has_seen_a_part_gets_the_rest(folder: PrivateFolder, stor
     reader.close()
 
 
+def test_a_reader_begins_in_any_segment(folder: PrivateFolder, story: Story) -> None:
+    while len(files(folder)) < 5:
+        story.say(make_message("stream", 1500, lines=1))
+    for position in range(story.position + 1):
+        reader = SpoolReader(folder, KERNEL, position, position)
+        found = [each.position for each in read_rest(reader)]
+        assert found == list(range(position + 1, story.position + 1))
+        assert reader.losses.messages == reader.losses.lines == 0
+        reader.close()
+
+
 def test_a_reader_says_why_messages_are_missing(folder: PrivateFolder, story: Story) -> None:
     reader = SpoolReader(folder, KERNEL, 0, 0)
     for _ in range(2):

@@ -13,6 +13,14 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 HOME = ROOT / ".venv"
 WINDOWS = sys.platform == "win32"
+_LEFT_OUT = (
+    "PYTHONPATH",
+    "PYTHONHOME",
+    "VIRTUAL_ENV",
+    "__PYVENV_LAUNCHER__",
+    # With it, every process of pytest would compile all tests again.
+    "PYTHONDONTWRITEBYTECODE",
+)
 
 
 class StepFailed(Exception):
@@ -27,13 +35,9 @@ def say(text: str) -> None:
 
 @functools.cache
 def clean_environment() -> dict[str, str]:
-    """Return the environment without variables that make Python find other packages."""
+    """Return the environment without variables that make Python find other packages, or slow."""
     return {
-        **{
-            name: value
-            for name, value in os.environ.items()
-            if name not in ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "__PYVENV_LAUNCHER__")
-        },
+        **{name: value for name, value in os.environ.items() if name not in _LEFT_OUT},
         "PYTHONNOUSERSITE": "1",
         "PIP_DISABLE_PIP_VERSION_CHECK": "1",
     }

@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -17,6 +17,9 @@ PROGRAMS = ("strace", "chromium", "openssl", "gcc", "nginx", "pgbouncer")
 
 POSTGRESQL = "postgresql"
 """The package of Debian's own version of PostgreSQL. The programs are not in the PATH."""
+
+IRKERNEL = "r-cran-irkernel"
+"""The package of the kernel for R, which brings R along."""
 
 POLICY = Path("/usr/sbin/policy-rc.d")
 """What Debian's packages ask whether they may start their services."""
@@ -33,12 +36,14 @@ def ensure_programs() -> None:
     if not missing:
         return
     names = " ".join(missing)
+    commands = installations(missing)
     if shutil.which("apt-get") is None or os.geteuid() != 0:
-        raise StepFailed(f"{names} missing; on Debian and Ubuntu: apt-get install {names}")
+        wanted = "; ".join(map(" ".join, commands))
+        raise StepFailed(f"{names} missing; on Debian and Ubuntu: {wanted}")
     say(f"- installing {names}")
     environment = {**clean_environment(), "DEBIAN_FRONTEND": "noninteractive"}
     with services_kept_off(), databases_kept_off():
-        for command in (["apt-get", "update"], ["apt-get", "install", "--yes", *missing]):
+        for command in (["apt-get", "update"], *commands):
             subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, check=False)
     missing = missing_programs()
     if missing:
@@ -50,12 +55,35 @@ def missing_programs() -> list[str]:
     # Not everybody's PATH has the folder of nginx and PgBouncer.
     path = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin"])
     missing = [name for name in PROGRAMS if shutil.which(name, path=path) is None]
-    return missing if list_postgresql() else [*missing, POSTGRESQL]
+    if not list_postgresql():
+        missing.append(POSTGRESQL)
+    if not has_irkernel():
+        missing.append(IRKERNEL)
+    return missing
+
+
+def installations(packages: Sequence[str]) -> list[list[str]]:
+    """Return the commands that install Debian's packages."""
+    install = ["apt-get", "install", "--yes"]
+    others = [name for name in packages if name != IRKERNEL]
+    commands = [[*install, *others]] if others else []
+    if IRKERNEL in packages:
+        # What it recommends takes 1.6 GB: hundreds of packages for R, and a Fortran compiler.
+        commands.append([*install, "--no-install-recommends", IRKERNEL])
+    return commands
 
 
 def list_postgresql() -> list[Path]:
     """Return the folders with the programs of PostgreSQL's versions, as Debian installs them."""
     return sorted(each.parent for each in Path("/usr/lib/postgresql").glob("*/bin/postgres"))
+
+
+def has_irkernel() -> bool:
+    """Return whether R can load its kernel, wherever that comes from."""
+    if shutil.which("Rscript") is None:
+        return False
+    load = ["Rscript", "-e", "loadNamespace('IRkernel')"]
+    return subprocess.run(load, capture_output=True, check=False).returncode == 0
 
 
 @contextmanager

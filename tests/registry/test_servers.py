@@ -96,6 +96,26 @@ def test_a_server_of_another_process_is_alive_until_that_is_killed(
     assert place.servers.state(server_id) is State.DEAD
 
 
+def test_only_a_server_that_is_alive_certainly_holds_its_lock(
+    place: Place, folder: Path, other: OtherProcess
+) -> None:
+    server_id = other.ask(register_server, folder)
+    assert place.servers.holds_lock(server_id)
+    assert place.servers.holds_lock(server_id)
+    other.kill()
+    assert not place.servers.holds_lock(server_id)
+    assert not place.servers.holds_lock("another-host's")
+    assert place.servers.state(server_id) is State.DEAD
+
+
+def test_who_asks_whether_a_lock_is_held_does_not_hold_it(place: Place) -> None:
+    server_id = place.dead_server()
+    assert not place.servers.holds_lock(server_id)
+    with place.servers.claim(server_id) as claimed:
+        assert claimed
+        assert place.servers.holds_lock(server_id)
+
+
 def test_a_server_that_nobody_has_heard_of_is_silent(place: Place) -> None:
     assert place.servers.state("another-host's") is State.SILENT
     assert place.servers.state(place.servers.server_id) is State.SILENT
@@ -420,6 +440,19 @@ def test_a_server_is_silent_since_it_was_last_alive(registered: Servers, place: 
     assert 1000 <= registered.silent_for(registered.server_id) < 1100
     registered.touch()
     assert registered.silent_for(registered.server_id) < 100
+
+
+def test_a_server_that_gives_no_sign_of_life_has_the_same_last_one(
+    registered: Servers, place: Place
+) -> None:
+    os.utime(place.lock_file(registered.server_id), (1, 1))
+    sign = registered.last_sign(registered.server_id)
+    assert sign is not None
+    assert place.servers.state(registered.server_id) is State.LIVE
+    assert registered.last_sign(registered.server_id) == sign
+    registered.touch()
+    assert registered.last_sign(registered.server_id) != sign
+    assert registered.last_sign("another-host's") is None
 
 
 def test_looking_at_a_dead_server_does_not_make_it_younger(place: Place) -> None:

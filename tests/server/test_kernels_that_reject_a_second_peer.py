@@ -47,3 +47,30 @@ def test_a_page_gets_answers_after_a_crash_in_the_midst_of_a_cell(
         assert result["content"]["data"]["text/plain"] == "43"
         for number in range(3):
             assert again.execute(f"x + {number}") == str(43 + number)
+
+
+@pytest.mark.parametrize("ending", ["6 * 7", "1 / 0"])
+@pytest.mark.parametrize("kernel", ["xpython", "python3"])
+def test_a_cell_that_ends_in_the_gap_has_its_reply_and_its_number(
+    start_server: StartServer, kernel: str, ending: str
+) -> None:
+    server = start_server()
+    kernel_id = server.create("a.ipynb", kernel)["kernel"]["id"]
+    go_on, ended = server.folder / "go on", server.folder / "ended"
+    with Channel(server, kernel_id) as channel:
+        request = channel.start(
+            f"import os, time\nwhile not os.path.exists({str(go_on)!r}): time.sleep(0.1)\n"
+            f"open({str(ended)!r}, 'w').close()\n{ending}"
+        )
+        channel.wait_for("execute_input", request)
+        server.kill()
+    go_on.touch()
+    wait_until(ended.exists, "the cell comes to its end")
+    server.start()
+    with Channel(server, kernel_id, channel.session_id, busy=True) as again:
+        types = {"status", "execute_reply", "execute_result" if ending == "6 * 7" else "error"}
+        found = again.wait_for_each(types, request, errors=True)
+        content = found["execute_reply"]["content"]
+        assert content["execution_count"] == 1
+        assert content["status"] == ("ok" if ending == "6 * 7" else "error")
+        assert again.execute("6 * 7") == "42"

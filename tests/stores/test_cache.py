@@ -93,6 +93,13 @@ def test_sessions_that_are_older_than_what_is_there_come_first(cache: SessionCac
     assert cache.list_sessions() == [older, A, newer]
 
 
+def test_sessions_that_come_at_once_in_any_order_are_listed_oldest_first() -> None:
+    cache = SessionCache()
+    taken = [replace(make_session(f"{number}"), seq=number) for number in (3, 1, 2)]
+    cache.apply(1, 0, 1, {session.session_id: session for session in taken})
+    assert [session.seq for session in cache.list_sessions()] == [1, 2, 3]
+
+
 def test_documents_follow_their_sessions(cache: SessionCache) -> None:
     moved = make_session("b", session_id="a")
     cache.apply(1, 5, 6, {"a": moved, "c": C})

@@ -49,6 +49,7 @@ def stores(stores: Stores, primary: Cluster, standby: Cluster) -> Iterator[Store
     stores.close()  # before the databases end
 
 
+@pytest.mark.alone
 async def test_nothing_is_lost_or_doubled_when_a_standby_is_promoted_under_load(
     stores: Stores, primary: Cluster, standby: Cluster
 ) -> None:

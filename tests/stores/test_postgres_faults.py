@@ -166,6 +166,7 @@ async def test_a_read_that_waits_in_vain_leaves_nothing_behind_in_the_database(
 # A silent network
 
 
+@pytest.mark.alone
 async def test_while_the_network_is_silent_lists_come_from_memory_and_writes_fail(
     stores: Stores, proxy: Proxy
 ) -> None:
@@ -182,6 +183,7 @@ async def test_while_the_network_is_silent_lists_come_from_memory_and_writes_fai
     assert ids(await store.list_sessions()) == [session.session_id, after]
 
 
+@pytest.mark.alone
 async def test_nothing_is_lost_or_doubled_when_the_network_is_silent_for_half_a_minute(
     stores: Stores, proxy: Proxy
 ) -> None:
@@ -221,6 +223,7 @@ def cluster() -> Iterator[Cluster]:
         yield cluster
 
 
+@pytest.mark.alone
 async def test_nothing_is_lost_or_doubled_when_the_database_is_killed_again_and_again(
     stores: Stores, cluster: Cluster, tmp_path: Path
 ) -> None:

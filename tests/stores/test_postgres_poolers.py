@@ -75,6 +75,7 @@ def test_nothing_is_lost_when_processes_share_fewer_connections(
     assert stores.rows("SELECT 1 FROM nbsessions_intent WHERE verb = 'start'") == []
 
 
+@pytest.mark.alone
 @pytest.mark.gen_test
 async def test_nothing_is_lost_or_doubled_when_the_pooler_is_killed_again_and_again(
     stores: Stores, pooler: Pooler

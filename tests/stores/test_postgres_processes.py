@@ -79,6 +79,7 @@ def test_twenty_processes_make_the_tables_of_an_empty_database_once(url: str) ->
     assert rows(url, "SELECT COUNT(*) FROM nbsessions_session") == [(20,)]
 
 
+@pytest.mark.alone
 def test_a_process_that_stalls_in_a_transaction_stops_no_other_for_long(
     url: str, others: list[OtherProcess]
 ) -> None:

@@ -525,10 +525,16 @@ def start_again_later(server: Server, seconds: float = 2.5) -> None:
 
 
 def start_page_server(
-    start_server: StartServer, kind: str, *, start: bool = True, **extensions: bool
+    start_server: StartServer,
+    kind: str,
+    *,
+    start: bool = True,
+    keep_output: bool = True,
+    **extensions: bool,
 ) -> Server:
     """Start a server with this kind of pages, and with more or fewer extensions."""
     host, extension, config = PAGES[kind]
+    config = {**config, "SurvivingKernels": {"keep_output": keep_output}}
     enabled = {extension: True, **extensions}
     server = start_server(host, config=config, extensions=enabled, start=start)
     server.allow_errors(PAGE_IS_GONE)

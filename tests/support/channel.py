@@ -128,15 +128,27 @@ class Channel:
                 return message
             assert message is None or message["msg_type"] != "error", message
 
-    def wait_for_each(self, types: Collection[str], message_id: str) -> dict[str, dict[str, Any]]:
-        """Return one message of each type, in whatever order they arrive."""
+    def wait_for_each(
+        self, types: Collection[str], message_id: str, *, errors: bool = False
+    ) -> dict[str, dict[str, Any]]:
+        """Return one message of each type, in whatever order they arrive.
+
+        Fails on an error unless ``errors`` is true.
+        """
         found: dict[str, dict[str, Any]] = {}
         while not found.keys() >= set(types):
             message = self._reply(message_id)
             if message is not None:
-                assert message["msg_type"] != "error", message
+                assert errors or message["msg_type"] != "error", message
                 found.setdefault(message["msg_type"], message)
         return found
+
+    def wait_for_end(self, message_id: str) -> None:
+        """Wait until the kernel is done with the request, whatever came of it."""
+        while True:
+            message = self._reply(message_id)
+            if message is not None and message["content"].get("execution_state") == "idle":
+                return
 
     def send(
         self,
@@ -153,7 +165,7 @@ class Channel:
             "msg_id": message_id,
             "msg_type": type,
             "username": "",
-            "session": "a-test",
+            "session": self.session_id,
             "version": "5.3",
             "date": "2024-01-01T00:00:00Z",
         }
@@ -176,19 +188,25 @@ class Channel:
             else websocket.ABNF.OPCODE_TEXT,
         )
 
+    def receive(self) -> dict[str, Any] | None:
+        """Return the next message. None if none arrives in half a second."""
+        try:
+            frame = self._socket.recv()
+        except websocket.WebSocketTimeoutException:
+            return None
+        if not frame:
+            # A websocket that was closed by the other side does not close its socket.
+            self._socket.shutdown()
+            raise websocket.WebSocketConnectionClosedException
+        return _decoded(frame, self._socket.subprotocol)
+
     def _reply(self, message_id: str) -> dict[str, Any] | None:
         """Return the next message that belongs to the request. None if none arrives in time."""
         while True:
             assert time.monotonic() < self._deadline, "the kernel did not answer"
-            try:
-                frame = self._socket.recv()
-            except websocket.WebSocketTimeoutException:
+            message = self.receive()
+            if message is None:
                 return None
-            if not frame:
-                # A websocket that was closed by the other side does not close its socket.
-                self._socket.shutdown()
-                raise websocket.WebSocketConnectionClosedException
-            message = _decoded(frame, self._socket.subprotocol)
             if (message["parent_header"] or {}).get("msg_id") == message_id:
                 return message
 

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+QUICK_START = {"PYTHONPATH": str(Path(__file__).with_name("quick_start"))}
+"""For the environment of programs that are neither servers under test nor kernels."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,7 @@ from typing import Any
 import psutil
 import pytest
 
-from support.environments import python_of
+from support.environments import QUICK_START, python_of
 from support.ports import reserve_server_port
 from support.waiting import wait_until
 
@@ -196,7 +196,7 @@ class Gateway:
             f"JUPYTER_{name.upper()}_DIR": str(self._folder / name)
             for name in ("data", "runtime", "config")
         }
-        return {**inherited, **folders, "IPYTHONDIR": str(self._folder / "ipython")}
+        return {**inherited, **QUICK_START, **folders, "IPYTHONDIR": str(self._folder / "ipython")}
 
 
 @contextmanager

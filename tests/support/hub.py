@@ -17,6 +17,7 @@ import pytest
 import requests
 from playwright.sync_api import Page
 
+from support.environments import QUICK_START
 from support.hub_settings import SERVICE_TOKEN, write_settings
 from support.ports import reserve_server_port
 from support.rest import RestClient
@@ -283,8 +284,9 @@ def hubs_in(folder: Path) -> Iterator[StartHub]:
 
 def _own_environment() -> dict[str, str]:
     """Return the hub's environment, without what would reach into its settings."""
-    return {
+    inherited = {
         name: value
         for name, value in os.environ.items()
         if not name.startswith(("COVERAGE_", "JUPYTER", "JPY_", "PYTEST", "PYTHON"))
     }
+    return {**inherited, **QUICK_START}

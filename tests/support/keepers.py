@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import socket
+import subprocess
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,10 @@ from nbsessions.keeper.protocol import Channel, Reply, Request, Status
 from nbsessions.keeper.reading import SpoolReader
 from nbsessions.keeper.records import Record
 from nbsessions.keeper.starting import start_keeper
+from nbsessions.registry.process import identify
 from nbsessions.registry.servers import Servers
 from support.spools import read_rest
-from support.surviving import Place
+from support.surviving import SLEEP, Place
 from support.waiting import wait_until
 
 LOG = logging.getLogger("nbsessions.tests.keeper")
@@ -102,11 +104,13 @@ def has_gone(pid: int) -> bool:
 
 
 class FakeKernel:
-    """The sockets of a kernel, and its record."""
+    """The sockets of a kernel, its record, and a process in its place."""
 
     def __init__(self, place: Place, server_id: str, limit: int = 1_000_000) -> None:
         self._place = place
         self._context = zmq.Context()
+        self._process = subprocess.Popen(SLEEP)
+        self._identity = identify(self._process.pid)
         self.iopub = self._context.socket(zmq.XPUB)
         self.iopub.sndhwm = 0
         self.routers = {name: self._context.socket(zmq.ROUTER) for name in ("shell", "stdin")}
@@ -115,7 +119,7 @@ class FakeKernel:
             router.router_mandatory = router.router_handover = True
             info[f"{name}_port"] = self._bind(router)
         self._fields = {"connection_info": info, "output_limit": limit}
-        self.record = place.record(server_id, None, **self._fields)
+        self.record = place.record(server_id, self._identity, **self._fields)
         self.kernel_id = self.record.kernel_id
 
     def _bind(self, bound: Any) -> int:
@@ -123,7 +127,7 @@ class FakeKernel:
 
     def belongs_to(self, server_id: str) -> None:
         """Write the record of a kernel that another server has taken over."""
-        self._place.record(server_id, None, self.kernel_id, **self._fields)
+        self._place.record(server_id, self._identity, self.kernel_id, **self._fields)
 
     def move(self) -> None:
         """Publish at another port from now on."""
@@ -168,6 +172,8 @@ class FakeKernel:
 
     def close(self) -> None:
         self._context.destroy(linger=0)
+        self._process.kill()
+        self._process.wait()
 
 
 def kept(keeper: RunningKeeper, kernel: FakeKernel, after: Reply | None = None) -> list[Record]:

@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 
 from nbsessions.errors import KernelConflict, KernelspecNotFound, KernelStartFailed, SessionError
-from nbsessions.kernels.base import KernelProvider, StartRequest
+from nbsessions.kernels.base import KernelProvider, LeftKernels, StartRequest
 from nbsessions.models import EndReason, Kernel, KernelModel, KernelModels, KernelTrace
 from support.interruptions import Interruption
 
@@ -68,6 +68,11 @@ class FakeKernelProvider(KernelProvider):
         """Whether kernels of dead servers ended because the machine was rebooted."""
         self.adopted: set[str] = set()
         """Kernels that were taken over from dead servers."""
+        self.left: dict[str, dict[str, str | None]] = {}
+        """The tokens of the kernels that dead servers have left, by server and kernel id."""
+        self.looks = 0
+        """How often such kernels were looked for."""
+        self.look_gate: Gate | None = None
         self._names: dict[str, str] = {}
         self._tokens: dict[str, str] = {}
         self._watchers: list[Callable[[str], None]] = []
@@ -178,6 +183,38 @@ class FakeKernelProvider(KernelProvider):
         if trace.provider != self.name or trace.kernel_id in self.elsewhere:
             return False
         return self.find_started(str(trace.token)) is None and trace.kernel_id not in self._names
+
+    def leave_all_to(self, other: FakeKernelProvider, server_id: str) -> None:
+        """Let the server of this provider be dead, and have left all its kernels to another."""
+        tokens = {kernel_id: token for token, kernel_id in self._tokens.items()}
+        other.left[server_id] = {each: tokens.get(each) for each in self.running}
+
+    async def find_left(self) -> Collection[LeftKernels]:
+        self.looks += 1
+        if self.look_gate is not None:
+            await self.look_gate.enter()
+        return [
+            LeftKernels(
+                server_id=server_id,
+                kernels=[
+                    KernelTrace(provider=self.name, kernel_id=kernel_id, token=token)
+                    for kernel_id, token in tokens.items()
+                ],
+            )
+            for server_id, tokens in self.left.items()
+        ]
+
+    async def adopt(self, server_id: str) -> Collection[str]:
+        await self.interruption.moment()
+        tokens = self.left.pop(server_id, {})
+        for kernel_id, token in tokens.items():
+            self._names[kernel_id] = KERNELSPECS[0]
+            self._tokens[str(token)] = kernel_id
+            self.adopted.add(kernel_id)
+        return list(tokens)
+
+    async def leave(self, server_id: str) -> None:
+        del self.left[server_id]
 
     def list_adopted(self) -> Collection[str]:
         return self.adopted & self.running

@@ -348,6 +348,7 @@ class Server(RestClient):
                 "--stubborn",
             ],
             "bash": [self.host.python, "-m", "bash_kernel", "-f", "{connection_file}"],
+            "ir": ["R", "--slave", "-e", "IRkernel::main()", "--args", "{connection_file}"],
         }
         for name, argv in specs.items():
             folder = self.data_dir / "kernels" / name

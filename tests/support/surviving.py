@@ -17,7 +17,7 @@ from typing import Any
 import psutil
 from msgspec.structs import replace
 
-from nbsessions.kernels.surviving.adoption import Adoption
+from nbsessions.registry.adoption import Adoption
 from nbsessions.registry.ending import KernelEnder
 from nbsessions.registry.process import ProcessIdentity, attach, identify
 from nbsessions.registry.records import KernelRecord, KernelRecords
@@ -192,6 +192,11 @@ def register_server(folder: Path) -> str:
     server.register()
     _servers.append(server)
     return server.server_id
+
+
+def show_a_sign_of_life() -> None:
+    """Let the server of this process do what each server does once per second."""
+    _servers[-1].touch()
 
 
 def fork_sleeper() -> int:

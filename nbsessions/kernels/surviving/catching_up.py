@@ -9,7 +9,6 @@ from concurrent.futures import Future
 from typing import Any, Protocol
 
 from nbsessions.keeper.link import Attached, KeeperLink
-from nbsessions.keeper.marks import Mark
 from nbsessions.keeper.messages import DELIMITER, HEADER, SIGNATURE, key_of
 from nbsessions.keeper.reading import SpoolReader
 from nbsessions.keeper.records import Kind, Record
@@ -22,6 +21,7 @@ _FIRST_LOOK, _LAST_LOOK = 0.1, 1.0
 _LATE_LOOKS = 40
 """How often the keeper is asked for a message that the server has got already."""
 _LATE_INTERVAL = 0.05
+_LOOKED_BACK = 200
 _QUIET_LOOKS = 10
 _REMEMBERED = 1000
 """Messages that may come from a kernel that has been quiet, after they were in the spool."""
@@ -34,8 +34,11 @@ class Recipient(Protocol):
     session: Any
     log: Any
 
-    def attached(self, mark: Mark) -> None:
+    def attached(self, attached: Attached) -> None:
         """Begin to note what is sent."""
+
+    def see(self, record: Record) -> None:
+        """Note what the client has been sent before."""
 
     def send(self, channel: str, frames: list[Any]) -> None:
         """Send a message that came from the kernel."""
@@ -99,16 +102,15 @@ class CatchingUp:
                 error,
             )
             return
-        recipient.attached(attached.mark)
+        recipient.attached(attached)
         known = attached.known
         if known is None or known.position is None:
             return
-        reader = SpoolReader(
-            self._keeper.folder.spools, recipient.kernel_id, known.position, known.lines
-        )
+        reader = self._reader(known.position, known.lines)
         try:
+            await self._look_back(known.position)
             await self._follow(reader)
-        except OSError as error:
+        except (OSError, ValueError) as error:
             recipient.log.warning(
                 "What a client of kernel %s has missed cannot be read: %s",
                 recipient.kernel_id,
@@ -116,6 +118,25 @@ class CatchingUp:
             )
         finally:
             reader.close()
+
+    def _reader(self, position: int, lines: int = 0) -> SpoolReader:
+        return SpoolReader(self._keeper.folder.spools, self._recipient.kernel_id, position, lines)
+
+    async def _look_back(self, position: int) -> None:
+        """Let the recipient see the last messages that the client has been sent.
+
+        They may tell of the end of a cell whose reply was lost.
+        """
+        reader = self._reader(max(0, position - _LOOKED_BACK))
+        try:
+            for record in await asyncio.to_thread(reader.read, _AT_ONCE):
+                if record.position <= position and self._concerns(record):
+                    self._recipient.see(record)
+        finally:
+            reader.close()
+
+    def _concerns(self, record: Record) -> bool:
+        return record.kind is Kind.IOPUB or record.client == self._recipient.session.session
 
     async def _follow(self, reader: SpoolReader) -> None:
         pause, late, quiet = _FIRST_LOOK, 0, 0
@@ -147,9 +168,8 @@ class CatchingUp:
             for record in records:
                 if record.kind is Kind.IOPUB:
                     self._sent[record.key] = None
-                elif record.client != self._recipient.session.session:
-                    continue
-                self._recipient.send_kept(record)
+                if self._concerns(record):
+                    self._recipient.send_kept(record)
             await self._recipient.drained()
         return reader.position > position
 

@@ -27,16 +27,17 @@ from nbsessions.keeper.folder import KeeperFolder
 from nbsessions.keeper.link import KeeperLink
 from nbsessions.kernels import internals
 from nbsessions.kernels.surviving.activity import IdleProbe
-from nbsessions.kernels.surviving.adoption import Adoption
 from nbsessions.kernels.surviving.buffering import ReplyBuffers
 from nbsessions.kernels.surviving.output import KernelOutput
 from nbsessions.kernels.surviving.provisioner import SurvivingProvisioner
 from nbsessions.kernels.surviving.recorder import KernelRecorder
+from nbsessions.kernels.surviving.succession import Succession
 from nbsessions.locks import SUPPORTED
+from nbsessions.registry.adoption import Adoption
 from nbsessions.registry.ending import KernelEnder
 from nbsessions.registry.place import RecordedKernel
 from nbsessions.registry.process import is_running
-from nbsessions.registry.records import KernelRecord, KernelRecords
+from nbsessions.registry.records import NEVER, KernelRecord, KernelRecords
 from nbsessions.registry.servers import Servers
 from nbsessions.tasks import Tasks
 
@@ -96,7 +97,7 @@ class SurvivingKernels(LoggingConfigurable):
 
     It must precede AsyncMappingKernelManager in the list of base classes. When the manager is
     created, before the server listens, it adopts the kernels that dead servers with the same
-    root directory left running.
+    root directory left running. ``succession`` adopts those of servers that die later.
     """
 
     keep_kernels = CaselessStrEnum(
@@ -122,9 +123,12 @@ class SurvivingKernels(LoggingConfigurable):
     orphan_timeout = Float(
         24 * 3600.0,
         min=0.0,
-        help="""Seconds after this server's death until its kernels may be ended, if no other
-        server with the same root directory has taken them over. Any server of the same user ends
-        them when it starts.""",
+        allow_none=True,
+        help="""Seconds after this server's death until its kernels are ended, if no other server
+        with the same root directory has taken them over. A process beside the kernels, the
+        keeper, ends them, and so does any server of the same user when it starts. To the keeper,
+        the time that the machine is asleep does not count. `None` means never, and `0` means at
+        once.""",
     ).tag(config=True)
 
     keep_output = Bool(
@@ -178,7 +182,7 @@ class SurvivingKernels(LoggingConfigurable):
             self._servers,
             KernelOutput(),
             root_dir=root_dir,
-            orphan_timeout=self.orphan_timeout,
+            orphan_timeout=self._orphan_seconds,
             output_limit=self.output_limit if self.keep_output else 0,
             log=self.log,
         )
@@ -192,6 +196,7 @@ class SurvivingKernels(LoggingConfigurable):
         self._buffers = ReplyBuffers()
         self._probes = Tasks()
         self._leave_running: bool | None = None
+        self.succession: Succession | None = None
         # A manager without a server, as in a test, does not adopt kernels.
         if SUPPORTED and self.parent is not None:
             adoption = Adoption(
@@ -199,10 +204,11 @@ class SurvivingKernels(LoggingConfigurable):
                 self._servers,
                 KernelEnder(self._records),
                 root_dir=root_dir,
-                orphan_timeout=self.orphan_timeout,
+                orphan_timeout=self._orphan_seconds,
                 log=self.log,
             )
             adoption.run(self._adopt)
+            self.succession = Succession(adoption, self._adopt)
 
     # Kernels that this server starts
 
@@ -231,11 +237,19 @@ class SurvivingKernels(LoggingConfigurable):
         provisioner.ended = partial(self.recorder.forget, kernel_id)
         return provisioner
 
+    @property
+    def _orphan_seconds(self) -> float:
+        return NEVER if self.orphan_timeout is None else self.orphan_timeout
+
+    def _tell_keeper(self, kernel_id: str) -> None:
+        if self.keep_output or self.orphan_timeout is not None:
+            self._keeper.watch(kernel_id)
+
     async def _launching(self, kernel: Any, kernel_id: str) -> bool:
         recorded = await self.recorder.launching(kernel, kernel_id)
-        if recorded and self.keep_output:
+        if recorded:
             # Now, because the kernel must not say anything before the keeper listens to it.
-            self._keeper.watch(kernel_id)
+            self._tell_keeper(kernel_id)
         return recorded
 
     def remove_kernel(self, kernel_id: str) -> Any:
@@ -262,9 +276,8 @@ class SurvivingKernels(LoggingConfigurable):
             self.last_kernel_activity = max(self.last_kernel_activity, record.last_activity)
         KERNEL_CURRENTLY_RUNNING_TOTAL.labels(type=kernel.kernel_name).inc()
         self._probe(kernel)
-        if self.keep_output:
-            self._keeper.watch(kernel_id)
-        elif self.buffer_offline_messages:
+        self._tell_keeper(kernel_id)
+        if self.buffer_offline_messages and not self.keep_output:
             self._buffers.start(kernel_id, kernel, record.clients)
         if record.process is None:
             IOLoop.current().add_callback(kernel.restart_kernel, now=True)
@@ -393,6 +406,8 @@ class SurvivingKernels(LoggingConfigurable):
 
     async def _end_all(self, now: bool) -> None:
         leave_running = self.begin_stop()
+        if self.succession is not None:
+            await self.succession.stop()
         try:
             # jupyter_client does not handle the shutdown of a kernel that is still starting.
             pending = internals.pending_kernels(self)

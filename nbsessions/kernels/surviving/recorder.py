@@ -8,6 +8,7 @@ import contextlib
 import logging
 import os
 import socket
+import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -58,6 +59,7 @@ class KernelRecorder:
         # A single thread, so that writes happen in order.
         self._writing = ThreadPoolExecutor(1, thread_name_prefix="nbsessions-records")
         self._flushing = PeriodicCallback(self._flush, _FLUSH_INTERVAL * 1000)
+        self._registering = threading.Lock()
         self._registered = False
         self._last_problem: str | None = None
         """The error if the last kernel to be launched could not be recorded."""
@@ -66,12 +68,14 @@ class KernelRecorder:
     def register(self) -> None:
         """Register this server as one that has kernels. Idempotent. Raises OSError."""
         # Repeat this on each call, because the folders may have been removed.
-        self._records.make_folder()
-        self._servers.register()
-        if not self._registered:
-            self._registered = True
-            # A server without kernels may exit without calling `shutdown_all`.
-            atexit.register(self.close)
+        # A kernel may be adopted while the thread registers for one that starts.
+        with self._registering:
+            self._records.make_folder()
+            self._servers.register()
+            if not self._registered:
+                self._registered = True
+                # A server without kernels may exit without calling `shutdown_all`.
+                atexit.register(self.close)
 
     # The life cycle of a kernel
 

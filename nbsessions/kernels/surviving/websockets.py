@@ -12,6 +12,7 @@ from tornado.escape import utf8
 
 from nbsessions.keeper import marks
 from nbsessions.keeper.delivery import sent_bytes
+from nbsessions.keeper.link import Attached
 from nbsessions.keeper.messages import (
     DELIMITER,
     HEADER,
@@ -26,6 +27,7 @@ from nbsessions.kernels.surviving.asking import KernelInfoRequests
 from nbsessions.kernels.surviving.catching_up import CatchingUp
 from nbsessions.kernels.surviving.handshakes import Handshakes
 from nbsessions.kernels.surviving.reconnecting import ClientReconnector, remember_sent
+from nbsessions.kernels.surviving.unanswered import Unanswered
 from nbsessions.tasks import Tasks
 
 _LONGEST_QUEUE = 1_000_000
@@ -54,6 +56,7 @@ class SurvivingConnection(ZMQChannelsWebsocketConnection):
     _name: str | None = None
     _catching_up: CatchingUp | None = None
     _handshakes: Handshakes | None = None
+    _unanswered: Unanswered | None = None
     _noting: tuple[int, bytes] | None = None
     """The kind and the key of the message that is being sent."""
 
@@ -70,6 +73,7 @@ class SurvivingConnection(ZMQChannelsWebsocketConnection):
             connected: asyncio.Future[None] | None = super().connect()
             return connected
         self._tasks = Tasks()
+        self._caught_up = asyncio.Event()
         self._keeper = keeper
         self._stream = internals.websocket_stream(self.websocket_handler)
         self._catching_up = CatchingUp(self, keeper)
@@ -89,7 +93,18 @@ class SurvivingConnection(ZMQChannelsWebsocketConnection):
         """Make sure that a kernel that an earlier server has started receives the messages."""
         remember_sent(self.channels)
         requests = KernelInfoRequests(self.kernel_manager, log=self.log)
-        await ClientReconnector(self.kernel_manager, requests).reconnect([self.channels])
+        reconnector = ClientReconnector(self.kernel_manager, requests)
+        await reconnector.reconnect([self.channels])
+        await self._caught_up.wait()
+        unanswered = self._unanswered
+        ended = unanswered.ended() if unanswered is not None else []
+        if ended:
+            # Kernels send a reply before they publish that the cell has ended. It would come
+            # before the answer to another request.
+            await reconnector.reconnect([self.channels])
+        self._unanswered = None
+        for frames in unanswered.make_up(ended, self.session) if unanswered is not None else ():
+            self.send("shell", frames)
 
     async def _catch_up(self, catching_up: CatchingUp) -> None:
         limit_rate, self.limit_rate = self.limit_rate, False
@@ -105,6 +120,7 @@ class SurvivingConnection(ZMQChannelsWebsocketConnection):
             self.limit_rate = limit_rate
             self._catching_up = None
             catching_up.release()
+            self._caught_up.set()
 
     def _duplicate(self) -> tuple[int | None, int | None]:
         """Return a duplicate of the client's socket, and how many bytes are not counted in it."""
@@ -117,9 +133,16 @@ class SurvivingConnection(ZMQChannelsWebsocketConnection):
         _, done = internals.written_bytes(self._stream)
         return os.dup(connection.fileno()), total - done
 
-    def attached(self, mark: marks.Mark) -> None:
+    def attached(self, attached: Attached) -> None:
         """Begin to note what is sent."""
-        self._mark = mark
+        self._mark = attached.mark
+        if attached.known is not None and self._handshakes is not None:
+            self._unanswered = Unanswered(self.session.session, attached.known.answered)
+
+    def see(self, record: Record) -> None:
+        """Note what the client has been sent before."""
+        if self._unanswered is not None:
+            self._unanswered.see(CHANNELS[record.kind], record.frames)
 
     # Messages of the kernel
 
@@ -148,6 +171,8 @@ class SurvivingConnection(ZMQChannelsWebsocketConnection):
         stream = self.channels.get(channel)
         if stream is None:
             return  # The connection has ended.
+        if self._unanswered is not None:
+            self._unanswered.see(channel, frames[frames.index(DELIMITER) + 1 :])
         self._noting = (kind, key)
         try:
             super().handle_outgoing_message(stream, frames)

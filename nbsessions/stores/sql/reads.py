@@ -11,8 +11,8 @@ from nbsessions.errors import StoreError
 from nbsessions.models import Owner, Session
 from nbsessions.stores.cache import SessionCache, Version
 from nbsessions.stores.sql.mark import StoreReverted
-from nbsessions.stores.sql.reloading import SharedReload
 from nbsessions.stores.sql.writer import BatchWriter
+from nbsessions.tasks import SharedRun
 
 
 class CachedReads(ABC):
@@ -25,7 +25,7 @@ class CachedReads(ABC):
         self._owner = owner
         self._log = log
         self._heartbeat = writer.heartbeat
-        self._reloading = SharedReload(self._reload)
+        self._reloading = SharedRun(self._reload)
         self._restoring: asyncio.Task[None] | None = None
 
     async def refresh(self) -> SessionCache:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import datetime, timezone
@@ -349,3 +350,21 @@ async def test_a_closed_recorder_writes_what_has_changed_and_leaves_its_kernels_
         kernel_manager.recorder.renamed(KERNEL_ID)
         kernel_manager.recorder.forget(KERNEL_ID)
         assert managed.records.read(KERNEL_ID) is None
+
+
+@pytest.mark.gen_test
+async def test_an_adoption_and_a_start_do_not_register_the_server_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both = threading.Barrier(2, timeout=0.2)
+
+    def register() -> None:
+        # The second one cannot come, so the first one goes on alone.
+        with pytest.raises(threading.BrokenBarrierError):
+            both.wait()
+
+    async with surviving_kernel_manager(tmp_path) as kernel_manager:
+        monkeypatch.setattr(kernel_manager._servers, "register", register)
+        registering = asyncio.ensure_future(asyncio.to_thread(kernel_manager.recorder.register))
+        await asyncio.to_thread(kernel_manager.recorder.register)
+        await registering

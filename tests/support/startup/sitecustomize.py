@@ -8,6 +8,8 @@
   half of a server's start, and no server uses it. ipykernel imports ``debugpy`` and ``jedi`` if it
   can, which takes half of a kernel's start, and no test debugs or completes code. The kernels of
   ``distribution/test_readme.py`` have them.
+- JupyterLab goes on as if Node were not installed. If it is, JupyterLab runs it at each start to
+  read settings that only a build needs, which takes a quarter of the start.
 - A server with ``WITHOUT_LOCKS`` in its environment has no file locks.
 - A server with ``SIGTERM_WHILE_LOGGING`` receives a SIGTERM while it logs a line with that text.
 """
@@ -61,6 +63,10 @@ def _reserve(module):
     reserve_ports(module.LocalPortCache)
 
 
+def _skip_node(module):
+    module._yarn_config = lambda logger: {"yarn config": {}, "npm config": {}}
+
+
 def _remove_locks():
     import errno
     import fcntl
@@ -101,3 +107,4 @@ _variables = {
 if _variables:
     sys.meta_path.insert(0, _AtImport("nbsessions", before=_measure))
 sys.meta_path.insert(0, _AtImport("jupyter_client.connect", after=_reserve))
+sys.meta_path.insert(0, _AtImport("jupyterlab.commands", after=_skip_node))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import socket
+from collections import Counter, defaultdict
 from collections.abc import Callable
 
 from msgspec.structs import replace
@@ -18,14 +19,18 @@ from nbsessions.registry.process import (
     is_running,
 )
 from nbsessions.registry.records import KernelRecord, KernelRecords, forget_kernel
-from nbsessions.registry.servers import Servers
+from nbsessions.registry.servers import Servers, State
 from nbsessions.registry.trouble import explain
 
 _ELSEWHERE_KEPT_FOR = ABANDONED_AFTER.total_seconds()
 
 
 class Adoption:
-    """Processes the records of dead servers once, when a server starts. Blocks."""
+    """Processes the records of dead servers. Blocks. Used by one thread at a time.
+
+    When this server starts, it processes those of all dead servers. As long as it runs, it
+    processes those of servers that die in its root directory.
+    """
 
     def __init__(
         self,
@@ -33,16 +38,29 @@ class Adoption:
         servers: Servers,
         ender: KernelEnder,
         *,
-        root_dir: str,
+        root_dir: str | None,
         orphan_timeout: float,
+        silent_for: Callable[[str], float] | None = None,
         log: logging.Logger,
     ) -> None:
+        """``root_dir``: whose kernels are adopted. None for a process that adopts none.
+
+        ``silent_for`` returns how many seconds ago a server was last known to be alive.
+        """
         self._records = records
         self._servers = servers
         self._ender = ender
         self._root_dir = root_dir
+        self._silent_for = silent_for or servers.silent_for
         self._orphan_timeout = orphan_timeout
         self._log = log
+        self._settled: dict[str, tuple[int, int] | None] = {}
+        """The dead servers that need no other look, with their last signs of life."""
+        self._in_other_roots: Counter[str] = Counter()
+        """How many kernels go on running for each of the other root directories."""
+        self._last_problem: str | None = None
+
+    # When this server starts
 
     def run(self, adopt: Callable[[KernelRecord], None]) -> None:
         """Call ``adopt`` with the record of each kernel that this server takes over.
@@ -58,17 +76,77 @@ class Adoption:
             self._warn(error)
             return
         for server_id in server_ids:
-            if server_id == self._servers.server_id:
-                continue
-            lock = self._servers.take_over(server_id)
-            if lock is not None:
-                try:
-                    self._take_over(server_id, lock, adopt)
-                except Exception as error:
-                    self._warn(error)
+            if server_id != self._servers.server_id:
+                self.take_over(server_id, adopt)
+        if self._in_other_roots:
+            roots = sorted(self._in_other_roots.items())
+            self._log.info(
+                "Kernels that dead servers have left in other root directories go on running. "
+                "A server that starts there takes them over: %s",
+                ", ".join(f"{root} ({count})" for root, count in roots),
+            )
+
+    # While this server runs
+
+    def find_left(self) -> dict[str, list[KernelRecord]]:
+        """Return the kernels in our root directory that dead servers have left, by server.
+
+        A server is left out once it was passed to ``take_over`` or ``leave``. Never raises.
+        """
+        try:
+            dead = self._find_dead()
+            found = defaultdict(list)
+            for record in self._records.read_all() if dead else ():
+                if record.server_id in dead and record.root_dir == self._root_dir:
+                    found[record.server_id].append(record)
+        except OSError as error:
+            self._warn(error)
+            return {}
+        for server_id in dead - found.keys():
+            self.leave(server_id)
+        return found
+
+    def _find_dead(self) -> set[str]:
+        """Return the dead servers that need another look, and forget those that are gone."""
+        server_ids = set(self._servers.list_ids())
+        self._settled = {each: sign for each, sign in self._settled.items() if each in server_ids}
+        others = {each for each in server_ids if not self._is_settled(each)}
+        # Almost all of them are alive.
+        others = {each for each in others if not self._servers.holds_lock(each)}
+        return {each for each in others if self._servers.state(each) is State.DEAD}
+
+    def _is_settled(self, server_id: str) -> bool:
+        # A server that is about to register looks dead for a moment, and lives on after that.
+        sign = self._settled.get(server_id)
+        return sign is not None and sign == self._servers.last_sign(server_id)
+
+    def leave(self, server_id: str) -> None:
+        """Leave what a dead server has left to another server."""
+        self._settled[server_id] = self._servers.last_sign(server_id)
+
+    # Always
+
+    def take_over(self, server_id: str, adopt: Callable[[KernelRecord], None]) -> None:
+        """Adopt or end the kernels of a server if it is dead and no other server does so.
+
+        For ``adopt``, see ``run``. Never raises.
+        """
+        lock = self._servers.take_over(server_id)
+        if lock is None:
+            return
+        # Whatever fails would fail in the same way if it was tried again soon.
+        self.leave(server_id)
+        try:
+            self._take_over(server_id, lock, adopt)
+        except Exception as error:
+            self._warn(error)
 
     def _warn(self, error: Exception) -> None:
-        self._log.warning(
+        # Repeat it only if the problem changes.
+        level = logging.DEBUG if self._last_problem == str(error) else logging.WARNING
+        self._last_problem = str(error)
+        self._log.log(
+            level,
             "Kernels of earlier servers are not taken over: %s",
             explain(error, self._records.folder),
             exc_info=None if isinstance(error, OSError) else error,
@@ -147,7 +225,7 @@ class Adoption:
         ending: list[KernelRecord],
     ) -> bool:
         """Adopt or forget the kernel, or add it to ``ending``. Return False if none applies."""
-        if _is_elsewhere(record):
+        if is_elsewhere(record):
             return self._forget_elsewhere(record)
         unknown = record.process is None
         if unknown:
@@ -169,7 +247,7 @@ class Adoption:
             ending.append(record)
         elif record.root_dir == self._root_dir:
             self._adopt(record, adopt)
-        elif self._servers.silent_for(record.server_id) > self._timeout_of(record):
+        elif self._is_too_late(record):
             self._log.info(
                 "Ending kernel %s: no server has started in its root directory %s within the "
                 "orphan_timeout",
@@ -178,13 +256,23 @@ class Adoption:
             )
             ending.append(record)
         else:
+            self._in_other_roots[record.root_dir] += record.process is not None
             return False
         return True
 
-    def _timeout_of(self, record: KernelRecord) -> float:
+    def _is_too_late(self, record: KernelRecord) -> bool:
         # The setting of the kernel's own server applies.
         timeout = record.orphan_timeout
-        return self._orphan_timeout if timeout is None else timeout
+        timeout = self._orphan_timeout if timeout is None else timeout
+        return self._silent_for(record.server_id) > timeout
+
+    def is_overdue(self, record: KernelRecord) -> bool:
+        """Return whether the kernel, whose server is dead, would be ended if it is not adopted."""
+        if is_elsewhere(record):
+            return False
+        if record.process is None and not record.restarting:
+            return True
+        return self._servers.was_ending(record.server_id) or self._is_too_late(record)
 
     def _adopt(self, record: KernelRecord, adopt: Callable[[KernelRecord], None]) -> None:
         try:
@@ -204,7 +292,7 @@ class Adoption:
         return True
 
 
-def _is_elsewhere(record: KernelRecord) -> bool:
+def is_elsewhere(record: KernelRecord) -> bool:
     """Return whether the kernel ran on another host, or in another container on this host."""
     process = record.process
     if process is not None and process.boot_id and process.boot_id == boot_id():

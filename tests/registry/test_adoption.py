@@ -1,4 +1,4 @@
-"""Which kernels a server takes over when it starts, which it ends, and which it leaves alone."""
+"""Which kernels of dead servers a server takes over, which it ends, and which it leaves alone."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from nbsessions.kernels.surviving import adoption as adoption_module
 from nbsessions.locks import FileLock
+from nbsessions.registry import adoption as adoption_module
+from nbsessions.registry.adoption import Adoption
 from nbsessions.registry.ending import KernelEnder
 from nbsessions.registry.process import KERNEL_ID_VARIABLE, ProcessIdentity
 from nbsessions.registry.records import KernelRecord, KernelRecords
@@ -32,6 +33,7 @@ from support.surviving import (
     ask_for_state,
     register_server,
     runs,
+    show_a_sign_of_life,
 )
 from support.waiting import wait_until
 
@@ -573,3 +575,154 @@ def test_a_zombie_is_not_adopted(place: Place, spawn: Processes) -> None:
     wait_until(lambda: not runs(identity), "it is a zombie")
     assert adopted(place) == []
     assert is_forgotten(place, record)
+
+
+# Servers that die while this one runs
+
+
+def found(adoption: Adoption) -> dict[str, set[str]]:
+    """Return the ids of the kernels that are left, by server."""
+    left = adoption.find_left()
+    return {server_id: {each.kernel_id for each in left[server_id]} for server_id in left}
+
+
+def test_what_a_server_leaves_is_found_once_it_is_dead(
+    place: Place, spawn: Processes, other: OtherProcess
+) -> None:
+    server_id = other.ask(register_server, place.folder / "servers")
+    record = place.record(server_id, spawn.stranger())
+    adoption, taken = place.adoption(), Adopted(place)
+    adoption.run(taken)
+    assert found(adoption) == {}
+    other.kill()
+    assert found(adoption) == found(adoption) == {server_id: {record.kernel_id}}
+    adoption.take_over(server_id, taken)
+    assert taken == [record]
+    assert found(adoption) == {}
+    assert place.servers.list_ids() == []
+
+
+def test_only_servers_with_kernels_in_our_root_directory_are_found(
+    place: Place, spawn: Processes
+) -> None:
+    place.servers.register()
+    place.record(place.servers.server_id, spawn.stranger())
+    elsewhere, bare = place.dead_server(), place.dead_server()
+    place.record(elsewhere, spawn.stranger(), root_dir="/another")
+    place.record("a server without a lock file", spawn.stranger())
+    assert found(place.adoption()) == {}
+    assert set(place.servers.list_ids()) == {elsewhere, bare, place.servers.server_id}
+
+
+def test_what_is_left_to_others_is_not_found_again(place: Place, spawn: Processes) -> None:
+    server_id = place.dead_server()
+    record = place.record(server_id, spawn.stranger())
+    adoption = place.adoption()
+    assert found(adoption) == {server_id: {record.kernel_id}}
+    adoption.leave(server_id)
+    assert found(adoption) == {}
+    assert adopted(place) == [record]
+
+
+def test_records_are_not_read_again_for_servers_that_were_looked_at(
+    place: Place, spawn: Processes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.record(place.dead_server(), spawn.stranger(), root_dir="/another")
+    adoption = place.adoption()
+    assert found(adoption) == {}
+    monkeypatch.setattr(KernelRecords, "read_all", None)
+    assert found(adoption) == {}
+
+
+def test_a_server_that_seemed_dead_when_it_was_about_to_register_is_found_later(
+    place: Place, spawn: Processes, other: OtherProcess
+) -> None:
+    server_id = other.ask(register_server, place.folder / "servers")
+    adoption = place.adoption()
+    age(place, server_id, 1)
+    # For a moment, the file has no lock yet.
+    adoption.leave(server_id)
+    other.ask(show_a_sign_of_life)
+    record = place.record(server_id, spawn.stranger())
+    other.kill()
+    assert found(adoption) == {server_id: {record.kernel_id}}
+
+
+def test_trouble_with_a_kernel_is_logged_once(
+    place: Place, spawn: Processes, caplog: pytest.LogCaptureFixture
+) -> None:
+    record = place.record(place.dead_server(), spawn.stranger())
+    adoption = place.adoption()
+    adoption.take_over(record.server_id, Adopted(place, OSError("odd")))
+    assert found(adoption) == {}
+    assert [entry.levelno for entry in caplog.records] == [logging.WARNING]
+    assert not is_forgotten(place, record)
+    assert adopted(place) == [record]
+
+
+def test_trouble_with_the_folder_is_logged_once(
+    place: Place, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail() -> None:
+        raise OSError("odd")
+
+    caplog.set_level(logging.DEBUG)
+    monkeypatch.setattr(place.servers, "list_ids", fail)
+    adoption = place.adoption()
+    assert [found(adoption) for _ in range(3)] == [{}, {}, {}]
+    levels = [entry.levelno for entry in caplog.records]
+    assert levels == [logging.WARNING, logging.DEBUG, logging.DEBUG]
+
+
+def test_what_another_server_is_taking_over_is_left_to_it(place: Place, spawn: Processes) -> None:
+    server_id = place.dead_server()
+    record = place.record(server_id, spawn.stranger())
+    adoption, taken = place.adoption(), Adopted(place)
+    with place.servers.claim(server_id) as claimed:
+        assert claimed
+        assert found(adoption) == {}
+        adoption.take_over(server_id, taken)
+    # The other one has left it as it was.
+    assert found(adoption) == {server_id: {record.kernel_id}}
+    assert taken == []
+
+
+def test_kernels_of_a_server_that_was_ending_are_ended_by_a_running_server(
+    place: Place, spawn: Processes
+) -> None:
+    server_id, identity = place.dead_server(ending=True), spawn.stranger()
+    record = place.record(server_id, identity)
+    adoption, taken = place.adoption(), Adopted(place)
+    assert found(adoption) == {server_id: {record.kernel_id}}
+    adoption.take_over(server_id, taken)
+    wait_for_end(place, record, identity)
+    assert taken == []
+
+
+# What the start says about other root directories
+
+
+def test_where_kernels_of_dead_servers_go_on_is_said_once(
+    place: Place, spawn: Processes, other: OtherProcess, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    first, live = place.dead_server(), other.ask(register_server, place.folder / "servers")
+    for root_dir in ("/x", "/y", "/x"):
+        place.record(first, spawn.stranger(), root_dir=root_dir)
+    place.record(first, replace(spawn.stranger(), started=1.0), root_dir="/ended")
+    place.record(live, spawn.stranger(), root_dir="/live")
+    place.record(place.dead_server(ending=True), spawn.stranger(), root_dir="/ending")
+    place.record(place.dead_server(), spawn.stranger())
+    adoption = place.adoption()
+
+    adoption.run(Adopted(place))
+
+    said = [each.getMessage() for each in caplog.records if "directories" in each.getMessage()]
+    assert said == [
+        "Kernels that dead servers have left in other root directories go on running. "
+        "A server that starts there takes them over: /x (2), /y (1)"
+    ]
+    caplog.clear()
+    place.record(place.dead_server(), spawn.stranger(), root_dir="/z")
+    assert found(adoption) == {}
+    assert caplog.records == []

@@ -1,0 +1,91 @@
+"""Makes up the replies that were lost with a server.
+
+A reply goes to one socket only. If it has reached a server that is killed before it has passed the
+reply on, nobody has it. The same is true if a busy kernel does not notice that its client is now
+connected through another server. What the kernel publishes says how a cell has ended, but it says
+nothing about other requests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+from jupyter_client.session import Session
+
+from nbsessions.keeper.messages import CONTENT, HEADER, PARENT, key_of_request, type_of
+
+_TELLING = {"execute_input", "error", "status"}
+
+
+class Unanswered:
+    """The cells of one client that have ended, but whose replies have not been seen."""
+
+    def __init__(self, client: str, answered: Collection[str]) -> None:
+        """``answered``: the keys of requests that the client has got replies to."""
+        self._client = client
+        self._answered = {key.encode() for key in answered}
+        self._inputs: dict[bytes, dict[str, Any]] = {}
+        self._errors: dict[bytes, dict[str, Any]] = {}
+        self._ended: dict[bytes, dict[str, Any]] = {}
+        """The headers of the requests of cells that have ended, by key."""
+
+    def see(self, channel: str, message: Sequence[bytes]) -> None:
+        """Note what a message tells about the cells of the client."""
+        if channel == "shell":
+            key = key_of_request(message[PARENT])
+            self._answered.add(key)
+            self._ended.pop(key, None)
+        elif channel == "iopub" and (kind := type_of(message[HEADER])) in _TELLING:
+            parent = _read(message[PARENT])
+            if self._is_cell(parent):
+                self._note(kind, key_of_request(message[PARENT]), parent, message)
+
+    def _is_cell(self, request: Mapping[str, Any]) -> bool:
+        is_ours = request.get("session") == self._client
+        return is_ours and request.get("msg_type") == "execute_request"
+
+    def _note(
+        self, kind: str, key: bytes, request: dict[str, Any], message: Sequence[bytes]
+    ) -> None:
+        content = _read(message[CONTENT])
+        if kind == "execute_input":
+            self._inputs[key] = content
+        elif kind == "error":
+            self._errors[key] = content
+        elif content.get("execution_state") == "idle" and key not in self._answered:
+            self._ended[key] = request
+
+    def ended(self) -> list[bytes]:
+        """Return the keys of the requests whose cells have ended without a reply."""
+        return list(self._ended)
+
+    def make_up(self, keys: Iterable[bytes], session: Session) -> list[list[bytes]]:
+        """Return signed replies to those of the requests that have none yet."""
+        replies = []
+        for key in keys:
+            request = self._ended.pop(key, None)
+            if request is None:
+                continue
+            reply = session.msg("execute_reply", self._content(key), parent={"header": request})
+            reply["metadata"] = {"nbsessions": {"lost": True}}
+            replies.append(session.serialize(reply))
+        return replies
+
+    def _content(self, key: bytes) -> dict[str, Any]:
+        """Return the content of a reply, without the values of ``user_expressions``."""
+        ran, error = self._inputs.get(key), self._errors.get(key)
+        if ran is None:
+            return {"status": "aborted"}  # An earlier cell has failed.
+        count = {"execution_count": ran.get("execution_count")}
+        if error is not None:
+            return {"status": "error", **error, **count}
+        return {"status": "ok", "payload": [], "user_expressions": {}, **count}
+
+
+def _read(frame: bytes) -> dict[str, Any]:
+    try:
+        return msgspec.json.decode(frame, type=dict[str, Any])
+    except msgspec.DecodeError:
+        return {}

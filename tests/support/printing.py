@@ -1,0 +1,100 @@
+"""A kernel that prints numbered lines, and clients that read them over crashes of the server."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import websocket
+
+from support.channel import V1, Address, Channel
+
+COUNTING = """
+import os, time
+number, begun = 0, time.perf_counter()
+while not os.path.exists("enough"):
+    number += 1
+    print(number, flush=not number % {flush})
+    ahead = begun + number / {rate} - time.perf_counter()
+    if ahead > 0.002:
+        time.sleep(ahead)
+print("all", number)
+"""
+"""Prints so many numbered lines a second, some in each message, until there is a file."""
+
+
+class Reader(threading.Thread):
+    """A client that reads all it can, and connects again whenever it is cut off."""
+
+    def __init__(self, server: Address, kernel_id: str, *, pause: float = 0.0) -> None:
+        """``pause``: how many seconds it takes for each message."""
+        super().__init__(daemon=True)
+        self.messages: list[dict[str, Any]] = []
+        self.connections = 0
+        self._server = server
+        self._kernel_id = kernel_id
+        self._pause = pause
+        self._session_id: str | None = None
+        self._stopped = threading.Event()
+        self._requests: list[str] = []
+        self.connected = threading.Event()
+
+    def run(self) -> None:
+        """Connect and read until ``stop`` is called."""
+        while not self._stopped.is_set():
+            try:
+                self._read()
+            except (OSError, websocket.WebSocketException):
+                time.sleep(0.05)
+
+    def _read(self) -> None:
+        channel = Channel(self._server, self._kernel_id, self._session_id, busy=True, protocol=V1)
+        self._session_id = channel.session_id
+        self.connections += 1
+        try:
+            while self._requests:
+                channel.start(self._requests.pop())
+            self.connected.set()
+            while not self._stopped.is_set():
+                message = channel.receive()
+                if message is not None:
+                    self.messages.append(message)
+                    time.sleep(self._pause)
+        finally:
+            channel.close()
+
+    def request(self, code: str) -> None:
+        """Have the code run once the client is connected. Call this before ``start``."""
+        self._requests.append(code)
+
+    def printed(self) -> str:
+        """Return what it was told that the kernel has printed."""
+        return "".join(
+            message["content"]["text"]
+            for message in list(self.messages)
+            if message["msg_type"] == "stream"
+        )
+
+    def replies(self) -> list[dict[str, Any]]:
+        """Return the contents of the replies to its requests."""
+        return [each["content"] for each in self.messages if each["msg_type"] == "execute_reply"]
+
+    def stop(self) -> None:
+        """Stop reading."""
+        self._stopped.set()
+        self.join(30)
+
+
+@contextmanager
+def reading(*readers: Reader) -> Iterator[None]:
+    """Let clients read, and stop them in the end."""
+    for reader in readers:
+        reader.start()
+    try:
+        yield
+    finally:
+        for reader in readers:
+            reader.stop()
