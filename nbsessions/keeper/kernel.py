@@ -156,7 +156,7 @@ class KeptKernel:
         def attached() -> None:
             self.flush(lambda: then(None if is_new else client))
 
-        if client.settling is None:
+        if not client.settling:
             attached()
         else:
             client.then.append(attached)
@@ -182,7 +182,7 @@ class KeptKernel:
         delivery, client.delivery = client.delivery, None
         if name is None:
             return
-        client.settling = name
+        client.settling.append(name)
         accepted = delivery.accepted() if delivery else None
         if delivery is not None:
             delivery.close()
@@ -206,9 +206,9 @@ class KeptKernel:
 
         def settled(found: Sent | OSError | None) -> None:
             if isinstance(found, Sent):
-                client.take_over(found)
+                client.take_over(name, found)
                 self._store(then=partial(self._folder.marks.remove, name))
-                while client.then:
+                while client.then and not client.settling:
                     client.then.pop(0)()
             else:
                 self._retries.append(partial(self._settle, client, name, accepted, deadline))
@@ -289,7 +289,8 @@ class KeptKernel:
     def remove(self) -> None:
         """Stop listening, and remove the files, because the kernel has ended."""
         self.close()
-        marks = [each.connection or each.settling for each in self.clients.values()]
+        marks = [each.connection for each in self.clients.values()]
+        marks += [name for each in self.clients.values() for name in each.settling]
 
         def remove() -> None:
             self.spool.remove()
