@@ -45,8 +45,8 @@ class Client:
     """The keys of the newest requests that it has got a reply to."""
     connection: str | None = None
     """The name of its connection, and of the mark. None if it has none."""
-    settling: str | None = None
-    """The name of a connection that has ended, until it is known what was sent on it."""
+    settling: list[str] = field(default_factory=list)
+    """The names of connections that have ended, until it is known what was sent on them."""
     delivery: Delivery | None = None
     server_id: str | None = None
     away_since: float | None = None
@@ -54,9 +54,9 @@ class Client:
     """What waits until it is known what the client was sent."""
     stand_ins: dict[Kind, Socket] = field(default_factory=dict)
 
-    def take_over(self, found: Sent) -> None:
+    def take_over(self, name: str, found: Sent) -> None:
         """Note what the client was sent on a connection that has ended."""
-        self.settling = None
+        self.settling.remove(name)
         if found.position > self.position:
             self.position, self.lines = found.position, found.lines
         self.answered = [*self.answered, *found.answered][-_MOST_ANSWERED:]
@@ -67,7 +67,7 @@ class Client:
             position=self.position,
             lines=self.lines,
             answered=self.answered,
-            connection=self.connection or self.settling,
+            connection=self.connection or next(iter(self.settling), None),
             away_since=self.away_since,
         )
 

@@ -57,7 +57,7 @@ class KernelFiles:
     def remove(self, clients: Collection[Client]) -> None:
         """Remove all files soon. Nothing is stored from now on."""
         self._removed = True
-        marks = {name for each in clients for name in (each.connection, each.settling) if name}
+        marks = {name for each in clients for name in (each.connection, *each.settling) if name}
 
         def remove() -> None:
             self._spool.remove()

@@ -165,7 +165,7 @@ class KeptKernel:
         def attached() -> None:
             self.flush(lambda: then(None if is_new else client))
 
-        if client.settling is None:
+        if not client.settling:
             attached()
         else:
             client.then.append(attached)
@@ -191,7 +191,7 @@ class KeptKernel:
         delivery, client.delivery = client.delivery, None
         if name is None:
             return
-        client.settling = name
+        client.settling.append(name)
         accepted = delivery.accepted() if delivery else None
         if delivery is not None:
             delivery.close()
@@ -212,9 +212,9 @@ class KeptKernel:
             if found is None:
                 self._retries.append(partial(self._settle, client, name, accepted, deadline))
                 return
-            client.take_over(found)
+            client.take_over(name, found)
             self._files.store(self.clients.values(), settled=name)
-            while client.then:
+            while client.then and not client.settling:
                 client.then.pop(0)()
 
         self._files.examine(name, accepted, settled, newest=newest)

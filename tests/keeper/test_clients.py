@@ -80,7 +80,7 @@ def test_clients_are_stored_for_the_next_keeper(folder: PrivateFolder) -> None:
     file = ClientFile(folder)
     stored = [
         Client(session_id="ä/../", position=3, lines=2, answered=["a"], connection="c"),
-        Client(session_id="", position=0, away_since=1.5, settling="s"),
+        Client(session_id="", position=0, away_since=1.5, settling=["s"]),
     ]
     file.write("k", encode(stored))
     first, second = file.read("k")
@@ -99,10 +99,11 @@ def test_what_cannot_be_read_is_no_client(folder: PrivateFolder, data: bytes) ->
 
 
 def test_a_client_that_got_an_old_message_again_is_not_set_back() -> None:
-    client = Client(session_id="c", position=5, lines=5, settling="s")
-    client.take_over(Sent(position=3, lines=3, answered=("a",)))
-    assert (client.position, client.lines, client.settling) == (5, 5, None)
-    client.take_over(Sent(position=7, lines=6, answered=tuple("b" * 200)))
+    client = Client(session_id="c", position=5, lines=5, settling=["s"])
+    client.take_over("s", Sent(position=3, lines=3, answered=("a",)))
+    assert (client.position, client.lines, client.settling) == (5, 5, [])
+    client.settling.append("t")
+    client.take_over("t", Sent(position=7, lines=6, answered=tuple("b" * 200)))
     assert (client.position, client.lines) == (7, 6)
     assert client.answered == ["b"] * 100
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import Iterable
 from concurrent.futures import Future
 from typing import Any, Protocol
 
@@ -21,6 +19,8 @@ _FIRST_LOOK, _LAST_LOOK = 0.1, 1.0
 _LATE_LOOKS = 40
 """How often the keeper is asked for a message that the server has got already."""
 _LATE_INTERVAL = 0.05
+_LATE = 2.0
+"""Seconds that a message may come later from the kernel than from the spool."""
 _LOOKED_BACK = 200
 _QUIET_LOOKS = 10
 _REMEMBERED = 1000
@@ -143,7 +143,7 @@ class CatchingUp:
         while late < _LATE_LOOKS:
             quiet = 0 if await self._send_all(reader) else quiet + 1
             self._release_replies()
-            if self._join():
+            if await self._join():
                 return
             if not self._published.is_set():
                 if quiet > _QUIET_LOOKS:
@@ -182,25 +182,40 @@ class CatchingUp:
             else:
                 self._recipient.send(channel, frames)
 
-    def _join(self) -> bool:
-        """Drop what is held and was sent from the spool. Return whether nothing is missing."""
-        keys = [_key_of(frames) for _, frames in self._held]
-        if not keys or keys[0] not in self._sent:
+    async def _join(self) -> bool:
+        """Drop what is held and was sent from the spool. Return whether nothing is missing.
+
+        The kernel's messages come in the order of the spool, but the spool may be ahead.
+        """
+        if not self._held or _key_of(self._held[0]) not in self._sent:
             return False
-        last = max(number for number, key in enumerate(keys) if key in self._sent)
-        del self._held[: last + 1]
-        return True
+        newest = next(reversed(self._sent))
+        seen = 0
+        while seen <= len(self._held):
+            for number in range(seen, len(self._held)):
+                if _key_of(self._held[number]) == newest:
+                    del self._held[: number + 1]
+                    return True
+            seen = len(self._held)
+            self._published.clear()
+            if not await self._wait(_LATE):
+                break
+        return False
 
     def _forget_all_but_newest(self) -> None:
         for key in list(self._sent)[:-_REMEMBERED]:
             del self._sent[key]
 
-    async def _wait(self, seconds: float) -> None:
-        with contextlib.suppress(asyncio.TimeoutError):
+    async def _wait(self, seconds: float) -> bool:
+        """Wait until the kernel has published something. Return False if that takes too long."""
+        try:
             await asyncio.wait_for(self._published.wait(), seconds)
+        except asyncio.TimeoutError:
+            return False
+        return True
 
 
-def _key_of(frames: Iterable[Any]) -> bytes:
-    parts = [bytes(each) for each in frames]
-    message = parts[parts.index(DELIMITER) + 1 :]
-    return key_of(message[SIGNATURE], message[HEADER])
+def _key_of(held: tuple[str, list[Any]]) -> bytes:
+    _, frames = held
+    start = frames.index(DELIMITER) + 1
+    return key_of(frames[start + SIGNATURE], frames[start + HEADER])
