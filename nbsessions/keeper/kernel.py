@@ -174,9 +174,16 @@ class KeptKernel:
         """Note that a client's connection has ended, while its server goes on."""
         client = self.clients.get(session_id)
         if client is not None and client.connection == connection:
-            self._end_connection(client)
             client.away_since = time.time()
+            self._end_delivery(client)
             self._limit_away()
+
+    def _end_delivery(self, client: Client) -> None:
+        """Let the client get what has been accepted for it, and nothing else."""
+        if client.delivery is None:
+            self._end_connection(client)
+        else:
+            client.delivery.end()
 
     def _limit_away(self) -> None:
         for each in longest_away(self.clients.values()):
@@ -240,13 +247,10 @@ class KeptKernel:
         for client in self.clients.values():
             if client.server_id == server_id:
                 client.server_id = None
-                if client.delivery is not None:
-                    client.delivery.end()
             elif not was_owner:
                 continue
             if client.server_id is None:
-                if client.delivery is None:
-                    self._end_connection(client)
+                self._end_delivery(client)
                 self._stop_standing_in(client)
                 self._stand_in(client)
                 client.away_since = client.away_since or time.time()
@@ -265,10 +269,11 @@ class KeptKernel:
 
     def end_deliveries(self) -> bool:
         """End the connections whose clients have got everything. Return whether any are left."""
-        for client in self.clients.values():
-            if client.server_id is None and client.delivery and client.delivery.is_complete():
+        ending = [each for each in self.clients.values() if each.away_since and each.delivery]
+        for client in ending:
+            if client.delivery is not None and client.delivery.is_complete():
                 self._end_connection(client)
-        return any(each.delivery and each.server_id is None for each in self.clients.values())
+        return any(client.delivery for client in ending)
 
     def close(self) -> None:
         """Stop listening. The files stay."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -27,6 +28,13 @@ Websocket = tuple[socket.socket, socket.socket]
 @pytest.fixture
 def websocket() -> Iterator[Websocket]:
     """The server's and the client's end of a connection."""
+    with connected() as ends:
+        yield ends
+
+
+@contextmanager
+def connected() -> Iterator[Websocket]:
+    """Yield the server's and the client's end of a connection."""
     with (
         socket.create_server(("127.0.0.1", 0)) as listener,
         socket.create_connection(listener.getsockname()) as client,
@@ -129,11 +137,13 @@ def test_a_client_that_is_back_gets_what_it_was_not_sent(
     server.send("client", [*messages[:4]])
     wait_until(lambda: acknowledged_bytes(websocket[0]) == size(messages[:4]), "it has them")
     server.detach("client")
-    known = server.attach(kernel.kernel_id, "client", websocket[0])
-    assert known is not None
-    assert (known.position, known.lines) == (4, 4)
-    server.send("client", [reply], ANSWERED)
-    server.detach("client")
+    with connected() as (again, _):
+        known = server.attach(kernel.kernel_id, "client", again)
+        assert known is not None
+        assert (known.position, known.lines) == (4, 4)
+        server.send("client", [reply], ANSWERED)
+        wait_until(lambda: acknowledged_bytes(again) == size([reply]), "it has the reply")
+        server.detach("client")
     known = server.attach(kernel.kernel_id, "client", websocket[0])
     assert known is not None
     assert known.answered == [key_of_request(reply[PARENT]).decode()]

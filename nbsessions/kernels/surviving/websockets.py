@@ -192,11 +192,20 @@ class SurvivingConnection(ZMQChannelsWebsocketConnection):
         size = internals.frame_size(self.websocket_handler, len(data))
         if size is not None:
             # Before it is sent, because this process may be killed right after that.
-            self._mark.note(*self._noting, written + size, done)
+            self._note(written + size, done)
         sending = self.websocket_handler.write_message(data, binary)
         if size is None:
-            self._mark.note(*self._noting, *internals.written_bytes(self._stream))
+            self._note(*internals.written_bytes(self._stream))
         return sending
+
+    def _note(self, end: int, done: int) -> None:
+        assert self._mark is not None
+        assert self._noting is not None
+        try:
+            self._mark.note(*self._noting, end, done)
+        except OSError as error:
+            self.log.warning("What a client is sent is no longer noted: %s", error)
+            self._mark = None
 
     async def drained(self) -> None:
         """Wait until a slow client has taken most of what was sent."""
