@@ -3,7 +3,7 @@
 
 (() => {
   const HIDDEN_FOR_LONG = 5 * 60; // seconds
-  const HIDDEN_INTERVAL = 60; // seconds: a server keeps what kernels say for twice as long
+  const HIDDEN_INTERVAL = 60; // seconds
   const REQUEST_TIMEOUT = 10; // seconds
   const ROOMS_WITHIN = 5; // seconds that kernels wait for documents
   const COMPARED_WITHIN = 30; // seconds
