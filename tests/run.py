@@ -30,7 +30,7 @@ from preparation.environments import TEST, UPSTREAM, make_environments
 from preparation.npm_packages import COMPILER, EXTENSION
 from preparation.programs import ensure_programs
 
-WORKERS = max(4, 3 * (os.cpu_count() or 1))
+WORKERS = max(4, 2 * (os.cpu_count() or 1))
 """How many tests run at a time. Most of them wait for other processes most of the time."""
 
 UPSTREAM_TESTS = "tests/services/sessions"
