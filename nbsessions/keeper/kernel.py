@@ -10,7 +10,15 @@ from functools import partial
 from typing import Any
 
 from nbsessions.keeper import records
-from nbsessions.keeper.clients import Client, ClientFile, Sent, encode, examine, longest_away
+from nbsessions.keeper.clients import (
+    Client,
+    ClientFile,
+    Sent,
+    encode,
+    examine,
+    first_needed,
+    longest_away,
+)
 from nbsessions.keeper.delivery import Delivery
 from nbsessions.keeper.folder import KeeperFolder
 from nbsessions.keeper.messages import NotAMessage, count_lines, message_of
@@ -57,9 +65,10 @@ class KeptKernel:
         if self.position:
             # Nobody knows what the kernel has said in the meantime.
             self.position += 1
-            self.spool.note_loss(NO_KEEPER)
+            self.spool.note_loss(NO_KEEPER, messages=0)
         for client in self._stored.read(self.kernel_id):
             self.clients[client.session_id] = client
+        self.spool.needed_after = first_needed(self.clients.values())
 
     # What the kernel says
 
@@ -227,6 +236,7 @@ class KeptKernel:
         return bool(self._retries)
 
     def _store(self, then: Callable[[], None] = lambda: None) -> None:
+        self.spool.needed_after = first_needed(self.clients.values())
         data = encode(self.clients.values())
 
         def write() -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 
 from nbsessions.keeper import records
 from nbsessions.keeper.compaction import compact
+from nbsessions.keeper.losses import LIMIT, LossCounter
 from nbsessions.keeper.records import Kind
 from nbsessions.keeper.segments import Segment, list_segments, offsets, read_segment
 from nbsessions.private import PrivateFolder
@@ -31,6 +32,9 @@ class Spool:
         self._sizes: dict[Segment, int] = {}
         self._descriptor: int | None = None
         self._lost: str | None = None
+        self.losses = LossCounter()
+        self.needed_after: int | None = None
+        """The position after which messages are kept for clients that are away, if any are."""
 
     def open(self) -> tuple[int, int]:
         """Go on after the last record. Return its position and how many lines it ends with."""
@@ -83,9 +87,13 @@ class Spool:
             raise
         self._sizes[segment] += len(block)
 
-    def note_loss(self, reason: str) -> None:
-        """Remember why the next record will not be preceded by all that the kernel said."""
+    def note_loss(self, reason: str, *, messages: int = 1) -> None:
+        """Remember why the next record will not be preceded by all that the kernel said.
+
+        ``messages``: how many are missing, 0 if that is unknown.
+        """
         self._lost = reason
+        self.losses.add(messages, reason)
 
     def trim(self) -> None:
         """Begin a new segment if the current one is full, and thin out the oldest ones."""
@@ -100,6 +108,8 @@ class Spool:
     def _merge(self) -> None:
         """Keep what matters of the two oldest segments, in the place of the second one."""
         oldest, second = self._segments[:2]
+        after = self.needed_after
+        needed = self._count_after(after, oldest, second)
         # If the disk is full, what matters has to go as well.
         with contextlib.suppress(OSError):
             data = [read_segment(self._folder, each) for each in (oldest, second)]
@@ -108,6 +118,22 @@ class Spool:
             self._sizes[second] = len(kept)
         self._folder.remove(oldest.name)
         del self._segments[0], self._sizes[oldest]
+        if lost := needed - self._count_after(after, second):
+            self.losses.add(lost, LIMIT)
+
+    def _count_after(self, position: int | None, *segments: Segment) -> int:
+        """Return how many messages in segments follow a position, 0 if there is no position."""
+        count = 0
+        if position is None:
+            return count  # No client is away, so nobody misses any.
+        for segment in segments:
+            with contextlib.suppress(OSError):
+                data = read_segment(self._folder, segment)
+                for start, _ in offsets(data):
+                    found, _, key = records.position_at(data, start)
+                    # The record of a loss has no key. What it stands for has been counted.
+                    count += found > position and any(key)
+        return count
 
     def _replace(self, segment: Segment, data: bytes) -> None:
         draft = f"{segment.name}.draft"

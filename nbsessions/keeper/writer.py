@@ -99,7 +99,8 @@ class Writer:
             spool.append(batch)
             spool.trim()
         except OSError as error:
-            spool.note_loss(f"the files could not be written: {error.strerror}")
+            reason = f"the files could not be written: {error.strerror}"
+            spool.note_loss(reason, messages=len(batch))
             if self._complaints.get(spool.kernel_id) != str(error):
                 self._complaints[spool.kernel_id] = str(error)
                 self._log.warning("Output of kernel %s is lost: %s", spool.kernel_id, error)
