@@ -9,6 +9,7 @@ from nbsessions._version import __version__
 from nbsessions.cli.database_command import DatabaseCommand
 from nbsessions.cli.dispatcher import Dispatcher
 from nbsessions.cli.doctor_command import DoctorCommand
+from nbsessions.cli.keeper_command import KeeperCommand
 from nbsessions.cli.list_command import ListCommand
 from nbsessions.cli.show_command import ShowCommand
 from nbsessions.cli.stop_command import StopCommand
@@ -18,6 +19,7 @@ _SUBCOMMANDS = {
     "show": (ShowCommand, "Show everything known about one session."),
     "stop": (StopCommand, "End sessions, or kernels whose server is dead."),
     "doctor": (DoctorCommand, "Look for anything that keeps sessions and kernels from surviving."),
+    "keeper": (KeeperCommand, "Show or stop the process that keeps what kernels say."),
     "database": (DatabaseCommand, "Migrate, check, share or move a database of sessions."),
 }
 

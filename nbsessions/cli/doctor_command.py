@@ -10,6 +10,7 @@ from traitlets import Bool
 
 from nbsessions.cli.checks.finding import Finding, Level, error
 from nbsessions.cli.checks.gateway import check_gateway
+from nbsessions.cli.checks.keeper import check_keeper
 from nbsessions.cli.checks.kernels import check_orphans, check_records, check_running_servers
 from nbsessions.cli.checks.locks import check_locks
 from nbsessions.cli.checks.servers import check_servers
@@ -18,6 +19,7 @@ from nbsessions.cli.checks.survival import Surroundings, check_survival
 from nbsessions.cli.command import FLAGS, JSON_FLAG, Command
 from nbsessions.cli.configuration import store_location
 from nbsessions.cli.errors import CommandError
+from nbsessions.cli.keeper.state import read_state
 from nbsessions.cli.output import plain, write_json
 from nbsessions.cli.overview import Overview
 
@@ -88,6 +90,8 @@ jupyter nbsessions doctor --start-kernel
         yield from check_records(self.runtime_path)
         yield from check_running_servers(overview)
         yield from check_orphans(overview)
+        state = read_state(self.runtime_path, overview.kernels)
+        yield from check_keeper(self.config, state, overview)
         pids = [answer.server.pid for answer in overview.answers]
         yield from check_survival(self.config, Surroundings(environ=os.environ), pids, servers)
 

@@ -8,7 +8,9 @@ from traitlets import Bool
 
 from nbsessions.cli.command import ALL_NAMESPACES_FLAG, FLAGS, JSON_FLAG, Command
 from nbsessions.cli.errors import CommandError
-from nbsessions.cli.output import session_table, write_json
+from nbsessions.cli.keeper.state import read_state
+from nbsessions.cli.output import format_size, session_table, write_json
+from nbsessions.cli.overview import Overview
 from nbsessions.cli.values import Entry, ServerState
 
 _FLAGS = {
@@ -73,7 +75,19 @@ jupyter nbsessions list --store postgresql://host/database --all-namespaces
                 f"Kernels without a session: {len(without)}, see "
                 "`jupyter nbsessions list --orphans`"
             )
+        if not self.json:
+            self._tell_what_is_kept(overview)
         return 0
+
+    def _tell_what_is_kept(self, overview: Overview) -> None:
+        state = read_state(self.runtime_path, overview.kernels)
+        waiting = list(filter(None, map(state.waiting, state.kernels)))
+        if waiting:
+            kernels = "1 kernel" if len(waiting) == 1 else f"{len(waiting)} kernels"
+            self.say(
+                f"Kept for pages that are away: {format_size(sum(waiting))} of {kernels}, see "
+                "`jupyter nbsessions keeper`"
+            )
 
     def _tell_how_to_reach(self, entries: Sequence[Entry]) -> None:
         kept = [entry for entry in entries if entry.server is ServerState.RUNNING]

@@ -69,6 +69,10 @@ class LocalKernels:
         """Return the kernel, or None if its process does not run on this machine."""
         return self._kernels.get(kernel_id)
 
+    def list_recorded(self) -> list[LocalKernel]:
+        """Return the kernels that have a record. They may outlive their server."""
+        return [each for each in self._kernels.values() if each.record is not None]
+
     def list_orphans(self, served: Collection[str] | None) -> list[LocalKernel]:
         """Return the kernels whose server is dead.
 

@@ -102,6 +102,13 @@ def format_duration(seconds: float | None) -> str:
     return f"{seconds:.0f} s"
 
 
+def format_size(count: int) -> str:
+    """Return the size of files in kB, MB or GB."""
+    if count < 1_000_000:
+        return f"{count / 1000:.0f} kB"
+    return f"{count / 1e6:.1f} MB" if count < 1_000_000_000 else f"{count / 1e9:.1f} GB"
+
+
 def format_bytes(count: int | None) -> str:
     """Return a size in MB or GB."""
     if count is None:

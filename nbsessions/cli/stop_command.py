@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 
 from rich.progress import Progress
-from rich.prompt import Confirm
 from traitlets import Bool
 
 from nbsessions.cli.command import ALL_NAMESPACES_FLAG, FLAGS, Command
 from nbsessions.cli.configuration import store_location
+from nbsessions.cli.confirmation import confirmed, require_terminal
 from nbsessions.cli.errors import CommandError
 from nbsessions.cli.output import plain, session_table
 from nbsessions.cli.overview import Overview
@@ -86,15 +85,9 @@ jupyter nbsessions stop --all -y
         return entries
 
     def _confirmed(self, entries: Sequence[Entry]) -> bool:
-        if not sys.stdin.isatty():
-            raise CommandError(
-                "Cannot ask for confirmation, since stdin is not a terminal: use --yes to skip it"
-            )
+        require_terminal()
         self.err.print(session_table(entries))
-        try:
-            return Confirm.ask(f"Stop {_count(entries)}?", console=self.err, default=False)
-        except EOFError:
-            return False
+        return confirmed(f"Stop {_count(entries)}?", self.err)
 
     def _stop(self, stopper: Stopper, entries: Sequence[Entry]) -> int:
         failed = 0

@@ -149,6 +149,15 @@ def _name(kernel_id: str) -> str:
     return f"{kernel_id}.json"
 
 
+def first_needed(clients: Collection[Client]) -> int | None:
+    """Return the position after which messages are kept for clients that are away.
+
+    A client does not count until it is known what it has been sent. None if no other is away.
+    """
+    away = (each for each in clients if each.away_since is not None and not each.settling)
+    return min((each.position for each in away), default=None)
+
+
 def longest_away(clients: Collection[Client]) -> list[Client]:
     """Return the clients that are too many, those that were away for the longest time."""
     away = [each for each in clients if each.away_since is not None]

@@ -17,6 +17,8 @@ _CREDENTIALS = struct.Struct("=iii")  # pid, user and group: see unix(7)
 _LONGEST_ADDRESS = 100
 """Bytes of a path that each system accepts as the address of a Unix socket."""
 
+_OWN_DESCRIPTORS = "/proc/self/fd"
+
 
 class KeeperFolder:
     """The folder of the one keeper that a user has for a runtime directory.
@@ -77,14 +79,21 @@ class KeeperFolder:
             raise
         return connection
 
+    def has_address(self) -> bool:
+        """Return whether this system accepts an address of the socket."""
+        return not self._is_long("socket.new") or os.path.isdir(_OWN_DESCRIPTORS)
+
+    def _is_long(self, name: str) -> bool:
+        return len(os.fsencode(self.path / name)) > _LONGEST_ADDRESS
+
     @contextlib.contextmanager
     def _address(self, name: str) -> Iterator[str]:
         """Yield a path of a socket in the folder that is short enough for an address."""
         with self.folder.opened() as folder:
-            path = str(self.path / name)
-            if len(os.fsencode(path)) > _LONGEST_ADDRESS:
-                path = f"/proc/self/fd/{folder}/{name}"
-            yield path
+            if self._is_long(name):
+                yield f"{_OWN_DESCRIPTORS}/{folder}/{name}"
+            else:
+                yield str(self.path / name)
 
 
 def _place() -> str:

@@ -1,4 +1,4 @@
-"""A server's connection to the keeper."""
+"""A server's connection to the keeper, and what a command asks it for."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TypeVar
 
+import msgspec
+
 from nbsessions.identity import process_key
 from nbsessions.keeper.folder import KeeperFolder
 from nbsessions.keeper.marks import Mark
@@ -25,12 +27,15 @@ from nbsessions.keeper.protocol import (
     Detach,
     Flush,
     Hello,
+    ProtocolError,
     Reply,
     Request,
+    Status,
     Stop,
     Watch,
 )
 from nbsessions.keeper.starting import KeeperFailed, start_keeper
+from nbsessions.keeper.status import KeeperStatus
 
 T = TypeVar("T")
 
@@ -43,6 +48,15 @@ _LONGEST_PAUSE = 60.0
 
 class Refused(OSError):
     """The keeper cannot do what it was asked for."""
+
+
+class OtherVersion(OSError):
+    """The keeper and we have different versions of the protocol."""
+
+    def __init__(self, version: int | None, pid: int | None) -> None:
+        super().__init__(f"it has version {version} of the protocol, and we have {VERSION}")
+        self.version = version
+        self.pid = pid
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -279,6 +293,23 @@ def _exchange(channel: Channel, request: Request, descriptor: int | None = None)
     if reply.error is not None:
         raise Refused(reply.error)
     return reply
+
+
+def ask_keeper(folder: KeeperFolder) -> KeeperStatus:
+    """Return what the keeper says about itself.
+
+    Raises OSError. That is OtherVersion if the keeper has another version of the protocol.
+    """
+    channel = Channel(folder.connect(_TIMEOUT))
+    try:
+        greeting = _exchange(channel, Hello(version=VERSION))
+        if greeting.version != VERSION:
+            raise OtherVersion(greeting.version, greeting.pid)
+        return msgspec.convert(_exchange(channel, Status()).status, KeeperStatus)
+    except msgspec.ValidationError as error:
+        raise ProtocolError(str(error)) from error
+    finally:
+        channel.close()
 
 
 def stop_keeper(folder: KeeperFolder) -> None:

@@ -11,10 +11,13 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import zmq
 
 from nbsessions.identity import has_ended
+from nbsessions.keeper.addresses import can_follow
 from nbsessions.keeper.delivery import Delivery
+from nbsessions.keeper.description import describe
 from nbsessions.keeper.folder import KeeperFolder, peer_is_us
 from nbsessions.keeper.kernel import KeptKernel
 from nbsessions.keeper.leftovers import remove_leftovers
@@ -33,7 +36,8 @@ from nbsessions.keeper.protocol import (
     Watch,
 )
 from nbsessions.keeper.reaping import Reaper
-from nbsessions.keeper.sockets import Context, can_follow
+from nbsessions.keeper.sockets import Context
+from nbsessions.keeper.status import KeeperStatus
 from nbsessions.keeper.writer import Writer
 from nbsessions.registry.adoption import is_elsewhere
 from nbsessions.registry.records import NEVER, KernelRecord, KernelRecords
@@ -232,7 +236,7 @@ class Keeper:
             case Flush():
                 self._flush(connection, kernel)
             case Status():
-                connection.reply(Reply(status=self._status()))
+                connection.reply(Reply(status=msgspec.to_builtins(self._status())))
             case Stop():
                 self._stopping = True
 
@@ -347,16 +351,13 @@ class Keeper:
             _, record = self._read[kernel_id]
             kernel.server_died(server_id, was_owner=record.server_id == server_id)
 
-    def _status(self) -> dict[str, Any]:
-        return {
-            "pid": os.getpid(),
-            "version": VERSION,
-            "started": self._started,
-            "kernels": {
-                kernel_id: {"bytes": kernel.spool.size(), "clients": len(kernel.clients)}
-                for kernel_id, kernel in self._kernels.items()
-            },
-        }
+    def _status(self) -> KeeperStatus:
+        return KeeperStatus(
+            pid=os.getpid(),
+            version=VERSION,
+            started=self._started,
+            kernels={kernel_id: describe(kernel) for kernel_id, kernel in self._kernels.items()},
+        )
 
 
 def _duplicate(descriptor: int) -> socket.socket:

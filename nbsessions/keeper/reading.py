@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +10,13 @@ from dataclasses import dataclass
 from nbsessions.keeper import records
 from nbsessions.keeper.messages import count_lines
 from nbsessions.keeper.records import Kind, Record
-from nbsessions.keeper.segments import Segment, first_position, list_segments
+from nbsessions.keeper.segments import (
+    Segment,
+    first_position,
+    list_segments,
+    offsets,
+    read_segment,
+)
 from nbsessions.private import PrivateFolder
 
 LIMIT = "there was more than is kept"
@@ -158,3 +165,22 @@ class SpoolReader:
         descriptor, self._descriptor = self._descriptor, None
         if descriptor is not None:
             os.close(descriptor)
+
+
+def bytes_after(folder: PrivateFolder, kernel_id: str, position: int) -> int:
+    """Return how many bytes of a spool follow a position. Blocks. Raises OSError."""
+    size = 0
+    for segment in reversed(list_segments(folder).get(kernel_id, [])):
+        with contextlib.suppress(FileNotFoundError):  # It was merged into the next one just now.
+            first = first_position(folder, segment)
+            if first is not None and first <= position:
+                return size + _part_after(position, read_segment(folder, segment))
+            size += folder.status(segment.name).st_size
+    return size
+
+
+def _part_after(position: int, data: bytes) -> int:
+    for start, _ in offsets(data):
+        if records.position_at(data, start)[0] > position:
+            return len(data) - start
+    return 0

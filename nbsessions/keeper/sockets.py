@@ -7,23 +7,14 @@ from typing import Any, TypeAlias
 
 import zmq
 
+from nbsessions.keeper.addresses import address_of
 from nbsessions.keeper.records import CHANNELS, Kind
 
 _RECONNECT_INTERVAL = 10
 """Milliseconds. A restarted kernel soon publishes at the same port."""
-_TRANSPORTS = {"tcp", "ipc"}
 
 Socket: TypeAlias = "zmq.Socket[bytes]"
 Context: TypeAlias = "zmq.Context[Socket]"
-
-
-def can_follow(connection_info: Mapping[str, Any]) -> bool:
-    """Return whether the keeper knows how to connect to such a kernel.
-
-    A kernel that is about to be launched has no port yet.
-    """
-    known = connection_info.get("transport") in _TRANSPORTS
-    return known and bool(connection_info.get("iopub_port"))
 
 
 def subscribe(context: Context, connection_info: Mapping[str, Any]) -> Socket:
@@ -31,7 +22,7 @@ def subscribe(context: Context, connection_info: Mapping[str, Any]) -> Socket:
     subscriber = _socket(context, zmq.SUB, connection_info)
     subscriber.reconnect_ivl = _RECONNECT_INTERVAL
     subscriber.subscribe(b"")
-    subscriber.connect(_address(connection_info, "iopub"))
+    subscriber.connect(address_of(connection_info, "iopub"))
     return subscriber
 
 
@@ -60,7 +51,7 @@ def _stand_in(
     dealer = _socket(context, zmq.DEALER, connection_info)
     dealer.identity = client.encode()
     dealer.reconnect_ivl = -1
-    dealer.connect(_address(connection_info, channel))
+    dealer.connect(address_of(connection_info, channel))
     return dealer
 
 
@@ -74,11 +65,6 @@ def _socket(context: Context, kind: int, info: Mapping[str, Any]) -> Socket:
         made.curve_secretkey = info["curve_secretkey"].encode()
         made.curve_serverkey = made.curve_publickey
     return made
-
-
-def _address(info: Mapping[str, Any], channel: str) -> str:
-    separator = "-" if info["transport"] == "ipc" else ":"
-    return f"{info['transport']}://{info['ip']}{separator}{info[f'{channel}_port']}"
 
 
 def received(source: Socket, most: int) -> Iterator[list[bytes]]:

@@ -73,6 +73,10 @@ def snapshot(folder: Path) -> dict[Path, tuple[int, float]]:
     }
 
 
+def keeper_files(server: Server, pattern: str) -> list[Path]:
+    return list(server.runtime_dir.glob(f"nbsessions/keeper-*/{pattern}"))
+
+
 # All is well
 
 
@@ -118,11 +122,14 @@ def test_nothing_is_changed(start_server: StartServer, state: str) -> None:
         server.start()
         server.create("a.ipynb")
         server.wait_for_kernels(1)
+        wait_until(lambda: keeper_files(server, "spools/*.spool"), "the keeper listens")
     if state == "stopped":
         server.stop()
+        wait_until(lambda: server.keeper_process() is None, "the keeper has nothing to do")
     if state == "killed":
         server.kill()
         server.kill_kernels()
+        wait_until(lambda: keeper_files(server, "clients/*.json"), "the keeper has noticed it")
     if state == "running":
         # Its record is written once more, and the log's index with the first read.
         (kernel_id,) = server.kernel_records()

@@ -27,6 +27,7 @@ def test_the_help_has_the_settings_of_servers(start_server: StartServer) -> None
         ("show", ["--store", "--json", "--all-namespaces"]),
         ("stop", ["--store", "--yes", "--all", "--orphans"]),
         ("doctor", ["--store", "--json"]),
+        ("keeper", ["--store", "--json", "--all-namespaces", "stop"]),
     ],
 )
 def test_the_help_of_a_command_has_its_options(

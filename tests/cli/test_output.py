@@ -6,8 +6,10 @@ import pytest
 
 from nbsessions.cli.command import Command
 from nbsessions.cli.doctor_command import DoctorCommand
+from nbsessions.cli.keeper.stop import StopKeeperCommand
+from nbsessions.cli.keeper_command import KeeperCommand
 from nbsessions.cli.list_command import ListCommand
-from nbsessions.cli.output import format_bytes, format_duration
+from nbsessions.cli.output import format_bytes, format_duration, format_size
 from nbsessions.cli.show_command import ShowCommand
 from nbsessions.cli.stop_command import StopCommand
 
@@ -27,7 +29,24 @@ def test_a_size_is_in_megabytes_or_gigabytes(count: int | None, text: str) -> No
     assert format_bytes(count) == text
 
 
-@pytest.mark.parametrize("command", [ListCommand, ShowCommand, StopCommand, DoctorCommand])
+@pytest.mark.parametrize(
+    ("count", "text"), [(0, "0 kB"), (999_000, "999 kB"), (3_140_000, "3.1 MB"), (2e9, "2.0 GB")]
+)
+def test_the_size_of_files_is_in_its_largest_unit(count: int, text: str) -> None:
+    assert format_size(count) == text
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ListCommand,
+        ShowCommand,
+        StopCommand,
+        DoctorCommand,
+        KeeperCommand,
+        StopKeeperCommand,
+    ],
+)
 def test_the_examples_of_the_help_stand_below_each_other(command: type[Command]) -> None:
     lines = "\n".join(command().emit_examples()).splitlines()
     examples = [line for line in lines if "jupyter nbsessions" in line]

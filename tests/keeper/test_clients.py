@@ -13,6 +13,7 @@ from nbsessions.keeper.clients import (
     Sent,
     encode,
     examine,
+    first_needed,
     longest_away,
 )
 from nbsessions.keeper.marks import ANSWERED, IOPUB, REPLY, Mark
@@ -106,6 +107,16 @@ def test_a_client_that_got_an_old_message_again_is_not_set_back() -> None:
     client.take_over("t", Sent(position=7, lines=6, answered=tuple("b" * 200)))
     assert (client.position, client.lines) == (7, 6)
     assert client.answered == ["b"] * 100
+
+
+def test_messages_are_needed_after_the_first_position_of_those_that_are_away() -> None:
+    clients = [
+        Client(session_id="connected", position=1),
+        Client(session_id="unknown", position=2, away_since=1.0, settling=["s"]),
+    ]
+    assert first_needed(clients) is None
+    away = [Client(session_id=f"{each}", position=each, away_since=1.0) for each in (5, 3, 4)]
+    assert first_needed([*clients, *away]) == 3
 
 
 def test_those_that_were_away_for_longest_are_too_many() -> None:

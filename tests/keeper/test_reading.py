@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nbsessions.keeper.messages import count_lines
-from nbsessions.keeper.reading import LIMIT, SpoolReader
+from nbsessions.keeper.reading import LIMIT, SpoolReader, bytes_after
 from nbsessions.keeper.records import Record
 from nbsessions.keeper.spool import Spool
 from nbsessions.private import PrivateFolder
@@ -22,6 +22,7 @@ from support.spools import (
     files_of_at_most,
     make_message,
     read_rest,
+    size,
 )
 
 one_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -223,3 +224,13 @@ def test_a_spool_that_does_not_exist_has_no_messages(folder: PrivateFolder) -> N
     assert reader.read(EVERYTHING) == []
     reader.close()
     reader.close()
+
+
+def test_what_follows_a_position_is_measured(folder: PrivateFolder, story: Story) -> None:
+    ends = [0]
+    while len(files(folder)) < 5:
+        story.say(make_message("stream", 1500))
+        ends.append(size(folder))
+    for position, end in enumerate(ends):
+        assert bytes_after(folder, KERNEL, position) == ends[-1] - end
+    assert bytes_after(folder, "unknown", 0) == 0

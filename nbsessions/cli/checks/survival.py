@@ -17,7 +17,8 @@ from nbsessions.cli.configuration import configured
 
 CHECK = "survival"
 
-_SECTIONS = ("SurvivingMappingKernelManager", "SurvivingKernels")
+SECTIONS = ("SurvivingMappingKernelManager", "SurvivingKernels")
+"""Where the settings of surviving kernels may be. Earlier ones take precedence."""
 _CONTAINER_FILES = (".dockerenv", "run/.containerenv")
 _CONTAINER_GROUPS = re.compile(r"docker|kubepods|containerd|libpod|lxc")
 # By default, systemd ends all processes of a unit when the unit's main process ends.
@@ -67,7 +68,7 @@ def _check_configuration(config: Config) -> Iterator[Finding]:
 
 
 def _setting(config: Config, option: str) -> str:
-    values = (configured(config, section, option) for section in _SECTIONS)
+    values = (configured(config, section, option) for section in SECTIONS)
     return str(next(filter(None, values), "")).lower()
 
 
