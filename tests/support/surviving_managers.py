@@ -16,9 +16,10 @@ from support.surviving import Place
 async def surviving_kernel_manager(folder: Path, **traits: Any) -> AsyncIterator[Any]:
     """Yield a kernel manager with light kernels, which end with the test.
 
-    What they say is not kept, unless the traits say so.
+    There is no keeper for them, unless the traits say so.
     """
     traits.setdefault("keep_output", False)
+    traits.setdefault("orphan_timeout", None)
     kernel_manager = make_kernel_manager(folder, SurvivingMappingKernelManager, **traits)
     try:
         yield kernel_manager
