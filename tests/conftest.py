@@ -30,24 +30,6 @@ settings.load_profile("repeatable")
 reserve_ports(LocalPortCache)
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Have pytest-xdist run the tests of a file in one process if they share a fixture.
-
-    It may run all others wherever it likes.
-    """
-    for item in items:
-        if isinstance(item, pytest.Function) and _shares_a_fixture(item):
-            file = item.path.relative_to(Path(__file__).parent)
-            item.add_marker(pytest.mark.xdist_group(str(file.with_suffix(""))))
-
-
-def _shares_a_fixture(test: pytest.Function) -> bool:
-    """Return whether a fixture of ours lives longer than the test."""
-    fixtures = (each for found in test._fixtureinfo.name2fixturedefs.values() for each in found)
-    return any(each.scope in ("module", "session") and each.baseid for each in fixtures)
-
-
 @pytest.fixture
 def io_loop() -> Iterator[IOLoop]:
     """Replace pytest-tornado's fixture, which leaves an event loop of the main thread open."""

@@ -68,8 +68,9 @@ def run_tests(arguments: Sequence[str]) -> None:
     else:
         # First, because it compiles all tests for the processes that then run in parallel.
         check("coverage", *pytest, "-m", "alone")
-        # Tests keep their order: those with browsers, which take the longest, come first.
-        parallel = [f"--numprocesses={WORKERS}", "--dist=loadgroup", "--no-loadscope-reorder"]
+        # Tests of one file stay together, because they may share a server. The files keep their
+        # order: those with browsers, which take the longest, come first.
+        parallel = [f"--numprocesses={WORKERS}", "--dist=loadfile", "--no-loadscope-reorder"]
         check("coverage", *pytest, *parallel, "-m", "not alone")
 
 
