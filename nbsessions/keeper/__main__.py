@@ -52,7 +52,7 @@ def _run(folder: KeeperFolder, problem: IO[str]) -> None:
     lock = FileLock(folder.lock, folder=folder.folder)
     try:
         if _acquire(lock, folder):
-            Keeper(folder, log=log).run(ready=problem.close)
+            Keeper(folder, lock, log=log).run(ready=problem.close)
     except Exception as error:
         log.exception("Ended by an error")
         if not problem.closed:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import select
@@ -39,8 +40,9 @@ from nbsessions.keeper.reaping import Reaper
 from nbsessions.keeper.sockets import Context
 from nbsessions.keeper.status import KeeperStatus
 from nbsessions.keeper.writer import Writer
+from nbsessions.locks import FileLock
 from nbsessions.registry.adoption import is_elsewhere
-from nbsessions.registry.records import NEVER, KernelRecord, KernelRecords
+from nbsessions.registry.records import NEVER, KernelRecord, KernelRecords, may_run
 from nbsessions.registry.servers import Servers, State
 
 _NAP = 0.1
@@ -56,8 +58,10 @@ _IDLE_BEFORE_END = 3.0
 class Keeper:
     """Everything that one keeper process does."""
 
-    def __init__(self, folder: KeeperFolder, *, log: logging.Logger) -> None:
+    def __init__(self, folder: KeeperFolder, lock: FileLock, *, log: logging.Logger) -> None:
+        """``lock`` is the lock of the folder's keeper, which this process holds."""
         self._folder = folder
+        self._lock = lock
         self._log = log
         self._records = KernelRecords(folder.registry / "kernels", log=log)
         self._servers = Servers(folder.registry / "servers")
@@ -98,6 +102,9 @@ class Keeper:
                     self._scan()
                     scanned = time.monotonic()
                     self._stopping |= scanned - self._needed > _IDLE_BEFORE_END
+                    # If somebody has removed the files, servers cannot find this keeper. They
+                    # start another one.
+                    self._stopping |= not self._lock.is_current()
         finally:
             self._close()
 
@@ -275,10 +282,8 @@ class Keeper:
         except OSError as error:
             self._log.warning("The records cannot be listed: %s", error)
             return
-        for kernel_id in set(self._kernels) - set(found):
-            self._kernels.pop(kernel_id).remove()
-        for kernel_id in set(self._read) - set(found):
-            del self._read[kernel_id]
+        for kernel_id in self._read.keys() - set(found):
+            self._forget_if_removed(kernel_id)
         self._dead &= {record.server_id for _, record in self._read.values()}
         for kernel_id in found:
             self._watch(kernel_id)
@@ -290,9 +295,21 @@ class Keeper:
         if any(delivering) or any(map(self._is_needed_for, records)):
             self._needed = time.monotonic()
 
+    def _forget_if_removed(self, kernel_id: str) -> None:
+        # A list may lack a record that was replaced just then. Only its own name tells.
+        with contextlib.suppress(OSError):
+            if self._records.exists(kernel_id):
+                return
+            del self._read[kernel_id]
+            kernel = self._kernels.pop(kernel_id, None)
+            if kernel is not None:
+                kernel.remove()
+
     def _is_needed_for(self, record: KernelRecord) -> bool:
         if is_elsewhere(record):
             return False
+        if not self._is_connected(record.server_id) and not may_run(record):
+            return False  # It has ended, and the next server removes its record.
         return record.kernel_id in self._kernels or record.orphan_timeout != NEVER
 
     def _watch(self, kernel_id: str) -> None:

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 import msgspec
 
 from nbsessions.private import PrivateFolder, Untrusted, is_owned
-from nbsessions.registry.process import ProcessIdentity
+from nbsessions.registry.process import ProcessIdentity, is_running
 
 NEVER = 1e15
 """Seconds that never pass, as an ``orphan_timeout``."""
@@ -68,6 +68,14 @@ class KernelRecord(msgspec.Struct, frozen=True, kw_only=True):
     """How many bytes of the kernel's messages the keeper may keep for clients. 0: none."""
     adopted: bool = False
     """Whether the owning server adopted the kernel from a dead server."""
+
+
+def may_run(record: KernelRecord) -> bool:
+    """Return whether the kernel may be running or restarting, according to its record."""
+    process = record.process
+    if process is None or record.restarting or not process.is_of_this_boot:
+        return True
+    return is_running(process)
 
 
 class KernelRecords:

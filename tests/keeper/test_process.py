@@ -9,6 +9,7 @@ import struct
 import subprocess
 import sys
 import threading
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,8 +21,11 @@ from nbsessions.keeper.protocol import Attach, Hello, Status, Watch
 from nbsessions.keeper.records import Kind
 from nbsessions.keeper.starting import KeeperFailed, start_keeper
 from nbsessions.locks import FileLock
+from nbsessions.registry.process import attach
 from support.keepers import FakeKernel, RunningKeeper, Server, has_gone, kept
+from support.server import remove_at_once
 from support.spools import make_message
+from support.surviving import Place, Processes
 from support.waiting import wait_until
 
 MakeKernel = Callable[..., FakeKernel]
@@ -47,14 +51,19 @@ def test_keepers_that_start_at_once_are_one(
         starting = [subprocess.Popen(command, stderr=subprocess.PIPE) for _ in range(4)]
         errors = [each.communicate()[1] for each in starting]
         assert [each.decode() for each in errors] == [""] * 4
-        path = str(keeper.folder.registry)
-        running = [
-            each.pid
-            for each in psutil.process_iter(["cmdline"])
-            if path in (each.info["cmdline"] or ()) and not has_gone(each.pid)
-        ]
-        assert running == [keeper.pid()]
+        # Those that were not needed end a moment after the processes that have started them.
+        wait_until(lambda: running(keeper) == [keeper.pid()], "one of them runs")
         keeper.kill()
+
+
+def running(keeper: RunningKeeper) -> list[int]:
+    """Return the ids of all processes that were started for this folder."""
+    path = str(keeper.folder.registry)
+    return [
+        each.pid
+        for each in psutil.process_iter(["cmdline"])
+        if path in (each.info["cmdline"] or ()) and not has_gone(each.pid)
+    ]
 
 
 def test_a_keeper_that_is_ending_is_waited_for(keeper: RunningKeeper) -> None:
@@ -114,13 +123,42 @@ def test_a_keeper_ends_with_the_last_kernel_and_leaves_nothing_of_it(
     with first, second:
         server.attach(kernel.kernel_id, "client", first)
     kernel.publish(make_message("stream"))
-    server.link.flush(kernel.kernel_id).result(30)
-    assert kept(keeper, kernel)
+
+    def is_kept() -> bool:
+        server.link.flush(kernel.kernel_id).result(30)
+        return bool(kept(keeper, kernel))
+
+    # A flush writes only what has arrived.
+    wait_until(is_kept, "what the kernel has published is kept")
     pid = keeper.pid()
     server.link.forget(kernel.kernel_id)
     kernel.end()
     wait_until(lambda: has_gone(pid), "the keeper has ended")
     assert sorted(left(keeper)) == ["lock", "log"]
+
+
+def test_a_keeper_ends_if_the_kernels_of_dead_servers_have_ended(
+    keeper: RunningKeeper, place: Place, kernel: FakeKernel, spawn: Processes
+) -> None:
+    pid = keeper.pid()
+    kernel.end()
+    process = spawn.stranger()
+    place.record(str(uuid.uuid4()), process, output_limit=1_000_000)
+    attach(process).kill()
+    wait_until(lambda: has_gone(pid), "the keeper has ended")
+    assert len(place.records.list_ids()) == 1
+
+
+def test_a_keeper_whose_files_were_removed_makes_way_for_another(
+    keeper: RunningKeeper, server: Server, kernel: FakeKernel
+) -> None:
+    server.link.watch(kernel.kernel_id)
+    server.link.flush(kernel.kernel_id).result(30)
+    pid = keeper.pid()
+    remove_at_once(keeper.folder.path)
+    wait_until(lambda: has_gone(pid), "the keeper has ended")
+    kernel.wait_for_another_keeper()
+    assert keeper.pid() != pid
 
 
 def left(keeper: RunningKeeper) -> list[str]:

@@ -36,8 +36,7 @@ from nbsessions.locks import SUPPORTED
 from nbsessions.registry.adoption import Adoption
 from nbsessions.registry.ending import KernelEnder
 from nbsessions.registry.place import RecordedKernel
-from nbsessions.registry.process import is_running
-from nbsessions.registry.records import NEVER, KernelRecord, KernelRecords
+from nbsessions.registry.records import NEVER, KernelRecord, KernelRecords, may_run
 from nbsessions.registry.servers import Servers
 from nbsessions.tasks import Tasks
 
@@ -377,7 +376,7 @@ class SurvivingKernels(LoggingConfigurable):
         return [
             RecordedKernel(kernel_id=kernel_id, readable=False, may_run=True)
             if (record := records.get(kernel_id)) is None
-            else RecordedKernel(kernel_id=kernel_id, token=record.token, may_run=_may_run(record))
+            else RecordedKernel(kernel_id=kernel_id, token=record.token, may_run=may_run(record))
             for kernel_id in self._records.list_ids()
         ]
 
@@ -434,14 +433,6 @@ class SurvivingKernels(LoggingConfigurable):
             with contextlib.suppress(Exception):
                 await self.shutdown_kernel(kernel_id, now=now)
         self.log.info("%d kernels were left running for the next server", len(left))
-
-
-def _may_run(record: KernelRecord) -> bool:
-    """Return whether the kernel may be running or restarting, according to its record."""
-    process = record.process
-    if process is None or record.restarting or not process.is_of_this_boot:
-        return True
-    return is_running(process)
 
 
 class SurvivingMappingKernelManager(SurvivingKernels, AsyncMappingKernelManager):  # type: ignore[misc]
