@@ -8,15 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from support.distribution import PIP, run
-from support.environments import REPOSITORY
+from support.distribution import PIP, copy_project, run
 
 
 @pytest.fixture(scope="session")
 def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The unpacked source distribution."""
+    project = tmp_path_factory.mktemp("project")
+    copy_project(project)
     folder = tmp_path_factory.mktemp("sdist")
-    run(sys.executable, "-m", "build", "--sdist", "--outdir", folder, REPOSITORY, cwd=folder)
+    run(sys.executable, "-m", "build", "--sdist", "--outdir", folder, project, cwd=folder)
     (archive,) = folder.glob("*.tar.gz")
     with tarfile.open(archive) as opened:
         options = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}

@@ -5,12 +5,11 @@ from __future__ import annotations
 import configparser
 import operator
 import re
-import subprocess
 import sys
 import sysconfig
 from pathlib import Path
 
-from support.distribution import PIP, run
+from support.distribution import PIP, files_of_the_project, run
 from support.environments import REPOSITORY
 from support.server import StartServer
 
@@ -25,13 +24,8 @@ _TESTS = (
 
 
 def test_it_has_all_files(sources: Path) -> None:
-    if (REPOSITORY / ".git").exists():
-        command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
-        listed = subprocess.check_output(command, cwd=REPOSITORY, text=True)
-    else:
-        listed = (REPOSITORY / "nbsessions.egg-info" / "SOURCES.txt").read_text()
     packed = (each.relative_to(sources) for each in sources.rglob("*") if each.is_file())
-    assert set(listed.splitlines()) - set(map(str, packed)) <= {".gitignore"}
+    assert set(files_of_the_project()) - set(map(str, packed)) <= {".gitignore"}
 
 
 def test_a_wheel_that_is_built_from_it_passes_its_tests(

@@ -1,11 +1,14 @@
-"""Commands that build and install the package."""
+"""What builds and installs the package."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+
+from support.environments import REPOSITORY
 
 PIP = (sys.executable, "-m", "pip", "--disable-pip-version-check")
 
@@ -24,3 +27,22 @@ def run(*command: str | Path, cwd: Path) -> None:
         text=True,
     )
     assert ran.returncode == 0, ran.stdout
+
+
+def files_of_the_project() -> list[str]:
+    """Return the paths of all files that belong to the project, within its folder."""
+    if (REPOSITORY / ".git").exists():
+        command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+        listed = subprocess.check_output(command, cwd=REPOSITORY, text=True)
+    else:
+        listed = (REPOSITORY / "nbsessions.egg-info" / "SOURCES.txt").read_text()
+    # Git lists a file that was removed until that is committed.
+    return [name for name in listed.splitlines() if (REPOSITORY / name).exists()]
+
+
+def copy_project(folder: Path) -> None:
+    """Copy all files of the project to a new folder. Builds write into the folder they run in."""
+    for name in files_of_the_project():
+        copy = folder / name
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(REPOSITORY / name, copy)
