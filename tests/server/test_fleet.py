@@ -116,9 +116,16 @@ def test_a_session_outlives_each_server_in_turn(
         again = fleet.balancer.create("a.ipynb", "python3")
         assert (again["id"], again["kernel"]["id"]) == (model["id"], kernel_id)
         server.start(again=True)
+        # For two seconds, nginx takes a server that has failed for gone.
+        wait_until(lambda: asks_all_servers(fleet), "the balancer asks all servers", timeout=5)
     assert fleet.balancer.delete(model["id"]).status == 204
     assert fleet.listed() == [set()] * len(fleet.servers)
     fleet.gateway.wait_for_kernels(0)
+
+
+def asks_all_servers(fleet: Fleet) -> bool:
+    replies = [fleet.balancer.request("GET", "/api/status") for _ in range(2 * len(fleet.servers))]
+    return len({reply.json()["started"] for reply in replies}) == len(fleet.servers)
 
 
 def test_who_has_signed_in_once_is_known_to_every_server(start_fleet: StartFleet) -> None:
