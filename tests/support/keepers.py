@@ -17,7 +17,7 @@ import zmq
 
 from nbsessions.keeper.delivery import sent_bytes
 from nbsessions.keeper.folder import KeeperFolder
-from nbsessions.keeper.link import Attached, KeeperLink
+from nbsessions.keeper.link import Attached, KeeperLink, ask_keeper
 from nbsessions.keeper.marks import ANSWERED, IOPUB, Mark
 from nbsessions.keeper.messages import DELIMITER, HEADER, PARENT, SIGNATURE, key_of, key_of_request
 from nbsessions.keeper.protocol import Channel, Reply, Request, Status
@@ -32,6 +32,17 @@ from support.waiting import wait_until
 
 LOG = logging.getLogger("nbsessions.tests.keeper")
 _TIMEOUT = 30.0
+
+
+def wait_until_sent_is_known(runtime_dir: Path) -> None:
+    """Wait until the keeper knows what the clients of a dead server have been sent."""
+    folder = KeeperFolder(runtime_dir / "nbsessions")
+
+    def is_known() -> bool:
+        kernels = ask_keeper(folder).kernels.values()
+        return all(kernel.needed_after is not None for kernel in kernels)
+
+    wait_until(is_known, "the keeper knows what the clients have")
 
 
 class RunningKeeper:

@@ -1,0 +1,100 @@
+"""Kernels that print more than is kept while no server is there.
+
+``LOUD_KERNELS``, ``LOUD_MEGABYTES`` and ``LOUD_LIMIT`` in the environment set how many kernels
+print how much, and how many megabytes of each are kept.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+
+from support.keepers import wait_until_sent_is_known
+from support.printing import Reader, reading
+from support.rest import SESSIONS
+from support.server import Server, StartServer
+from support.waiting import wait_until
+
+KERNELS = int(os.environ.get("LOUD_KERNELS", "2"))
+MEGABYTES = int(os.environ.get("LOUD_MEGABYTES", "5"))
+LIMIT = int(os.environ.get("LOUD_LIMIT", "1"))
+LINE = 100
+LINES = MEGABYTES * 1_000_000 // LINE
+MOST_GAPS = 1 if KERNELS * MEGABYTES < 12 else 1000
+"""What waits to be written is thinned out, too, if there are more than 12 megabytes of it."""
+MOST_MEMORY = 60_000_000
+"""Bytes that the keeper may need for ten kernels."""
+
+PRINTING = f"""
+import time
+from pathlib import Path
+print("begins", flush=True)
+while not Path("begin").exists():
+    time.sleep(0.05)
+begun = time.perf_counter()
+for number in range({LINES}):
+    print(f"{{number:9}}" + "x" * {LINE - 10}, flush=not number % 1000)
+written = Path("seconds-KERNEL").write_text(str(time.perf_counter() - begun))
+"""
+MISSING = re.compile(r"\[([\d,]+) lines of output are missing: [a-z ]+\.\]\n")
+
+
+def test_the_newest_is_kept_and_one_line_tells_of_the_rest(
+    start_server: StartServer, record_testsuite_property: Callable[[str, object], None]
+) -> None:
+    server = start_server(config={"SurvivingKernels": {"output_limit": LIMIT * 1_000_000}})
+    models = [server.create(f"{number}.ipynb", "python3") for number in range(KERNELS)]
+    readers = [Reader(server, model["kernel"]["id"]) for model in models]
+    with ExitStack() as stack:
+        for reader in readers:
+            reader.request(PRINTING.replace("KERNEL", reader.kernel_id))
+            stack.enter_context(reading(reader))
+            wait_until(reader.printed, "the cell runs")
+        server.kill()
+        wait_until_sent_is_known(server.runtime_dir)
+        (server.root_dir / "begin").touch()
+        memory = print_everything(server)
+        server.start(again=True)
+        for reader in readers:
+            wait_until(reader.replies, "the cell's reply is there", timeout=120)
+            check(server, reader)
+    seconds = [float(each.read_text()) for each in server.root_dir.glob("seconds-*")]
+    record_testsuite_property("keeper_memory", memory)
+    record_testsuite_property("seconds_of_printing", seconds)
+    assert memory < MOST_MEMORY
+
+
+def print_everything(server: Server) -> int:
+    """Wait until all kernels have printed. Return the most memory that the keeper needed."""
+    keeper = server.keeper_process()
+    assert keeper is not None
+    most, deadline = 0, time.monotonic() + 300
+    while len(list(server.root_dir.glob("seconds-*"))) < KERNELS:
+        most = max(most, keeper.memory_info().rss)
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    return most
+
+
+def check(server: Server, reader: Reader) -> None:
+    """The client has the newest lines, each once, and it is told how many are missing."""
+    assert [reply["status"] for reply in reader.replies()] == ["ok"]
+    printed = reader.printed()
+    lost = [int(number.replace(",", "")) for number in MISSING.findall(printed)]
+    assert 1 <= len(lost) <= MOST_GAPS
+    kept = MISSING.sub("", printed.removeprefix("begins\n"))
+    assert 0.8 * LIMIT * 1_000_000 < len(kept) < 1.3 * LIMIT * 1_000_000
+    numbers = [int(number) for number in re.findall(rf"(?m)^ {{0,8}}(\d+)x{{{LINE - 10}}}$", kept)]
+    assert sorted(set(numbers)) == numbers
+    assert numbers[-1] == LINES - 1
+    # A message may end within a line.
+    assert abs(sum(lost) + len(numbers) - LINES) <= len(lost)
+
+    reply = server.request("GET", f"{SESSIONS}/status?client={reader.session_id}")
+    [missed] = reply.json()["missed"]
+    assert MISSING.fullmatch(f"[{missed.pop('problem')}]\n")
+    assert abs(missed.pop("lines") - len(numbers)) <= len(lost)
+    assert missed == {"client": reader.session_id, "lost": sum(lost), "is_complete": True}
