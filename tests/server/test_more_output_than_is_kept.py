@@ -1,4 +1,4 @@
-"""Kernels that print more than is kept while no server is there.
+"""Kernels that print more than is kept, or can be kept, while no server is there.
 
 ``LOUD_KERNELS``, ``LOUD_MEGABYTES`` and ``LOUD_LIMIT`` in the environment set how many kernels
 print how much, and how many megabytes of each are kept.
@@ -11,6 +11,8 @@ import re
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+
+import psutil
 
 from support.keepers import wait_until_sent_is_known
 from support.printing import Reader, reading
@@ -98,3 +100,51 @@ def check(server: Server, reader: Reader) -> None:
     assert MISSING.fullmatch(f"[{missed.pop('problem')}]\n")
     assert abs(missed.pop("lines") - len(numbers)) <= len(lost)
     assert missed == {"client": reader.session_id, "lost": sum(lost), "is_complete": True}
+
+
+SPEAKING = """
+import time
+from pathlib import Path
+for name in ("begins", "is lost", "ends"):
+    while not Path(name).exists():
+        time.sleep(0.05)
+    print(name, flush=True)
+    Path("has " + name).touch()
+"""
+
+
+def test_what_a_full_disk_costs_is_told_and_the_rest_goes_on(start_server: StartServer) -> None:
+    server = start_server()
+    reader = Reader(server, server.create("a.ipynb", "python3")["kernel"]["id"])
+    reader.request(SPEAKING)
+    (server.root_dir / "begins").touch()
+    with reading(reader):
+        wait_until(reader.printed, "the cell runs")
+        server.kill()
+        wait_until_sent_is_known(server.runtime_dir)
+        keeper = server.keeper_process()
+        assert keeper is not None
+        # The spool cannot grow, as if the disk were full. The log is shorter.
+        (spool,) = (each for each in server.kept_files() if each.suffix == ".spool")
+        limits = keeper.rlimit(psutil.RLIMIT_FSIZE)
+        keeper.rlimit(psutil.RLIMIT_FSIZE, (spool.stat().st_size, limits[1]))
+        say(server, "is lost")
+        (log,) = server.runtime_dir.glob("nbsessions/keeper-*/log")
+        wait_until(lambda: "is lost: " in log.read_text(), "the loss is logged")
+        keeper.rlimit(psutil.RLIMIT_FSIZE, limits)
+        say(server, "ends")
+        server.start(again=True)
+        wait_until(reader.replies, "the cell's reply is there")
+    assert reader.printed().splitlines() == [
+        "begins",
+        "[1 line of output is missing: the files could not be written: File too large.]",
+        "ends",
+    ]
+    assert [reply["status"] for reply in reader.replies()] == ["ok"]
+    assert log.read_text().count("is lost: ") == 1
+
+
+def say(server: Server, name: str) -> None:
+    """Let the cell print this, and wait until it has done so."""
+    (server.root_dir / name).touch()
+    wait_until((server.root_dir / f"has {name}").exists, "the cell has printed it")
