@@ -34,6 +34,16 @@ LOG = logging.getLogger("nbsessions.tests.keeper")
 _TIMEOUT = 30.0
 
 
+def wait_for_clients(runtime_dir: Path, count: int) -> None:
+    """Wait until the keeper knows of so many clients."""
+    folder = KeeperFolder(runtime_dir / "nbsessions")
+
+    def are_known() -> bool:
+        return sum(each.clients for each in ask_keeper(folder).kernels.values()) == count
+
+    wait_until(are_known, f"the keeper knows {count} clients")
+
+
 def wait_until_sent_is_known(runtime_dir: Path) -> None:
     """Wait until the keeper knows what the clients of a dead server have been sent."""
     folder = KeeperFolder(runtime_dir / "nbsessions")
