@@ -39,7 +39,11 @@ def wait_for_clients(runtime_dir: Path, count: int) -> None:
     folder = KeeperFolder(runtime_dir / "nbsessions")
 
     def are_known() -> bool:
-        return sum(each.clients for each in ask_keeper(folder).kernels.values()) == count
+        try:
+            kernels = ask_keeper(folder).kernels.values()
+        except OSError:
+            return False  # It has not started yet.
+        return sum(each.clients for each in kernels) == count
 
     wait_until(are_known, f"the keeper knows {count} clients")
 
