@@ -79,6 +79,7 @@ def test_a_cell_that_fails_in_the_gap_shows_why_and_the_next_one_does_not_run(
     gap.wait_for("begun")
     notebook.run(1)
     assert notebook.prompt(1) == "[*]:"
+    notebook.wait_until_received()
     with gap.away(notebook):
         gap.wait_for("ended")
     notebook.wait_for_end(0)

@@ -464,6 +464,14 @@ class NotebookPage:
             " widget.console?.sessionContext.session?.kernel?.connectionStatus === 'connected')"
         )
 
+    def wait_until_received(self) -> None:
+        """Wait until the kernel, which may be busy, has received what the page has sent."""
+        # Kernels answer this while a cell runs, and the server passes on messages in order.
+        self._call(
+            "notebook.kernel().requestDebug({type: 'request', seq: 1, command: 'debugInfo'})"
+            ".done.then(() => null)"
+        )
+
     def wait_for_loss(self) -> None:
         """Wait until the page has noticed that the kernel's connection is gone."""
         self._wait_for("notebook.kernel().connectionStatus !== 'connected'")
