@@ -58,8 +58,12 @@ def shared_server(start_shared_server: StartServer) -> Server:
 
 
 @pytest.fixture(params=range(ROUNDS), ids="round {}".format)
-def gap(shared_server: Server, request: pytest.FixtureRequest) -> Iterator[Gap]:
-    """A gap for one test, in each of the rounds. Ask for it before the browser's context."""
+def gap(
+    shared_server: Server, context: BrowserContext, request: pytest.FixtureRequest
+) -> Iterator[Gap]:
+    """A gap for one test, in each of the rounds."""
     gap = Gap(shared_server, request.param)
     yield gap
+    # Before the context is closed, because the server logs an error if a kernel still says
+    # something to a page that has just gone.
     gap.close()
