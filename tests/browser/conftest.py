@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, BrowserContext
 
-from support.browser import LAB_CONFIG, PAGE_IS_GONE, running_browser
+from support.browser import LAB_CONFIG, NOTEBOOK7_CONFIG, PAGE_IS_GONE, running_browser
+from support.gaps import ROUNDS, Gap
 from support.server import Server, StartServer
 
 
@@ -42,3 +43,27 @@ def server(start_server: StartServer) -> Server:
     server = start_server("lab", config=LAB_CONFIG)
     server.allow_errors(PAGE_IS_GONE)
     return server
+
+
+@pytest.fixture(scope="module")
+def shared_server(start_shared_server: StartServer) -> Server:
+    """A server with JupyterLab and Notebook 7, for all tests of a module."""
+    server = start_shared_server(
+        config={**LAB_CONFIG, **NOTEBOOK7_CONFIG},
+        extensions={"jupyterlab": True, "notebook": True},
+        measured=False,
+    )
+    server.allow_errors(PAGE_IS_GONE)
+    return server
+
+
+@pytest.fixture(params=range(ROUNDS), ids="round {}".format)
+def gap(
+    shared_server: Server, context: BrowserContext, request: pytest.FixtureRequest
+) -> Iterator[Gap]:
+    """A gap for one test, in each of the rounds."""
+    gap = Gap(shared_server, request.param)
+    yield gap
+    # Before the context is closed, because the server logs an error if a kernel still says
+    # something to a page that has just gone.
+    gap.close()

@@ -17,7 +17,15 @@ from typing import Any, NamedTuple
 from uuid import uuid4
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, Request, Route, sync_playwright
+from playwright.sync_api import (
+    Browser,
+    BrowserContext,
+    Locator,
+    Page,
+    Request,
+    Route,
+    sync_playwright,
+)
 
 from support.rest import RestClient
 from support.server import Server, StartServer
@@ -79,6 +87,7 @@ path => {
         },
         sources: () =>
             find().content.widgets.map(each => each.model.sharedModel.source).join("\\n"),
+        outputs: index => cell(index).model.outputs.toJSON(),
         text: index => cell(index).model.outputs.toJSON().map(
             output => output.text ?? output.data?.["text/plain"] ?? output.traceback.join("\\n")
         ).join(""),
@@ -323,6 +332,15 @@ class NotebookPage:
         text: str = self._call("notebook.text(argument)", index)
         return text
 
+    def outputs(self, index: int) -> list[dict[str, Any]]:
+        """Return the cell's outputs, as they would be saved."""
+        outputs: list[dict[str, Any]] = self._call("notebook.outputs(argument)", index)
+        return outputs
+
+    def cell(self, index: int) -> Locator:
+        """Return what is shown of the cell. No other notebook may be open in the tab."""
+        return self.lab.page.locator(".jp-Notebook .jp-Cell").nth(index)
+
     def execution_count(self, index: int) -> int | None:
         """Return the number next to the cell. None if it shows no number or a star."""
         count: int | None = self._call("notebook.count(argument)", index)
@@ -357,6 +375,11 @@ class NotebookPage:
         """Wait until the cell's output grows."""
         call = "notebook.text(argument[0]).length > argument[1]"
         self._wait_for(call, [index, len(self.text(index))])
+
+    def wait_for_prompt(self, index: int, prompt: str) -> None:
+        """Wait until this is shown next to the cell."""
+        call = "notebook.prompt(argument[0]).textContent === argument[1]"
+        self._wait_for(call, [index, prompt])
 
     def wait_for_end(self, index: int) -> None:
         """Wait until the cell has its number and is no longer running."""
@@ -439,6 +462,14 @@ class NotebookPage:
         self.lab.wait_for(
             "() => [...jupyterapp.shell.widgets('main')].some(widget =>"
             " widget.console?.sessionContext.session?.kernel?.connectionStatus === 'connected')"
+        )
+
+    def wait_until_received(self) -> None:
+        """Wait until the kernel, which may be busy, has received what the page has sent."""
+        # Kernels answer this while a cell runs, and the server passes on messages in order.
+        self._call(
+            "notebook.kernel().requestDebug({type: 'request', seq: 1, command: 'debugInfo'})"
+            ".done.then(() => null)"
         )
 
     def wait_for_loss(self) -> None:
