@@ -7,6 +7,7 @@ import random
 import time
 from functools import partial
 
+from support.channel import V1, Channel
 from support.printing import COUNTING, Reader, reading
 from support.server import StartServer
 from support.waiting import wait_until
@@ -47,3 +48,21 @@ def test_every_line_reaches_every_client_once(start_server: StartServer) -> None
 
 def has_all(reader: Reader) -> bool:
     return "all" in reader.printed()
+
+
+def test_clients_that_vanish_while_the_kernel_prints_are_no_errors(
+    start_server: StartServer,
+) -> None:
+    server = start_server(config=UNLIMITED)
+    kernel_id = server.create("a.ipynb", "python3")["kernel"]["id"]
+    with Channel(server, kernel_id, protocol=V1) as channel:
+        channel.start(COUNTING.format(rate=5000, flush=5))
+        for _ in range(30):
+            vanishing = Channel(server, kernel_id, busy=True, protocol=V1)
+            wait_until(vanishing.receive, "it reads")
+            vanishing.vanish()
+        (server.root_dir / "enough").touch()
+        printed = ""
+        while "all" not in printed:
+            message = channel.receive()
+            printed = message["content"].get("text", "") if message is not None else ""

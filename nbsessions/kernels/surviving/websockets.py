@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from jupyter_server.services.kernels.connection.channels import ZMQChannelsWebsocketConnection
 from tornado.escape import utf8
+from tornado.websocket import WebSocketClosedError
 
 from nbsessions.keeper import marks
 from nbsessions.keeper.delivery import sent_bytes
@@ -171,8 +172,13 @@ class SurvivingConnection(ZMQChannelsWebsocketConnection):
     def send_made_up(self, channel: str, frames: list[bytes]) -> None:
         """Send a message that no kernel has sent. It is not noted."""
         stream = self.channels.get(channel)
-        if stream is not None:  # Otherwise, the connection has ended.
+        if stream is None:
+            return  # The connection has ended.
+        try:
             super().handle_outgoing_message(stream, frames)
+        except WebSocketClosedError:
+            # The client has gone a moment ago. It gets the message when it is back.
+            self.log.debug("A message for a client of kernel %s is kept", self.kernel_id)
 
     def _send(self, channel: str, frames: list[Any], kind: int, key: bytes) -> None:
         if self._unanswered is not None and channel in self.channels:
