@@ -12,7 +12,7 @@ from nbsessions.cli.keeper.kept import kept_table, list_kept
 from nbsessions.cli.keeper.state import KeeperState, read_state
 from nbsessions.cli.keeper.stop import StopKeeperCommand
 from nbsessions.cli.output import format_bytes, format_duration, plain, write_json
-from nbsessions.keeper.link import OtherVersion
+from nbsessions.keeper.asking import OtherVersion
 from nbsessions.models import utcnow
 
 _FLAGS = {**FLAGS, **JSON_FLAG, **ALL_NAMESPACES_FLAG}

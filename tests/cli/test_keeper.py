@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from nbsessions.keeper.asking import ask_keeper
 from nbsessions.keeper.folder import KeeperFolder
-from nbsessions.keeper.link import ask_keeper
 from nbsessions.keeper.status import KeeperStatus, KernelStatus
 from support.channel import Channel
 from support.cli import CommandLine

@@ -16,8 +16,8 @@ from nbsessions.cli.keeper.state import KeeperState
 from nbsessions.cli.output import format_size
 from nbsessions.cli.overview import Overview
 from nbsessions.keeper.addresses import has_known_transport
+from nbsessions.keeper.asking import OtherVersion
 from nbsessions.keeper.folder import KeeperFolder
-from nbsessions.keeper.link import OtherVersion
 from nbsessions.private import SUPPORTED, PrivateFolder
 from nbsessions.registry.records import KernelRecord
 from nbsessions.registry.trouble import explain

@@ -11,8 +11,8 @@ import psutil
 
 from nbsessions.cli.local_kernels import LocalKernel, LocalKernels
 from nbsessions.keeper.addresses import can_follow
+from nbsessions.keeper.asking import OtherVersion, ask_keeper
 from nbsessions.keeper.folder import KeeperFolder
-from nbsessions.keeper.link import OtherVersion, ask_keeper
 from nbsessions.keeper.protocol import VERSION
 from nbsessions.keeper.reading import bytes_after
 from nbsessions.keeper.status import KeeperStatus, KernelStatus
