@@ -55,6 +55,8 @@ jupyter nbsessions keeper stop
             self._tell_why_there_is_none(state)
         else:
             self.out.print(plain(_headline(state)))
+            if state.is_outdated:
+                self.say(f"It is of an earlier release. {state.remedy}")
             if kept:
                 self.out.print()
                 self.out.print(kept_table(kept))
@@ -65,7 +67,7 @@ jupyter nbsessions keeper stop
             self.say(state.absence)
             return
         self.say(state.problem)
-        if not isinstance(state.trouble, OtherVersion):
+        if state.remedy is not None:
             self.say(state.remedy)
 
 

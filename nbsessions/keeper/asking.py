@@ -45,20 +45,28 @@ def exchange(channel: Channel, request: Request, descriptor: int | None = None) 
 
 
 def ask_keeper(folder: KeeperFolder) -> KeeperStatus:
-    """Return what the keeper says about itself.
+    """Return what the keeper says about itself, whatever version of the protocol it has.
 
-    Raises OSError. That is OtherVersion if the keeper has another version of the protocol.
+    Raises OSError. That is OtherVersion if what a keeper of another version says makes no sense.
     """
     channel = Channel(folder.connect(_TIMEOUT))
     try:
         greeting = exchange(channel, Hello(version=VERSION))
-        if greeting.version != VERSION:
-            raise OtherVersion(greeting.version, greeting.pid)
+        try:
+            return _ask(channel)
+        except OSError as error:
+            if greeting.version != VERSION:
+                raise OtherVersion(greeting.version, greeting.pid) from error
+            raise
+    finally:
+        channel.close()
+
+
+def _ask(channel: Channel) -> KeeperStatus:
+    try:
         return msgspec.convert(exchange(channel, Status()).status, KeeperStatus)
     except msgspec.ValidationError as error:
         raise ProtocolError(str(error)) from error
-    finally:
-        channel.close()
 
 
 def stop_keeper(folder: KeeperFolder) -> None:

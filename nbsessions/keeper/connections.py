@@ -6,11 +6,12 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import msgspec
 
+from nbsessions.keeper.clients import Client
 from nbsessions.keeper.delivery import Delivery
 from nbsessions.keeper.description import describe
 from nbsessions.keeper.folder import KeeperFolder, peer_is_us
@@ -22,6 +23,7 @@ from nbsessions.keeper.protocol import (
     Channel,
     Detach,
     Flush,
+    Handed,
     Hello,
     ProtocolError,
     Reply,
@@ -53,6 +55,8 @@ class Connections:
         self._log = log
         self._started = time.time()
         self._connections: dict[int, _Connection] = {}
+        self._following: _Connection | None = None
+        """That of the keeper that follows this one."""
         self.stop_requested = False
 
     def open(self) -> None:
@@ -145,6 +149,8 @@ class Connections:
                 connection.reply(Reply(status=msgspec.to_builtins(self._status())))
             case Stop():
                 self.stop_requested = True
+                if request.hand_over:
+                    self._following = connection
 
     def _attach(self, connection: _Connection, request: Attach, descriptor: int | None) -> None:
         kernel = self._kernels.find(request.kernel_id)
@@ -171,6 +177,21 @@ class Connections:
             connection.reply(Reply(error="the kernel is not kept"))
         else:
             kernel.flush(lambda: connection.reply(Reply()))
+
+    @property
+    def is_followed(self) -> bool:
+        """Whether another keeper waits for this one to end."""
+        return self._following is not None
+
+    def hand_over(self, clients: Iterable[Client]) -> None:
+        """Pass the connections of clients on to the keeper that follows, if there is one."""
+        if self._following is None:
+            return
+        for client in clients:
+            name, delivery = client.connection, client.delivery
+            if name is not None and delivery is not None:
+                handed = Handed(connection=name, base=delivery.base, ended=delivery.ended)
+                self._following.reply(Reply(handed=handed), delivery.fileno())
 
     def _status(self) -> KeeperStatus:
         return KeeperStatus(
@@ -199,10 +220,10 @@ class _Connection:
         self.process = ""
         self.closed = False
 
-    def reply(self, reply: Reply) -> None:
+    def reply(self, reply: Reply, descriptor: int | None = None) -> None:
         """Send a reply, unless the other side has gone."""
         if not self.closed:
             try:
-                self.channel.send(reply)
+                self.channel.send(reply, descriptor)
             except OSError:
                 self.closed = True

@@ -10,6 +10,7 @@ import zmq
 
 from nbsessions.keeper.addresses import can_follow
 from nbsessions.keeper.folder import KeeperFolder
+from nbsessions.keeper.inheritance import Inheritance
 from nbsessions.keeper.kernel import KeptKernel
 from nbsessions.keeper.sockets import Context, Socket
 from nbsessions.keeper.writer import Writer
@@ -25,13 +26,16 @@ class KeptKernels:
         folder: KeeperFolder,
         context: Context,
         writer: Writer,
+        inheritance: Inheritance,
         *,
         log: logging.Logger,
     ) -> None:
+        """``inheritance`` is closed after the first scan."""
         self._records = records
         self._folder = folder
         self._context = context
         self._writer = writer
+        self._inheritance = inheritance
         self._log = log
         self._read: dict[str, tuple[object, KernelRecord]] = {}
         self._kernels: dict[str, KeptKernel] = {}
@@ -62,6 +66,9 @@ class KeptKernels:
             self._forget_if_removed(kernel_id)
         for kernel_id in found:
             self.watch(kernel_id)
+        self._inheritance.close()
+        for kernel in self:
+            kernel.end_overlap()
 
     def _forget_if_removed(self, kernel_id: str) -> None:
         # A list may lack a record that was replaced just then. Only its own name tells.
@@ -96,6 +103,7 @@ class KeptKernels:
                 kernel = KeptKernel(
                     record, self._folder, self._context, self._writer, log=self._log
                 )
+                kernel.open(self._inheritance)
                 self._kernels[record.kernel_id] = kernel
             kernel.follow(record)
         except (OSError, zmq.ZMQError) as error:

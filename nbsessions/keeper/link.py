@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from nbsessions.identity import process_key
-from nbsessions.keeper.asking import Refused, exchange
+from nbsessions.keeper.asking import OtherVersion, Refused, exchange
 from nbsessions.keeper.folder import KeeperFolder
 from nbsessions.keeper.marks import Mark
 from nbsessions.keeper.protocol import (
@@ -228,16 +228,33 @@ class KeeperLink:
         self._failures += 1
 
     def _connect(self) -> Channel:
+        """Return a connection to a keeper of our version or a later one. Raises OSError."""
         self.folder.make()
         try:
-            return Channel(self.folder.connect(_TIMEOUT))
+            channel = Channel(self.folder.connect(_TIMEOUT))
         except OSError:
-            start_keeper(self.folder.registry)
-        return Channel(self.folder.connect(_TIMEOUT))
+            return self._started()
+        try:
+            return self._greeted(channel)
+        except OtherVersion:
+            return self._started()
+
+    def _started(self) -> Channel:
+        start_keeper(self.folder.registry)
+        return self._greeted(Channel(self.folder.connect(_TIMEOUT)))
+
+    def _greeted(self, channel: Channel) -> Channel:
+        hello = Hello(version=VERSION, server_id=self._server_id, process=process_key(os.getpid()))
+        try:
+            greeting = exchange(channel, hello)
+            if (greeting.version or 0) < VERSION:
+                raise OtherVersion(greeting.version, greeting.pid)
+        except OSError:
+            channel.close()
+            raise
+        return channel
 
     def _introduce(self, channel: Channel) -> None:
-        hello = Hello(version=VERSION, server_id=self._server_id, process=process_key(os.getpid()))
-        exchange(channel, hello)
         for kernel_id in self._kernels:
             exchange(channel, Watch(kernel_id=kernel_id))
         for client in list(self._clients.values()):

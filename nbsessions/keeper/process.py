@@ -14,6 +14,7 @@ import zmq
 from nbsessions.keeper.connections import Connections
 from nbsessions.keeper.deaths import Deaths
 from nbsessions.keeper.folder import KeeperFolder
+from nbsessions.keeper.inheritance import Inheritance
 from nbsessions.keeper.kernels import KeptKernels
 from nbsessions.keeper.leftovers import remove_leftovers
 from nbsessions.keeper.reaping import Reaper
@@ -30,20 +31,27 @@ _NO_NAP_ABOVE = 1_000_000
 """Bytes in one round above which there is no nap, so that they do not pile up."""
 _SCAN_INTERVAL = 0.5
 _BUSY_INTERVAL = 0.01
-_MAX_SOCKETS = 8192
 _IDLE_BEFORE_END = 3.0
+_DELIVERING, _SETTLING = 1.0, 2.5
+"""Seconds after a request to stop."""
 
 
 class Keeper:
     """Everything that one keeper process does."""
 
-    def __init__(self, folder: KeeperFolder, lock: FileLock, *, log: logging.Logger) -> None:
+    def __init__(
+        self,
+        folder: KeeperFolder,
+        lock: FileLock,
+        context: Context,
+        inheritance: Inheritance,
+        *,
+        log: logging.Logger,
+    ) -> None:
         """``lock`` is the lock of the folder's keeper, which this process holds."""
         self._folder = folder
         self._lock = lock
         self._log = log
-        self._context: Context = zmq.Context()
-        self._context.set(zmq.MAX_SOCKETS, _MAX_SOCKETS)
         self._done: deque[Callable[[], None]] = deque()
         self._waker, self._woken = os.pipe()[::-1]
         os.set_blocking(self._woken, False)
@@ -51,7 +59,9 @@ class Keeper:
         servers = Servers(folder.registry / "servers")
         self._writer = Writer(self._call_soon, log=log)
         self._reaper = Reaper(self._records, servers, log=log)
-        self._kernels = KeptKernels(self._records, folder, self._context, self._writer, log=log)
+        self._kernels = KeptKernels(
+            self._records, folder, context, self._writer, inheritance, log=log
+        )
         self._connections = Connections(folder, self._kernels, self._lost, log=log)
         self._deaths = Deaths(servers, self._kernels, self._connections.is_connected)
         self._needed = time.monotonic()
@@ -90,14 +100,31 @@ class Keeper:
             self._log.warning("What is left of ended kernels cannot be removed: %s", error)
 
     def _close(self) -> None:
+        self._settle()
         self._connections.refuse()
         self._reaper.stop()
         for kernel in self._kernels:
+            self._connections.hand_over(kernel.clients.values())
             kernel.close()
         self._writer.close(timeout=5.0)
         self._connections.close()
-        self._context.destroy(linger=0)
         self._log.info("Ended")
+
+    def _settle(self) -> None:
+        """Let the files tell what clients have been sent, as far as that can be found out soon."""
+        begun = time.monotonic()
+        while (passed := time.monotonic() - begun) < _SETTLING:
+            kernels = list(self._kernels)
+            is_late = passed > _DELIVERING
+            # The next keeper goes on with what is being delivered.
+            delivering = [
+                kernel.end_deliveries(at_once=is_late)
+                for kernel in kernels
+                if not self._connections.is_followed
+            ]
+            if not any(delivering) and all(kernel.settling.is_over for kernel in kernels):
+                return
+            self._round()
 
     # One round
 
@@ -126,11 +153,12 @@ class Keeper:
 
     def _pause(self) -> float:
         """Return how many seconds nothing may happen."""
-        waiting = [kernel for kernel in self._kernels if kernel.is_waiting]
-        for kernel in waiting:
-            kernel.retry()
+        waiting = [kernel.settling for kernel in self._kernels if kernel.settling.is_waiting]
+        for each in waiting:
+            each.retry()
         may_die = self._deaths.look_at_suspects()
-        return _BUSY_INTERVAL if waiting or may_die else _SCAN_INTERVAL
+        is_busy = waiting or may_die or self._connections.stop_requested
+        return _BUSY_INTERVAL if is_busy else _SCAN_INTERVAL
 
     def _urgent(self) -> list[int]:
         return [self._woken, *self._connections.descriptors()]

@@ -170,6 +170,24 @@ class Spool:
                 found[key] = position, lines
         return found
 
+    def newest_keys(self, size: int) -> list[bytes]:
+        """Return the keys of what the kernel has published last, in order.
+
+        It is at least so many bytes, unless the spool has less.
+        """
+        found: list[bytes] = []
+        for segment in reversed(self._segments):
+            if size <= 0:
+                break
+            data = self._read(segment)
+            size -= len(data)
+            found[:0] = [
+                records.position_at(data, start)[2]
+                for start, _ in offsets(data)
+                if records.kind_at(data, start) is Kind.IOPUB
+            ]
+        return found
+
     def size(self) -> int:
         """Return how many bytes the files have."""
         return sum(self._sizes.values())

@@ -101,6 +101,10 @@ class Channel:
         """Close the websocket."""
         self._socket.close()
 
+    def say_goodbye(self) -> None:
+        """Ask the server to close the websocket. What it has sent can still be received."""
+        self._socket.send_close()
+
     def execute(self, code: str) -> str:
         """Run code and return its result as plain text."""
         message = self.wait_for("execute_result", self.start(code))

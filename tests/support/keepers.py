@@ -8,7 +8,8 @@ import os
 import signal
 import socket
 import subprocess
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,14 @@ from support.waiting import wait_until
 
 LOG = logging.getLogger("nbsessions.tests.keeper")
 _TIMEOUT = 30.0
+_OTHER_VERSION = """
+import sys
+from nbsessions.keeper import protocol
+change, protocol.VERSION = sys.argv.pop(), int(sys.argv.pop())
+from nbsessions.keeper.__main__ import main
+exec(change)
+main()
+"""
 
 
 class RunningKeeper:
@@ -45,6 +54,17 @@ class RunningKeeper:
     def start(self) -> int:
         """Start a keeper. Return its process id."""
         start_keeper(self.folder.registry)
+        return self.pid()
+
+    def start_version(self, version: int, change: str = "") -> int:
+        """Start a keeper with another version of the protocol. Return the id of the one that runs.
+
+        ``change`` is code that changes what the keeper does.
+        """
+        with contextlib.suppress(OSError):
+            self.pid()
+        command = [sys.executable, "-c", _OTHER_VERSION, str(self.folder.registry)]
+        subprocess.run([*command, str(version), change], check=True, timeout=_TIMEOUT)
         return self.pid()
 
     def connect(self) -> Channel:
@@ -137,6 +157,12 @@ class FakeKernel:
         self._fields["connection_info"]["iopub_port"] = self._bind(self.iopub)
         self.belongs_to(self.record.server_id)
 
+    def publish_again_at(self, port: int) -> None:
+        """Publish at a port, after the socket was closed."""
+        self.iopub = self._context.socket(zmq.XPUB)
+        self.iopub.sndhwm = 0
+        self.iopub.bind(f"tcp://127.0.0.1:{port}")
+
     def wait_for_keeper(self) -> None:
         """Wait until a keeper has subscribed."""
         assert self._next_subscription() == b"\x01"
@@ -227,6 +253,24 @@ class Server:
     def close(self) -> None:
         self.link.close()
         self.servers.unregister(kernels_left=False)
+
+
+@contextlib.contextmanager
+def slow_connection() -> Iterator[tuple[socket.socket, socket.socket]]:
+    """Yield the server's and the client's end of a connection.
+
+    What is sent stays with the server's system until the client reads it, except for a few kB.
+    """
+    with socket.socket() as listener, socket.socket() as client:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 200_000)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        client.connect(listener.getsockname())
+        client.settimeout(_TIMEOUT)
+        server, _ = listener.accept()
+        with server:
+            yield server, client
 
 
 # Functions that OtherProcess calls in other processes

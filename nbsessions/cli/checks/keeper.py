@@ -16,7 +16,6 @@ from nbsessions.cli.keeper.state import KeeperState
 from nbsessions.cli.output import format_size
 from nbsessions.cli.overview import Overview
 from nbsessions.keeper.addresses import has_known_transport
-from nbsessions.keeper.asking import OtherVersion
 from nbsessions.keeper.folder import KeeperFolder
 from nbsessions.private import SUPPORTED, PrivateFolder
 from nbsessions.registry.records import KernelRecord
@@ -77,8 +76,7 @@ def _trouble(folder: PrivateFolder) -> str | None:
 def _check_process(state: KeeperState) -> Iterator[Finding]:
     problem = state.problem
     if problem is not None:
-        hint = None if isinstance(state.trouble, OtherVersion) else state.remedy
-        yield warning(CHECK, problem[:1].lower() + problem[1:], hint)
+        yield warning(CHECK, problem[:1].lower() + problem[1:], state.remedy)
     elif state.status is None:
         yield ok(CHECK, state.absence[:1].lower() + state.absence[1:])
     else:
@@ -88,6 +86,13 @@ def _check_process(state: KeeperState) -> Iterator[Finding]:
             f"process {state.pid} keeps what {_count(len(state.kernels))} said: "
             f"{format_size(size)}",
         )
+        if state.is_outdated:
+            yield ok(
+                CHECK,
+                f"the keeper is of an earlier release: it has version {state.status.version} of "
+                "the protocol. The next server of this release that starts or takes over a kernel "
+                "replaces it",
+            )
 
 
 def _check_kernels(state: KeeperState) -> Iterator[Finding]:
