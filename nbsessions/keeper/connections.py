@@ -199,6 +199,7 @@ class Connections:
             version=VERSION,
             started=self._started,
             kernels={kernel.kernel_id: describe(kernel) for kernel in self._kernels},
+            total_limit=self._kernels.total_limit,
         )
 
 

@@ -17,6 +17,7 @@ from nbsessions.keeper.messages import NotAMessage, count_lines, message_of
 from nbsessions.keeper.overlap import Overlap
 from nbsessions.keeper.records import Kind
 from nbsessions.keeper.settling import Settling
+from nbsessions.keeper.sharing import shared_limit
 from nbsessions.keeper.sockets import Context, Socket, Subscription, received, stand_ins, subscribe
 from nbsessions.keeper.spool import Spool
 from nbsessions.keeper.writer import Writer
@@ -45,6 +46,7 @@ class KeptKernel:
         log: logging.Logger,
     ) -> None:
         self.kernel_id = record.kernel_id
+        self.output_limit = record.output_limit
         self.spool = Spool(folder.spools, record.kernel_id, record.output_limit)
         self.clients: dict[str, Client] = {}
         self.position = self._lines = 0
@@ -91,6 +93,12 @@ class KeptKernel:
         for frames in following:
             self._keep(Kind.IOPUB, frames)
 
+    def share(self, level: int | None) -> None:
+        """Keep the files below a level, beside what is the kernel's own limit."""
+        self.spool.limit = shared_limit(self.output_limit, level)
+        if self.spool.is_too_large:
+            self._files.shrink()
+
     def end_overlap(self) -> None:
         """Forget what an earlier keeper has kept, once nothing of that can arrive any more."""
         if self._overlap is not None and self._overlap.is_over:
@@ -100,6 +108,7 @@ class KeptKernel:
 
     def follow(self, record: KernelRecord) -> None:
         """Listen at the kernel's present address."""
+        self.output_limit = record.output_limit
         if record.connection_info != self._info:
             self._info = record.connection_info
             if self._subscriber is not None:

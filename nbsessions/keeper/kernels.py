@@ -12,6 +12,7 @@ from nbsessions.keeper.addresses import can_follow
 from nbsessions.keeper.folder import KeeperFolder
 from nbsessions.keeper.inheritance import Inheritance
 from nbsessions.keeper.kernel import KeptKernel
+from nbsessions.keeper.sharing import fair_level
 from nbsessions.keeper.sockets import Context, Socket
 from nbsessions.keeper.writer import Writer
 from nbsessions.registry.records import KernelRecord, KernelRecords
@@ -67,8 +68,17 @@ class KeptKernels:
         for kernel_id in found:
             self.watch(kernel_id)
         self._inheritance.close()
+        most = self.total_limit
+        level = fair_level([kernel.spool.size() for kernel in self], most) if most else None
         for kernel in self:
             kernel.end_overlap()
+            kernel.share(level)
+
+    @property
+    def total_limit(self) -> int:
+        """How many bytes all files may have together. 0 if there is no limit."""
+        limits = [each.total_output_limit for each in self.records if each.kernel_id in self]
+        return min(filter(None, limits), default=0)
 
     def _forget_if_removed(self, kernel_id: str) -> None:
         # A list may lack a record that was replaced just then. Only its own name tells.

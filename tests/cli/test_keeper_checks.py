@@ -224,6 +224,16 @@ def test_a_full_file_system_is_told(place: Place, started: Processes) -> None:
     assert full.startswith("the files of 1 kernel may take 1200000000.0 GB more, but ")
 
 
+def test_all_files_together_take_no_more_than_their_limit(
+    place: Place, started: Processes
+) -> None:
+    record(place, started, output_limit=10**18, total_output_limit=1_000_000)
+    (missing,) = warnings(place)
+    assert missing.startswith("no keeper runs")
+    record(place, started, output_limit=10**18, total_output_limit=10**17)
+    assert len(warnings(place)) == 1
+
+
 def test_a_server_that_runs_restarts_the_keeper(place: Place, started: Processes) -> None:
     place.servers.register()
     place.record(

@@ -54,13 +54,19 @@ def upgrade(server: Server) -> None:
     wait_for_keeper(server, version)
 
 
+def has_read_all(reader: Reader) -> bool:
+    """Return whether the last line is among the newest messages of a client."""
+    newest = (message["content"] for message in reader.messages[-20:])
+    return any("all" in content.get("text", "") for content in newest)
+
+
 @contextmanager
 def printing(server: Server) -> Iterator[Sequence[Reader]]:
     """Yield clients that read what a kernel prints. Then check that each got each line once."""
     kernel_id = server.create("a.ipynb", "python3")["kernel"]["id"]
     runs, watches = Reader(server, kernel_id), Reader(server, kernel_id)
-    slow = Reader(server, kernel_id, pause=0.002)
-    runs.request(COUNTING.format(rate=5000, flush=25))
+    slow = Reader(server, kernel_id, pause=0.01)
+    runs.request(COUNTING.format(rate=5000, flush=100))
     readers = [watches, slow, runs]
     with reading(watches, slow):
         for each in (watches, slow):
@@ -70,7 +76,7 @@ def printing(server: Server) -> Iterator[Sequence[Reader]]:
             yield readers
             (server.root_dir / "enough").touch()
             wait_until(
-                lambda: all("all" in each.printed() for each in readers) and runs.replies(),
+                lambda: all(map(has_read_all, readers)) and runs.replies(),
                 "all have read everything",
                 timeout=240,
             )

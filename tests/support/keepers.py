@@ -126,7 +126,9 @@ def has_gone(pid: int) -> bool:
 class FakeKernel:
     """The sockets of a kernel, its record, and a process in its place."""
 
-    def __init__(self, place: Place, server_id: str, limit: int = 1_000_000) -> None:
+    def __init__(
+        self, place: Place, server_id: str, limit: int = 1_000_000, total: int = 0
+    ) -> None:
         self._place = place
         self._context = zmq.Context()
         self._process = subprocess.Popen(SLEEP)
@@ -138,7 +140,11 @@ class FakeKernel:
         for name, router in self.routers.items():
             router.router_mandatory = router.router_handover = True
             info[f"{name}_port"] = self._bind(router)
-        self._fields = {"connection_info": info, "output_limit": limit}
+        self._fields = {
+            "connection_info": info,
+            "output_limit": limit,
+            "total_output_limit": total,
+        }
         self.record = place.record(server_id, self._identity, **self._fields)
         self.kernel_id = self.record.kernel_id
 

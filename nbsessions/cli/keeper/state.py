@@ -133,6 +133,11 @@ class KeeperState:
         """What is kept, by kernel id."""
         return {} if self.status is None else self.status.kernels
 
+    @property
+    def kept_bytes(self) -> int:
+        """The size of the files of all kernels."""
+        return sum(kernel.bytes for kernel in self.kernels.values())
+
     def waiting(self, kernel_id: str) -> int:
         """Return how many bytes are kept of a kernel for clients that are away."""
         kernel = self.kernels[kernel_id]
