@@ -7,6 +7,7 @@ import os
 import uuid
 import weakref
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import asdict
 from datetime import datetime
 from functools import cached_property
 from itertools import starmap
@@ -325,17 +326,22 @@ class AsyncSessionManager(LoggingConfigurable):
         """
         return hashlib.sha256(self.namespace.encode(errors="backslashreplace")).hexdigest()[:16]
 
-    async def get_status(self, session_ids: Collection[str]) -> dict[str, Any]:
-        """Return which of these sessions this server does not serve, and why.
+    async def get_status(
+        self, session_ids: Collection[str], clients: Collection[str] = ()
+    ) -> dict[str, Any]:
+        """Return which of these sessions this server does not serve, and what clients had missed.
 
-        The result is ``{"namespace": namespace_id, "missing": [{"id", "reason", "ended"}]}``.
-        *reason* is the value of an EndReason, *ended* a time, and each is None if it is not
-        known. *missing* is None if that cannot be determined, because the store cannot be read.
-        Raises HTTPError 503 after ``close``.
+        The result is ``{"namespace": namespace_id, "missing": [{"id", "reason", "ended"}],
+        "missed": [{"client", "lines", "lost", "problem", "is_complete"}]}``. *reason* is the value
+        of an EndReason, *ended* a time, and each is None if it is not known. *missing* is None if
+        that cannot be determined, because the store cannot be read. *missed* has an item for each
+        of the clients of kernels that it is known of, see ``models.Missed``. Raises HTTPError 503
+        after ``close``.
         """
         with _http_errors:
             missing = await self._find_missing(session_ids)
-        return {"namespace": self.namespace_id, "missing": missing}
+            missed = await self._find_missed(clients)
+        return {"namespace": self.namespace_id, "missing": missing, "missed": missed}
 
     async def _find_missing(self, session_ids: Collection[str]) -> list[dict[str, Any]] | None:
         if self._opening.closed:
@@ -348,6 +354,16 @@ class AsyncSessionManager(LoggingConfigurable):
             self.log.debug("It is not known which sessions are missing: %s", error)
             return None
         return list(starmap(_missing_model, missing))
+
+    async def _find_missed(self, clients: Collection[str]) -> list[dict[str, Any]]:
+        if not clients:
+            return []
+        try:
+            missed = (await self._opened()).find_missed(clients)
+        except StoreError as error:
+            self.log.debug("It is not known what clients had missed: %s", error)
+            return []
+        return list(map(asdict, missed))
 
     async def rename_document(self, old_path: str, new_path: str) -> None:
         """Give the sessions of a renamed file or folder their new path.

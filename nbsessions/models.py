@@ -318,6 +318,22 @@ class Ending:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Missed:
+    """What a client of a kernel had missed when it connected again."""
+
+    client: str
+    """The client's id, which is the ``session_id`` of its websocket."""
+    lines: int
+    """How many lines of output it got afterwards."""
+    lost: int
+    """How many lines of output it did not get, because they were not kept."""
+    problem: str | None
+    """A sentence for users about what is lost, or may be. None if that is nothing."""
+    is_complete: bool
+    """Whether the client has got everything that there is."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class NewSession:
     """A client's request for a session for ``path``, with a new or an existing kernel."""
 

@@ -188,15 +188,23 @@ class StatusHandlerMixin(SessionsHandlerMixin):
 
     @operation("read")
     async def get(self) -> None:
-        """Tell which of the sessions named by ``id`` this server does not serve, and why."""
-        sent = self.request.query_arguments.get("id", [])
-        if len(sent) > MOST_IDS:
-            raise InvalidRequest("id", f"is given more than {MOST_IDS} times")
-        session_ids = [self.decode_argument(each, "id") for each in sent]
+        """Tell which of the sessions named by ``id`` this server does not serve, and why.
+
+        Also tell what the clients of kernels had missed that ``client`` names.
+        """
+        session_ids, clients = self._list_argument("id"), self._list_argument("client")
         get_status = getattr(self.session_manager, "get_status", None)
         if get_status is None:
             raise NotSupported("the status of sessions")
-        self.reply(200, await ensure_async(get_status(session_ids)))
+        # Managers of other classes may not know what clients had missed.
+        asked = (session_ids, clients) if clients else (session_ids,)
+        self.reply(200, await ensure_async(get_status(*asked)))
+
+    def _list_argument(self, name: str) -> list[str]:
+        sent = self.request.query_arguments.get(name, [])
+        if len(sent) > MOST_IDS:
+            raise InvalidRequest(name, f"is given more than {MOST_IDS} times")
+        return [self.decode_argument(each, name) for each in sent]
 
 
 class DescriptionHandlerMixin(SessionsHandlerMixin):

@@ -154,8 +154,8 @@ def first_needed(clients: Collection[Client]) -> int | None:
 
     A client does not count until it is known what it has been sent. None if no other is away.
     """
-    away = (each for each in clients if each.away_since is not None and not each.settling)
-    return min((each.position for each in away), default=None)
+    settled = (each for each in clients if each.connection is None and not each.settling)
+    return min((each.position for each in settled if each.away_since is not None), default=None)
 
 
 def longest_away(clients: Collection[Client]) -> list[Client]:

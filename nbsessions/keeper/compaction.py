@@ -33,7 +33,7 @@ def compact(segments: Iterable[bytes], limit: int) -> bytes:
         for data in segments
         for start, end in offsets(data)
     ]
-    kept = _without_replaced([each for each in kept if not _is_expendable(each.record)])
+    kept = _without_replaced([each for each in kept if not is_expendable(each.record)])
     for may_go in (_is_shown, _is_not_needed, _is_any):
         kept = list(_shrunk(kept, limit, may_go))
     return b"".join(each.data for each in kept)
@@ -55,7 +55,8 @@ def _shrunk(kept: list[_Kept], limit: int, may_go: Callable[[Record], bool]) -> 
             yield each
 
 
-def _is_expendable(record: Record) -> bool:
+def is_expendable(record: Record) -> bool:
+    """Return whether a page can make sense of later messages without this one."""
     if record.kind is not Kind.IOPUB:
         return False
     message_type = type_of(record.frames[HEADER])

@@ -18,6 +18,8 @@ SIGNATURE, HEADER, PARENT, METADATA, CONTENT = range(5)
 _FRAMES = 5
 KEY_SIZE: Final = 32
 
+_COUNTED = {"display_data", "execute_result"}
+
 _TYPE = re.compile(rb'"msg_type"\s*:\s*"([^"\\]*)"')
 
 
@@ -67,7 +69,8 @@ def type_of(header: bytes) -> str:
 
 
 def count_lines(message: Sequence[bytes]) -> int:
-    """Return how many lines a message prints. All but stream messages print none."""
-    if b'"stream"' not in message[HEADER]:
-        return 0
-    return message[CONTENT].count(b"\\n")
+    """Return how many lines of output a message is. A plot or another result counts as one."""
+    kind = type_of(message[HEADER])
+    if kind == "stream":
+        return message[CONTENT].count(b"\\n")
+    return int(kind in _COUNTED)

@@ -25,11 +25,27 @@ _CHUNK = 1_000_000
 
 @dataclass(kw_only=True)
 class Losses:
-    """What is missing in the part of a spool that has been read."""
+    """What is missing in a part of a spool that has been read."""
 
     messages: int = 0
     lines: int = 0
     reason: str = ""
+
+    def add(self, other: Losses) -> None:
+        """Count another loss as well."""
+        self.messages += other.messages
+        self.lines += other.lines
+        self.reason = other.reason or self.reason
+
+    def describe(self) -> str | None:
+        """Return a sentence for users, or None if nothing that they see is missing."""
+        if self.lines:
+            lines = "1 line" if self.lines == 1 else f"{self.lines:,} lines"
+            verb = "is" if self.lines == 1 else "are"
+            return f"{lines} of output {verb} missing: {self.reason}."
+        if self.messages and self.reason != LIMIT:
+            return f"Output may be missing: {self.reason}."
+        return None  # Of what is superseded, only the newest is kept.
 
 
 class SpoolReader:
@@ -40,6 +56,9 @@ class SpoolReader:
         self.position = position
         """The position of the last record that was read."""
         self.losses = Losses()
+        self.gaps: dict[int, Losses] = {}
+        """What is missing right before a record, by the record's position."""
+        self._reason = ""
         self._lines = lines
         self._folder = folder
         self._kernel_id = kernel_id
@@ -65,19 +84,26 @@ class SpoolReader:
         return found
 
     def _is_new(self, record: Record) -> bool:
-        losses = self.losses
         if record.kind is Kind.LOSS:
             if record.position > self.position:
-                losses.reason = record.frames[0].decode(errors="replace")
+                self._reason = record.frames[0].decode(errors="replace")
             return False
         if record.position > self.position + 1:
-            losses.messages += record.position - self.position - 1
-            losses.lines += record.lines - count_lines(record.frames) - self._lines
-            losses.reason = losses.reason or LIMIT
+            self._note_gap(record)
         is_new = record.position > self.position
         if record.position >= self.position:
             self.position, self._lines = record.position, record.lines
         return is_new
+
+    def _note_gap(self, record: Record) -> None:
+        gap = Losses(
+            messages=record.position - self.position - 1,
+            lines=record.lines - count_lines(record.frames) - self._lines,
+            reason=self._reason or LIMIT,
+        )
+        self._reason = ""
+        self.gaps[record.position] = gap
+        self.losses.add(gap)
 
     def _next(self) -> Record | None:
         while True:

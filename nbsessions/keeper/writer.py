@@ -6,16 +6,19 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import TypeVar
 
+from nbsessions.keeper import records
+from nbsessions.keeper.compaction import is_expendable
 from nbsessions.keeper.spool import Spool
 
 T = TypeVar("T")
 
-_MOST_WAITING = 16_000_000
-"""Bytes that may wait to be written. What comes on top is lost."""
+_MOST_WAITING = 12_000_000
+"""Bytes that may wait to be written. If there are more, the oldest go."""
 _BATCH = 1_000_000
-SLOW_DISK = "the disk was too slow"
+SLOW_DISK = "it was more than could be written in time"
 
 
 class Writer:
@@ -36,8 +39,10 @@ class Writer:
         self._thread.start()
 
     def append(self, spool: Spool, data: bytes) -> None:
-        """Write the record soon. It is lost if too much is waiting already."""
+        """Write the record soon. If too much is waiting, the oldest that was printed is lost."""
         with self._changed:
+            if self._waiting + len(data) > _MOST_WAITING:
+                self._thin_out()
             if self._waiting + len(data) <= _MOST_WAITING:
                 self._waiting += len(data)
                 self._queue.append((spool, data))
@@ -45,6 +50,24 @@ class Writer:
                 self._losing.add(spool)
                 self._queue.append(lambda: self._note_loss(spool, SLOW_DISK))
             self._changed.notify()
+
+    def _thin_out(self) -> None:
+        """Remove the oldest of what was printed from the queue, so that half of it is free."""
+        excess = self._waiting - _MOST_WAITING // 2
+        queue, self._queue = self._queue, deque()
+        losing: set[Spool] = set()
+        for item in queue:
+            if not isinstance(item, tuple):
+                self._queue.append(item)
+            elif excess > 0 and is_expendable(records.decode(item[1])):
+                excess -= len(item[1])
+                self._waiting -= len(item[1])
+                if item[0] not in losing:
+                    losing.add(item[0])
+                    self._queue.append(partial(self._note_loss, item[0], SLOW_DISK))
+            else:
+                losing.discard(item[0])
+                self._queue.append(item)
 
     def note_loss(self, spool: Spool, reason: str) -> None:
         """Let the next record that is appended be preceded by the reason of a loss."""

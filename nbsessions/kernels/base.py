@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from nbsessions.models import EndReason, Kernel, KernelModels, KernelTrace
+from nbsessions.models import EndReason, Kernel, KernelModels, KernelTrace, Missed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,6 +208,13 @@ class KernelProvider(ABC):
     @abstractmethod
     def was_connected(self, kernel_id: str) -> bool:
         """Return whether a client has connected, or may have connected, to the kernel."""
+
+    def find_missed(self, clients: Collection[str]) -> Collection[Missed]:
+        """Return what these clients of kernels had missed when they connected to this server.
+
+        Clients of which that is not known are left out. Does no I/O.
+        """
+        return ()
 
     @abstractmethod
     def list_running(self) -> Collection[str]:

@@ -32,7 +32,14 @@ from nbsessions.kernels.base import (
     StartRequest,
     current_start,
 )
-from nbsessions.models import EndReason, Kernel, KernelModel, KernelModels, KernelTrace
+from nbsessions.models import (
+    EndReason,
+    Kernel,
+    KernelModel,
+    KernelModels,
+    KernelTrace,
+    Missed,
+)
 from nbsessions.registry.place import IMPORTED, RecordedKernel, this_place
 from nbsessions.registry.process import list_kernels
 from nbsessions.registry.records import KernelRecord
@@ -307,6 +314,10 @@ class HostKernelProvider(KernelProvider):
         adopted: Collection[str] = getattr(self._kernel_manager, "list_adopted", tuple)()
         return adopted
 
+    def find_missed(self, clients: Collection[str]) -> Collection[Missed]:
+        found: Collection[Missed] = getattr(self._kernel_manager, "find_missed", _nothing)(clients)
+        return found
+
     def watch(self, ended: Callable[[str], None]) -> None:
         # Every kernel that ends goes through `remove_kernel`, whether by the culler, /api/kernels
         # or a failed restart. Every new websocket goes through `notify_connect`.
@@ -359,6 +370,10 @@ class HostKernelProvider(KernelProvider):
 
     def _connection_file(self, kernel_id: str) -> str:
         return os.path.join(self._kernel_manager.connection_dir, f"kernel-{kernel_id}.json")
+
+
+def _nothing(keys: Collection[str]) -> Collection[Any]:
+    return ()
 
 
 def _none(key: str) -> None:

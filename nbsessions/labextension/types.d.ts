@@ -79,6 +79,17 @@ declare global {
     reason: string;
   }
 
+  /** What a client of a kernel had missed when it connected again. */
+  interface Missed {
+    client: string;
+    /** How many lines of output it got afterwards. */
+    lines: number;
+    /** A sentence about what is lost, or may be. */
+    problem: string | null;
+    /** Whether it has got everything that there is. */
+    is_complete: boolean;
+  }
+
   /** The reply to `GET /api/sessions/status`. A server without nbsessions gives none. */
   interface Status {
     namespace?: string;

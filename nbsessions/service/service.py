@@ -8,7 +8,15 @@ import logging
 from collections.abc import Collection, Iterable, Sequence
 
 from nbsessions.kernels.base import KernelProvider
-from nbsessions.models import Ending, Kernel, LiveSession, NewSession, Owner, SessionPatch
+from nbsessions.models import (
+    Ending,
+    Kernel,
+    LiveSession,
+    Missed,
+    NewSession,
+    Owner,
+    SessionPatch,
+)
 from nbsessions.service.adopting import Adopting
 from nbsessions.service.changing import Changing
 from nbsessions.service.cleanup import Cleanup
@@ -138,6 +146,10 @@ class SessionService:
     ) -> Sequence[tuple[str, Ending | None]]:
         """See Lookups.find_missing."""
         return await self._lookups.find_missing(session_ids)
+
+    def find_missed(self, clients: Collection[str]) -> Collection[Missed]:
+        """See KernelProvider.find_missed."""
+        return self._provider.find_missed(clients)
 
     async def create(self, request: NewSession) -> LiveSession:
         """See Creating.create."""

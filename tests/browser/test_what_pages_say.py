@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 
 import pytest
@@ -10,6 +11,7 @@ from playwright.sync_api import BrowserContext
 from support.browser import (
     LAB_CONFIG,
     LabPage,
+    NotebookPage,
     kinds_of_pages,
     open_lab,
     open_page,
@@ -17,10 +19,23 @@ from support.browser import (
     start_page_server,
     write_notebook,
 )
+from support.keepers import wait_until_sent_is_known
 from support.server import Server, StartServer
 from support.waiting import wait_until
 
 PATH = "a.ipynb"
+
+PRINTS_LATER = """
+import time
+from pathlib import Path
+print("begins", flush=True)
+while not Path("end").exists():
+    time.sleep(0.1)
+for number in range(LINES):
+    print(f"{number:9}" + "x" * 990, flush=not number % 100)
+Path("ended").touch()
+"""
+
 
 WAITS_FOR_A_FILE = """
 import time
@@ -221,3 +236,51 @@ def test_the_details_name_each_notebook(context: BrowserContext, server: Server)
         "a.ipynb: the kernel ended while the server was away.",
         "b.ipynb: the kernel kept running.",
     ]
+
+
+def print_while_away(context: BrowserContext, server: Server, lines: int) -> NotebookPage:
+    """Return a page whose cell has printed so many lines of 1,000 characters in its absence."""
+    write_notebook(server, PATH, [PRINTS_LATER.replace("LINES", str(lines))])
+    notebook = open_lab(context, server).open_notebook(PATH)
+    notebook.run(0)
+    notebook.wait_for_text(0, "begins")
+    server.kill()
+    notebook.wait_for_loss()
+    wait_until_sent_is_known(server.runtime_dir)
+    (server.root_dir / "end").touch()
+    wait_until((server.root_dir / "ended").exists, "the cell has printed everything")
+    start_again_later(server)
+    return notebook
+
+
+def test_the_page_says_how_much_was_restored(context: BrowserContext, server: Server) -> None:
+    notebook = print_while_away(context, server, 12)
+    text = notebook.lab.wait_for_notification("Back after")
+    assert text.endswith("The kernel kept running. 12 lines of output were restored.")
+
+
+def test_the_page_says_how_much_is_lost_and_why(
+    context: BrowserContext, start_server: StartServer
+) -> None:
+    config = {**LAB_CONFIG, "SurvivingKernels": {"output_limit": 1_000_000}}
+    server = start_server(config=config, extensions={"jupyterlab": True})
+    notebook = print_while_away(context, server, 3000)
+    text = notebook.lab.wait_for_notification("Back after")
+    found = re.search(
+        r"The kernel kept running\. ([\d,]+) lines of output were restored\. "
+        r"(([\d,]+) lines of output are missing: there was more than is kept\.)$",
+        text,
+    )
+    assert found is not None, text
+    restored, missing = (int(found[group].replace(",", "")) for group in (1, 3))
+    assert restored + missing == 3000
+
+    notebook.wait_for_end(0)
+    first, line, *rest = notebook.text(0).splitlines()
+    assert (first, line) == ("begins", f"[{found[2]}]")
+    assert [int(each[:9]) for each in rest if each] == list(range(missing, 3000))
+    notebook.lab.choose("Details")
+    [details] = notebook.lab.dialog_text().splitlines()
+    assert details == f"a.ipynb: the kernel kept running. {found[1]} lines of output " + (
+        f"were restored. {found[2]}"
+    )

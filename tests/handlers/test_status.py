@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from tornado.httpclient import AsyncHTTPClient, HTTPResponse
 
 from nbsessions.errors import StoreUnavailable
+from nbsessions.models import Missed
 from nbsessions.service import SessionService
 from support.application import Api, message
 from support.services import eventually
@@ -26,7 +28,7 @@ def status(reply: HTTPResponse) -> dict[str, Any]:
     assert reply.headers["Content-Type"] == "application/json"
     assert reply.headers["Cache-Control"] == "no-store"
     found: dict[str, Any] = json.loads(reply.body)
-    assert found.keys() == {"namespace", "missing"}
+    assert found.keys() == {"namespace", "missing", "missed"}
     return found
 
 
@@ -53,7 +55,7 @@ async def test_without_ids_nothing_is_missing_and_the_store_is_not_opened(
     api: Api, session_manager: Any
 ) -> None:
     found = status(await api("GET", "/status"))
-    assert found == {"namespace": session_manager.namespace_id, "missing": []}
+    assert found == {"namespace": session_manager.namespace_id, "missing": [], "missed": []}
     assert session_manager._opening._task is None
 
 
@@ -66,13 +68,43 @@ async def test_the_namespace_does_not_tell_a_path(
     assert int(namespace, 16)
 
 
-async def test_as_many_ids_as_allowed_are_looked_for_and_no_more(api: Api) -> None:
+@pytest.mark.parametrize("name", ["id", "client"])
+async def test_as_many_ids_as_allowed_are_looked_for_and_no_more(api: Api, name: str) -> None:
     ids = [f"{number}" for number in range(101)]
-    found = status(await api("GET", "/status?id=" + "&id=".join(ids[:100])))
-    assert [each["id"] for each in found["missing"]] == ids[:100]
-    reply = await api("GET", "/status?id=" + "&id=".join(ids))
+    found = status(await api("GET", f"/status?{name}=" + f"&{name}=".join(ids[:100])))
+    assert [each["id"] for each in found["missing"]] == (ids[:100] if name == "id" else [])
+    reply = await api("GET", f"/status?{name}=" + f"&{name}=".join(ids))
     assert reply.code == 400
-    assert message(reply) == "id: is given more than 100 times"
+    assert message(reply) == f"{name}: is given more than 100 times"
+
+
+async def test_it_tells_what_clients_had_missed(api: Api, session_manager: Any) -> None:
+    known = Missed(client="a", lines=5, lost=0, problem=None, is_complete=True)
+    session_manager.kernel_manager.find_missed = lambda clients: [
+        known for each in clients if each == "a"
+    ]
+    found = status(await api("GET", "/status?client=a&client=b"))
+    assert found["missed"] == [asdict(known)]
+
+
+async def test_what_clients_had_missed_is_unknown_without_a_store(
+    api: Api, session_manager: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail() -> None:
+        raise StoreUnavailable("locked")
+
+    monkeypatch.setattr(session_manager, "_opened", fail)
+    assert status(await api("GET", "/status?client=a"))["missed"] == []
+
+
+async def test_a_manager_of_an_earlier_release_is_not_asked_for_it(
+    api: Api, session_manager: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def get_status(session_ids: list[str]) -> dict[str, Any]:
+        return {"namespace": "a", "missing": session_ids, "missed": []}
+
+    monkeypatch.setattr(session_manager, "get_status", get_status)
+    assert status(await api("GET", "/status?id=a"))["missing"] == ["a"]
 
 
 async def test_arguments_that_it_does_not_know_are_ignored(api: Api) -> None:
@@ -119,7 +151,7 @@ async def test_what_cannot_be_seen_is_unknown(
     with monkeypatch.context() as patch:
         patch.setattr(SessionService, "find_missing", fail)
         found = status(await api("GET", f"/status?id={UNKNOWN_ID}"))
-    assert found == {"namespace": session_manager.namespace_id, "missing": None}
+    assert found == {"namespace": session_manager.namespace_id, "missing": None, "missed": []}
     assert status(await api("GET", f"/status?id={UNKNOWN_ID}"))["missing"]
 
 

@@ -113,6 +113,7 @@ def test_messages_are_needed_after_the_first_position_of_those_that_are_away() -
     clients = [
         Client(session_id="connected", position=1),
         Client(session_id="unknown", position=2, away_since=1.0, settling=["s"]),
+        Client(session_id="ending", position=2, away_since=1.0, connection="c"),
     ]
     assert first_needed(clients) is None
     away = [Client(session_id=f"{each}", position=each, away_since=1.0) for each in (5, 3, 4)]

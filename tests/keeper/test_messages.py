@@ -61,4 +61,6 @@ def test_types_and_lines_are_told() -> None:
     assert type_of(message[HEADER]) == "stream"
     assert count_lines(message) == 2
     assert count_lines(make_message("error", traceback=["one\ntwo"])) == 0
+    assert count_lines(make_message("display_data")) == 1
+    assert count_lines(make_message("update_display_data")) == 0
     assert type_of(b"nonsense") == ""

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nbsessions.keeper.messages import count_lines
-from nbsessions.keeper.reading import LIMIT, SpoolReader, bytes_after
+from nbsessions.keeper.reading import LIMIT, Losses, SpoolReader, bytes_after
 from nbsessions.keeper.records import Record
 from nbsessions.keeper.spool import Spool
 from nbsessions.private import PrivateFolder
@@ -138,6 +138,21 @@ def test_a_reader_says_why_messages_are_missing(folder: PrivateFolder, story: St
     assert len(reader.read(EVERYTHING)) == 1
     losses = reader.losses
     assert (losses.messages, losses.lines, losses.reason) == (2, 10, "the disk was full")
+    reader.close()
+
+
+def test_a_reader_says_where_messages_are_missing(folder: PrivateFolder, story: Story) -> None:
+    reader = SpoolReader(folder, KERNEL, 0, 0)
+    story.lose(make_message("stream", lines=5))
+    story.spool.note_loss("the disk was full")
+    story.say(make_message("stream", lines=1))
+    story.lose(make_message("display_data"))
+    story.say(make_message("stream", lines=1), make_message("stream", lines=1))
+    read_rest(reader)
+    assert reader.gaps == {
+        2: Losses(messages=1, lines=5, reason="the disk was full"),
+        4: Losses(messages=1, lines=1, reason=LIMIT),
+    }
     reader.close()
 
 

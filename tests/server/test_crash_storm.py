@@ -1,11 +1,13 @@
 """Servers that are killed at random moments, under traffic: nothing is lost and nothing leaks.
 
-On an odd day, more happens: locks are held, files removed, and servers that do not see the kernels
-come and go. ``STORM_ROUNDS`` and ``STORM_SEED`` in the environment set how often and which.
+The keeper of their output may be killed, too. On an odd day, more happens: locks are held,
+files removed, and servers that do not see the kernels come and go. ``STORM_ROUNDS`` and
+``STORM_SEED`` in the environment set how often and which.
 """
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import os
 import random
@@ -18,6 +20,9 @@ from collections.abc import Callable, Collection
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import psutil
+import pytest
 
 from nbsessions.locks import FileLock
 from support.rest import Reply
@@ -140,7 +145,10 @@ class Client:
         self.doubtful_new = 0
 
 
-def test_a_storm_of_crashes_loses_nothing_and_leaks_nothing(start_server: StartServer) -> None:
+@pytest.mark.parametrize("keeper", ["goes on", "is killed, too"])
+def test_a_storm_of_crashes_loses_nothing_and_leaks_nothing(
+    start_server: StartServer, keeper: str
+) -> None:
     server = start_server()
     dice = random.Random(SEED)
     clients = [Client(server, number, random.Random(dice.random())) for number in range(CLIENTS)]
@@ -149,6 +157,10 @@ def test_a_storm_of_crashes_loses_nothing_and_leaks_nothing(start_server: StartS
         for thread in threads:
             thread.start()
         threads[0].join(timeout=dice.uniform(0.1, LONGEST_ROUND))
+        if keeper == "is killed, too":
+            killing = threading.Timer(dice.uniform(0.0, 0.5), _kill_keeper, [server])
+            killing.start()
+            threads[0].join(timeout=dice.uniform(0.0, 0.5))
         server.kill()
         for thread in threads:
             thread.join()
@@ -156,6 +168,13 @@ def test_a_storm_of_crashes_loses_nothing_and_leaks_nothing(start_server: StartS
         _check(server, clients)
     assert sum(client.refused for client in clients) == 0
     _end(server)
+
+
+def _kill_keeper(server: Server) -> None:
+    keeper = server.keeper_process()
+    if keeper is not None:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            keeper.kill()
 
 
 def _end(server: Server) -> None:
@@ -166,6 +185,8 @@ def _end(server: Server) -> None:
     # The last server may have ended kernels of a dead one, which the next one forgets.
     assert server.stop() == 0
     assert server.start().stop() == 0
+    wait_until(lambda: server.keeper_process() is None, "the keeper has ended")
+    assert server.kept_files() == []
     assert server.registry_files() == []
     assert list(server.runtime_dir.glob("kernel-*.json")) == []
     assert read_store(server.store).sessions == []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import time
+from functools import partial
 
 from support.printing import COUNTING, Reader, reading
 from support.server import StartServer
@@ -18,7 +19,7 @@ def test_every_line_reaches_every_client_once(start_server: StartServer) -> None
     server = start_server(config=UNLIMITED, measured=False)
     kernel_id = server.create("a.ipynb", "python3")["kernel"]["id"]
     runs, watches = Reader(server, kernel_id), Reader(server, kernel_id)
-    slow = Reader(server, kernel_id, pause=0.004)
+    slow = Reader(server, kernel_id, pause=0.002)
     runs.request(COUNTING.format(rate=5000, flush=25))
     readers = [watches, slow, runs]
     with reading(watches, slow):
@@ -33,14 +34,16 @@ def test_every_line_reaches_every_client_once(start_server: StartServer) -> None
                 time.sleep(random.choice([0.0, random.uniform(0.0, 5.0)]))
                 server.start(again=True)
             (server.root_dir / "enough").touch()
-            wait_until(
-                lambda: all("all" in each.printed() for each in readers) and runs.replies(),
-                "all have read everything",
-                timeout=120,
-            )
+            for each in readers:
+                wait_until(partial(has_all, each), f"{each.name} has read all", timeout=120)
+            wait_until(runs.replies, "the reply is there")
     for each in readers:
         *lines, last = each.printed().split("\n")[:-1]
         assert lines == [str(number) for number in range(1, len(lines) + 1)]
         assert last == f"all {len(lines)}"
     assert [reply["status"] for reply in runs.replies()] == ["ok"]
     assert [watches.replies(), slow.replies()] == [[], []]
+
+
+def has_all(reader: Reader) -> bool:
+    return "all" in reader.printed()

@@ -21,7 +21,15 @@ import pytest
 
 from support.server import AS_A_USER, Server, StartServer
 from support.store_processes import OtherProcess, become_nobody
-from support.strangers import LINK, PLAIN, WIDE, plant, plant_again_and_again, plant_inside
+from support.strangers import (
+    LINK,
+    PLAIN,
+    WIDE,
+    open_each,
+    plant,
+    plant_again_and_again,
+    plant_inside,
+)
 from support.surviving import make_record
 from support.waiting import wait_until
 
@@ -187,6 +195,29 @@ def test_a_stranger_who_interferes_while_servers_start_gains_nothing(
         shutil.rmtree(victim.folder, ignore_errors=True)
     stop.touch()
     assert stranger.answer() > 0
+
+
+# What kernels say
+
+
+def test_a_stranger_cannot_read_what_is_kept_nor_talk_to_the_keeper(
+    victim: Victim, stranger: OtherProcess
+) -> None:
+    server = victim.server.start()
+    kernel_id = server.create("a.ipynb", "python3")["kernel"]["id"]
+    assert server.execute(kernel_id, "'what nobody else may read'")
+    wait_until(
+        lambda: {each.parent.name for each in server.kept_files()} >= {"spools", "clients"},
+        "it is kept",
+    )
+    assert b"what nobody else may read" in b"".join(
+        each.read_bytes() for each in server.kept_files()
+    )
+    (keeper,) = victim.folder.glob("keeper-*")
+    assert (keeper / "socket").is_socket()
+    secret = [*server.kept_files(), keeper / "socket", keeper / "lock", keeper / "log"]
+    assert stranger.ask(open_each, [victim.record, *secret]) == [victim.record.name]
+    assert server.stop() == 0
 
 
 # The store

@@ -16,6 +16,7 @@ from typing import Any
 import psutil
 import zmq
 
+from nbsessions.keeper.asking import ask_keeper
 from nbsessions.keeper.delivery import sent_bytes
 from nbsessions.keeper.folder import KeeperFolder
 from nbsessions.keeper.link import Attached, KeeperLink
@@ -41,6 +42,17 @@ from nbsessions.keeper.__main__ import main
 exec(change)
 main()
 """
+
+
+def wait_until_sent_is_known(runtime_dir: Path) -> None:
+    """Wait until the keeper knows what the clients of a dead server have been sent."""
+    folder = KeeperFolder(runtime_dir / "nbsessions")
+
+    def is_known() -> bool:
+        kernels = ask_keeper(folder).kernels.values()
+        return all(kernel.needed_after is not None for kernel in kernels)
+
+    wait_until(is_known, "the keeper knows what the clients have")
 
 
 class RunningKeeper:

@@ -36,9 +36,9 @@ class Reader(threading.Thread):
         self.messages: list[dict[str, Any]] = []
         self.connections = 0
         self._server = server
-        self._kernel_id = kernel_id
+        self.kernel_id = kernel_id
         self._pause = pause
-        self._session_id: str | None = None
+        self.session_id: str | None = None
         self._stopped = threading.Event()
         self._requests: list[str] = []
         self.connected = threading.Event()
@@ -56,8 +56,8 @@ class Reader(threading.Thread):
                 time.sleep(0.05)
 
     def _read(self) -> None:
-        channel = Channel(self._server, self._kernel_id, self._session_id, busy=True, protocol=V1)
-        self._session_id = channel.session_id
+        channel = Channel(self._server, self.kernel_id, self.session_id, busy=True, protocol=V1)
+        self.session_id = channel.session_id
         self.connections += 1
         try:
             while self._requests:

@@ -283,6 +283,11 @@ class Server(RestClient):
         folders = (self.runtime_dir / "nbsessions" / name for name in ("kernels", "servers"))
         return [file for folder in folders for file in folder.glob("*")]
 
+    def kept_files(self) -> list[Path]:
+        """Return the files with what kernels have said, and who has got it."""
+        folders = self.runtime_dir.glob("nbsessions/keeper-*/*/")
+        return [file for folder in folders for file in folder.glob("*")]
+
     def kernel_record(self, kernel_id: str) -> dict[str, Any]:
         """Return the record of the kernel."""
         file = self.runtime_dir / "nbsessions" / "kernels" / f"{kernel_id}.json"

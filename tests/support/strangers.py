@@ -8,7 +8,8 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Callable
+import socket
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 PLAIN, WIDE, LINK = "a folder", "a folder open to all", "a link"
@@ -62,3 +63,20 @@ def plant_again_and_again(folder: Path, files: Path, begun: Path, stop: Path) ->
             with contextlib.suppress(OSError):
                 folder.unlink() if folder.is_symlink() else shutil.rmtree(folder)
     return first
+
+
+def open_each(paths: Iterable[Path]) -> list[str]:
+    """Return the names of the files that can be read, and of the sockets that can be reached."""
+    return [path.name for path in paths if _can_open(path)]
+
+
+def _can_open(path: Path) -> bool:
+    try:
+        if path.name == "socket":
+            with socket.socket(socket.AF_UNIX) as connection:
+                connection.connect(str(path))
+        else:
+            path.read_bytes()
+    except PermissionError:
+        return False
+    return True

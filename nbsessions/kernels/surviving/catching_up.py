@@ -10,7 +10,10 @@ from nbsessions.keeper.link import Attached, KeeperLink
 from nbsessions.keeper.messages import DELIMITER, HEADER, SIGNATURE, key_of
 from nbsessions.keeper.reading import SpoolReader
 from nbsessions.keeper.records import Kind, Record
+from nbsessions.kernels.surviving.missed import MissedOutput
 
+NOT_KNOWN = "the process that keeps output did not answer"
+NOT_READABLE = "the files with the output cannot be read"
 _ATTACH_TIMEOUT = 5.0
 _AT_ONCE = 250_000
 """Bytes sent before other clients have their turn."""
@@ -46,6 +49,9 @@ class Recipient(Protocol):
     def send_kept(self, record: Record) -> None:
         """Send a message from the spool."""
 
+    def send_made_up(self, channel: str, frames: list[bytes]) -> None:
+        """Send a message that no kernel has sent."""
+
     async def drained(self) -> None:
         """Wait until a slow client has taken most of what was sent."""
 
@@ -58,9 +64,10 @@ class CatchingUp:
     complete.
     """
 
-    def __init__(self, recipient: Recipient, keeper: KeeperLink) -> None:
+    def __init__(self, recipient: Recipient, keeper: KeeperLink, missed: MissedOutput) -> None:
         self._recipient = recipient
         self._keeper = keeper
+        self._missed = missed
         self._held: list[tuple[str, list[Any]]] = []
         self._published = asyncio.Event()
         """Set while a message is held that the kernel has published."""
@@ -101,10 +108,12 @@ class CatchingUp:
                 recipient.kernel_id,
                 error,
             )
+            self._missed.fail(NOT_KNOWN)
             return
         recipient.attached(attached)
         known = attached.known
         if known is None or known.position is None:
+            self._missed.is_complete = True
             return
         reader = self._reader(known.position, known.lines)
         try:
@@ -116,6 +125,7 @@ class CatchingUp:
                 recipient.kernel_id,
                 error,
             )
+            self._missed.fail(NOT_READABLE)
         finally:
             reader.close()
 
@@ -142,6 +152,7 @@ class CatchingUp:
         pause, late, quiet = _FIRST_LOOK, 0, 0
         while late < _LATE_LOOKS:
             quiet = 0 if await self._send_all(reader) else quiet + 1
+            self._missed.is_complete = True
             self._release_replies()
             if await self._join():
                 return
@@ -166,12 +177,20 @@ class CatchingUp:
         position = reader.position
         while records := await asyncio.to_thread(reader.read, _AT_ONCE):
             for record in records:
+                self._missed.take_losses(reader, record)
                 if record.kind is Kind.IOPUB:
                     self._sent[record.key] = None
                 if self._concerns(record):
-                    self._recipient.send_kept(record)
+                    self._send(record)
             await self._recipient.drained()
         return reader.position > position
+
+    def _send(self, record: Record) -> None:
+        line = self._missed.line_before(record, self._recipient.session)
+        if line is not None:
+            self._recipient.send_made_up("iopub", line)
+        self._missed.count(record)
+        self._recipient.send_kept(record)
 
     def _release_replies(self) -> None:
         self._has_all_replies = True

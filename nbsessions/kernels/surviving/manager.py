@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+from collections.abc import Collection
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,11 +29,13 @@ from nbsessions.keeper.link import KeeperLink
 from nbsessions.kernels import internals
 from nbsessions.kernels.surviving.activity import IdleProbe
 from nbsessions.kernels.surviving.buffering import ReplyBuffers
+from nbsessions.kernels.surviving.missed import MissedOutputs
 from nbsessions.kernels.surviving.output import KernelOutput
 from nbsessions.kernels.surviving.provisioner import SurvivingProvisioner
 from nbsessions.kernels.surviving.recorder import KernelRecorder
 from nbsessions.kernels.surviving.succession import Succession
 from nbsessions.locks import SUPPORTED
+from nbsessions.models import Missed
 from nbsessions.registry.adoption import Adoption
 from nbsessions.registry.ending import KernelEnder
 from nbsessions.registry.place import RecordedKernel
@@ -202,6 +205,7 @@ class SurvivingKernels(LoggingConfigurable):
                 self.kernel_manager_class,
             )
         self._buffers = ReplyBuffers()
+        self.missed = MissedOutputs()
         self._probes = Tasks()
         self._leave_running: bool | None = None
         self.succession: Succession | None = None
@@ -370,6 +374,10 @@ class SurvivingKernels(LoggingConfigurable):
     def had_clients(self, kernel_id: str) -> bool:
         """Return whether clients were connected to the kernel, on this or an earlier server."""
         return self.recorder.had_clients(kernel_id)
+
+    def find_missed(self, clients: Collection[str]) -> list[Missed]:
+        """Return what these clients had missed when they connected, as far as it is known."""
+        return self.missed.of(clients)
 
     def is_adopted(self, kernel_id: str) -> bool:
         """Return whether this server adopted the kernel from a dead server."""

@@ -76,7 +76,8 @@ class SurvivingConnection(ZMQChannelsWebsocketConnection):
         self._caught_up = asyncio.Event()
         self._keeper = keeper
         self._stream = internals.websocket_stream(self.websocket_handler)
-        self._catching_up = CatchingUp(self, keeper)
+        missed = self.multi_kernel_manager.missed.begin(self.session.session)
+        self._catching_up = CatchingUp(self, keeper, missed)
         connected = super().connect()
         if connected is not None:
             self._tasks.spawn(self._catch_up(self._catching_up))
@@ -167,15 +168,18 @@ class SurvivingConnection(ZMQChannelsWebsocketConnection):
         kind = marks.IOPUB if record.kind is Kind.IOPUB else marks.REPLY
         self._send(CHANNELS[record.kind], [DELIMITER, *record.frames], kind, record.key)
 
-    def _send(self, channel: str, frames: list[Any], kind: int, key: bytes) -> None:
+    def send_made_up(self, channel: str, frames: list[bytes]) -> None:
+        """Send a message that no kernel has sent. It is not noted."""
         stream = self.channels.get(channel)
-        if stream is None:
-            return  # The connection has ended.
-        if self._unanswered is not None:
+        if stream is not None:  # Otherwise, the connection has ended.
+            super().handle_outgoing_message(stream, frames)
+
+    def _send(self, channel: str, frames: list[Any], kind: int, key: bytes) -> None:
+        if self._unanswered is not None and channel in self.channels:
             self._unanswered.see(channel, frames[frames.index(DELIMITER) + 1 :])
         self._noting = (kind, key)
         try:
-            super().handle_outgoing_message(stream, frames)
+            self.send_made_up(channel, frames)
         finally:
             self._noting = None
 

@@ -4,6 +4,8 @@
 
 const CONNECTED_WITHIN = 10; // seconds
 const REPLIES_WITHIN = 2; // seconds
+const RESTORED_WITHIN = 10; // seconds
+const MAX_CLIENTS = 100; // that one request may ask for
 const WORTH_A_WORD = 2; // seconds of absence
 
 /**
@@ -52,9 +54,10 @@ export async function report(page, lost, status, away) {
   await connected(contexts.filter(context => !missing.has(lost.sessions.get(context)?.id ?? '')));
   const refreshed = refresh(page, contexts, away);
   const unanswered = await settle(lost);
+  const missed = await findMissed(page, lost.clients, contexts);
   await page.compare(lost.documents);
   if (page.isLost) return false;
-  tell(page, lost, status, away, unanswered);
+  tell(page, lost, status, away, unanswered, missed);
   await refreshed;
   return true;
 }
@@ -180,6 +183,50 @@ async function answersNow(kernel) {
 }
 
 /**
+ * Returns what the page had missed of kernels, once it has got all that the server has of that.
+ * @param {Page} page
+ * @param {Set<string>} clients
+ * @param {Context[]} contexts
+ * @returns {Promise<Map<Context, Missed>>}
+ */
+async function findMissed(page, clients, contexts) {
+  /** @param {Context} context */
+  const clientOf = ({ session }) => session?.kernel?.clientId ?? '';
+  const asked = contexts.map(clientOf).filter(id => clients.has(id)).slice(0, MAX_CLIENTS);
+  const deadline = Date.now() + RESTORED_WITHIN * 1000;
+  let found = await askForMissed(page, asked);
+  while (!found.every(({ is_complete }) => is_complete) && Date.now() < deadline) {
+    await pause(0.5);
+    found = await askForMissed(page, asked);
+  }
+  const byClient = new Map(found.map(missed => [missed.client, missed]));
+  /** @type {Map<Context, Missed>} */
+  const byContext = new Map();
+  for (const context of contexts) {
+    const missed = byClient.get(clientOf(context));
+    if (missed) byContext.set(context, missed);
+  }
+  return byContext;
+}
+
+/**
+ * @param {Page} page
+ * @param {string[]} clients
+ * @returns {Promise<Missed[]>} nothing if the server does not tell
+ */
+async function askForMissed({ services, settings }, clients) {
+  if (!clients.length) return [];
+  const query = clients.map(id => `client=${encodeURIComponent(id)}`).join('&');
+  const url = `${settings.baseUrl}api/sessions/status?${query}`;
+  try {
+    const response = await services.ServerConnection.makeRequest(url, {}, settings);
+    return response.ok ? ((await response.json()).missed ?? []) : [];
+  } catch {
+    return []; // The server is lost again.
+  }
+}
+
+/**
  * Shows that a cell has no reply, until it runs again.
  * @param {import('@jupyterlab/cells').CodeCell} cell
  */
@@ -204,18 +251,23 @@ function mark(cell) {
  * @param {Status} status
  * @param {number} away
  * @param {Context[]} unanswered the context of each cell that got no reply
+ * @param {Map<Context, Missed>} missed
  */
-function tell(page, { sessions, documents }, status, away, unanswered) {
+function tell(page, { sessions, documents }, status, away, unanswered, missed) {
   const hasMoved = status.namespace && status.namespace !== page.namespace;
   page.namespace = status.namespace ?? page.namespace;
   const gone = findGone(status, away, sessions);
   const shorter = [...documents.keys()].map(document => lastPart(document.localPath));
-  const isBad = hasMoved || gone.size > 0 || unanswered.length > 0 || (away && shorter.length > 0);
+  const problems = [...missed.values()].flatMap(({ problem }) => problem ?? []);
+  const hasLost = unanswered.length > 0 || problems.length > 0 || (away && shorter.length > 0);
+  const isBad = hasMoved || gone.size > 0 || hasLost;
   if (!isBad && away < WORTH_A_WORD) return;
   const sentences = [
     away ? `Back after ${duration(away)}.` : '',
     hasMoved ? MOVED : describeGone([...gone.values()]),
-    isBad ? '' : describeKept(sessions),
+    hasMoved || gone.size > 0 ? '' : describeKept(sessions),
+    describeRestored([...missed.values()]),
+    problems.length > 1 ? 'Output is missing in several places.' : (problems[0] ?? ''),
     unanswered.length ? `${several(unanswered.length, 'cell')} got no reply.` : '',
     shorter.length ? `The latest changes of ${shorten(shorter.join(', '))} may be missing.` : ''
   ];
@@ -226,7 +278,7 @@ function tell(page, { sessions, documents }, status, away, unanswered) {
     actions.push({ label, callback: () => startKernels(page, gone) });
   }
   if (isBad || sessions.size > 1) {
-    const lines = details(sessions, gone, unanswered);
+    const lines = details(sessions, gone, unanswered, missed);
     const callback = (/** @type {Event} */ event) => {
       event.preventDefault(); // keeps the notification
       showDetails(page, lines);
@@ -281,6 +333,12 @@ function describeKept(sessions) {
   return all > 1 ? 'The kernels kept running.' : 'The kernel kept running.';
 }
 
+/** @param {Missed[]} missed */
+function describeRestored(missed) {
+  const lines = missed.reduce((sum, each) => sum + each.lines, 0);
+  return lines ? `${several(lines, 'line')} of output ${lines > 1 ? 'were' : 'was'} restored.` : '';
+}
+
 /** @param {[Context, Noted]} entry */
 const isKept = ([{ session }, { kernelId }]) =>
   session?.kernel?.id === kernelId && isConnected(session.kernel);
@@ -298,7 +356,8 @@ const lastPart = path => path.slice(path.lastIndexOf('/') + 1);
 const shorten = name => (name.length > 30 ? `${name.slice(0, 29)}…` : name);
 
 /** @param {number} number @param {string} noun */
-const several = (number, noun) => (number === 1 ? `1 ${noun}` : `${number} ${noun}s`);
+const several = (number, noun) =>
+  number === 1 ? `1 ${noun}` : `${number.toLocaleString('en')} ${noun}s`;
 
 /** @param {number} seconds */
 function duration(seconds) {
@@ -311,15 +370,19 @@ function duration(seconds) {
  * @param {Lost['sessions']} sessions
  * @param {Map<Context, Gone>} gone
  * @param {Context[]} unanswered
+ * @param {Map<Context, Missed>} missed
  */
-function details(sessions, gone, unanswered) {
+function details(sessions, gone, unanswered, missed) {
   const lines = [...sessions].map(entry => {
     const [context, { label }] = entry;
     const ended = gone.get(context);
     const kept = isKept(entry) ? 'kept running' : 'is not connected';
     const number = unanswered.filter(each => each === context).length;
     const cells = number ? `, ${several(number, 'cell')} got no reply` : '';
-    return `${label}: the kernel ${ended ? whyOf(ended) : kept}${cells}.`;
+    const output = missed.get(context);
+    const restored = output ? describeRestored([output]) : '';
+    const state = `the kernel ${ended ? whyOf(ended) : kept}${cells}.`;
+    return [`${label}: ${state}`, restored, output?.problem].filter(Boolean).join(' ');
   });
   return [...new Set(lines)];
 }
