@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -14,8 +15,7 @@ from support.printing import COUNTING, Reader, reading
 from support.server import Server, StartServer
 from support.waiting import wait_until
 
-UPGRADES = 10
-"""In a row."""
+UPGRADES = int(os.environ.get("UPGRADES", "10"))
 EARLY = -20
 CONFIG: dict[str, dict[str, Any]] = {
     "ZMQChannelsWebsocketConnection": {"limit_rate": False},
@@ -56,7 +56,7 @@ def upgrade(server: Server) -> None:
 
 def has_read_all(reader: Reader) -> bool:
     """Return whether the last line is among the newest messages of a client."""
-    newest = (message["content"] for message in reader.messages[-20:])
+    newest = (message["content"] for message in reader.messages[-200:])
     return any("all" in content.get("text", "") for content in newest)
 
 
