@@ -54,6 +54,19 @@ def upgrade(server: Server) -> None:
     wait_for_keeper(server, version)
 
 
+def wait_for_return(readers: Sequence[Reader], before: Sequence[int]) -> None:
+    """Wait until all clients are connected again, and read what the kernel has printed."""
+    wait_until(
+        lambda: all(each.connections > then for each, then in zip(readers, before, strict=True)),
+        "all are connected again",
+    )
+    read = [len(each.messages) for each in readers]
+    wait_until(
+        lambda: all(len(each.messages) > then for each, then in zip(readers, read, strict=True)),
+        "all read again",
+    )
+
+
 def has_read_all(reader: Reader) -> bool:
     """Return whether the last line is among the newest messages of a client."""
     newest = (message["content"] for message in reader.messages[-200:])
@@ -88,9 +101,11 @@ def printing(server: Server) -> Iterator[Sequence[Reader]]:
 
 
 def test_every_line_reaches_every_client_once_over_upgrades(server: Server) -> None:
-    with printing(server):
+    with printing(server) as readers:
         for _ in range(UPGRADES):
+            before = [each.connections for each in readers]
             upgrade(server)
+            wait_for_return(readers, before)
 
 
 def test_clients_that_are_away_meanwhile_get_every_line_once(server: Server) -> None:
