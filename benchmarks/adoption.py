@@ -7,29 +7,22 @@ Run it in an environment that has nbsessions and jupyter_server: python benchmar
 from __future__ import annotations
 
 import argparse
-import json
 import logging
-import os
 import signal
-import socket
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
-import urllib.request
 from pathlib import Path
 from typing import Any
-
-from jupyter_client.blocking import BlockingKernelClient
 
 from nbsessions.registry.adoption import Adoption
 from nbsessions.registry.ending import KernelEnder
 from nbsessions.registry.records import KernelRecords
 from nbsessions.registry.servers import Servers
+from server import Server
 
-TOKEN = "benchmark"
 STOCK = "jupyter_server.services.kernels.kernelmanager.AsyncMappingKernelManager"
 OURS = "nbsessions.kernels.surviving.manager.SurvivingMappingKernelManager"
 STARTUP_TARGET, STATES_TARGET, LOOK_TARGET = 0.010, 0.5, 0.005
@@ -48,72 +41,6 @@ manager = getattr(__import__(module, fromlist=[name]), name)(
 )
 print(time.perf_counter() - start)
 """
-
-
-class Server:
-    """A real server with its own data, runtime and configuration directories."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._process: subprocess.Popen[bytes] | None = None
-        with socket.socket() as listener:
-            listener.bind(("127.0.0.1", 0))
-            self._port = listener.getsockname()[1]
-
-    def start(self) -> None:
-        environment = {
-            **os.environ,
-            "JUPYTER_DATA_DIR": str(self._folder / "data"),
-            "JUPYTER_RUNTIME_DIR": str(self._folder / "runtime"),
-            "JUPYTER_CONFIG_DIR": str(self._folder / "config"),
-            "JUPYTER_TOKEN": TOKEN,
-        }
-        options = [f"--port={self._port}", "--ip=127.0.0.1", "--no-browser", "--allow-root"]
-        enable = '--ServerApp.jpserver_extensions={"nbsessions": True}'
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "jupyter_server", *options, enable],
-            cwd=self._folder,
-            env=environment,
-            stderr=subprocess.DEVNULL,
-        )
-
-    def request(self, method: str, path: str, body: object = None) -> Any:
-        request = urllib.request.Request(
-            f"http://127.0.0.1:{self._port}{path}",
-            method=method,
-            data=None if body is None else json.dumps(body).encode(),
-            headers={"Authorization": f"token {TOKEN}"},
-        )
-        with urllib.request.urlopen(request, timeout=60) as reply:
-            content = reply.read()
-        return json.loads(content) if content else None
-
-    def first_list(self) -> list[dict[str, Any]]:
-        """Retry until the server answers, and return the sessions that it lists."""
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline:
-            try:
-                models: list[dict[str, Any]] = self.request("GET", "/api/sessions")
-            except urllib.error.URLError:
-                time.sleep(0.005)
-            else:
-                return models
-        raise TimeoutError("the server did not answer")
-
-    def wait_for_kernels(self) -> None:
-        """Wait until all kernels have answered and the server has recorded their states."""
-        for file in (self._folder / "runtime").glob("kernel-*.json"):
-            client = BlockingKernelClient(connection_file=str(file))
-            client.load_connection_file()
-            client.start_channels()
-            client.wait_for_ready(timeout=60)
-            client.stop_channels()
-        time.sleep(2)
-
-    def end(self, signum: int) -> None:
-        assert self._process is not None
-        self._process.send_signal(signum)
-        self._process.wait()
 
 
 def startup(rounds: int, what: str) -> float:
@@ -148,8 +75,7 @@ def adoption(count: int) -> tuple[int, float, float]:
         server.start()
         server.first_list()
         for number in range(count):
-            body = {"path": f"{number}.ipynb", "type": "notebook", "kernel": {"name": "python3"}}
-            server.request("POST", "/api/sessions", body)
+            server.create(f"{number}.ipynb")
         server.wait_for_kernels()
         server.end(signal.SIGKILL)
         begin = time.perf_counter()

@@ -7,17 +7,20 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from functools import partial
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 from nbsessions.keeper import records
 from nbsessions.keeper.compaction import is_expendable
 from nbsessions.keeper.spool import Spool
 
 T = TypeVar("T")
+_Item: TypeAlias = tuple[Spool, bytes] | Callable[[], None]
 
 _MOST_WAITING = 12_000_000
 """Bytes that may wait to be written. If there are more, the oldest go."""
 _BATCH = 1_000_000
+_GATHERING = 0.02
+"""Seconds for which records are gathered after a pause, so that they are written together."""
 SLOW_DISK = "it was more than could be written in time"
 
 
@@ -28,8 +31,10 @@ class Writer:
         """``done`` is called in the thread with what the main loop has to call."""
         self._done = done
         self._log = log
-        self._queue: deque[tuple[Spool, bytes] | Callable[[], None]] = deque()
+        self._queue: deque[_Item] = deque()
         self._waiting = 0
+        self._is_urgent = False
+        """Whether something is not to wait until more is gathered."""
         self._changed = threading.Condition()
         self._closed = False
         self._losing: set[Spool] = set()
@@ -45,10 +50,15 @@ class Writer:
                 self._thin_out()
             if self._waiting + len(data) <= _MOST_WAITING:
                 self._waiting += len(data)
-                self._queue.append((spool, data))
+                self._put((spool, data), is_urgent=self._waiting >= _BATCH)
             elif spool not in self._losing:
                 self._losing.add(spool)
-                self._queue.append(lambda: self._note_loss(spool, SLOW_DISK))
+                self._put(lambda: self._note_loss(spool, SLOW_DISK))
+
+    def _put(self, item: _Item, *, is_urgent: bool = False) -> None:
+        self._queue.append(item)
+        if len(self._queue) == 1 or (is_urgent and not self._is_urgent):
+            self._is_urgent = is_urgent
             self._changed.notify()
 
     def _thin_out(self) -> None:
@@ -72,8 +82,7 @@ class Writer:
     def note_loss(self, spool: Spool, reason: str) -> None:
         """Let the next record that is appended be preceded by the reason of a loss."""
         with self._changed:
-            self._queue.append(lambda: self._note_loss(spool, reason))
-            self._changed.notify()
+            self._put(lambda: self._note_loss(spool, reason))
 
     def _note_loss(self, spool: Spool, reason: str) -> None:
         self._losing.discard(spool)
@@ -93,21 +102,21 @@ class Writer:
             self._done(lambda: then(result))
 
         with self._changed:
-            self._queue.append(job)
-            self._changed.notify()
+            self._put(job, is_urgent=True)
 
     def close(self, timeout: float) -> None:
         """Do what is queued, and end the thread."""
         with self._changed:
-            self._closed = True
+            self._closed = self._is_urgent = True
             self._changed.notify()
         self._thread.join(timeout)
 
     def _run(self) -> None:
         while True:
             with self._changed:
-                while not self._queue and not self._closed:
-                    self._changed.wait()
+                if not self._queue:
+                    self._changed.wait_for(lambda: self._queue or self._closed)
+                    self._changed.wait_for(lambda: self._is_urgent, _GATHERING)
                 if not self._queue:
                     return
                 item = self._queue.popleft()

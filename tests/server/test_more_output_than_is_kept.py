@@ -14,7 +14,7 @@ from contextlib import ExitStack
 
 import psutil
 
-from support.keepers import wait_until_sent_is_known
+from support.keepers import wait_for_clients, wait_until_sent_is_known
 from support.printing import Reader, reading
 from support.rest import SESSIONS
 from support.server import Server, StartServer
@@ -117,8 +117,9 @@ def test_what_a_full_disk_costs_is_told_and_the_rest_goes_on(start_server: Start
     server = start_server()
     reader = Reader(server, server.create("a.ipynb", "python3")["kernel"]["id"])
     reader.request(SPEAKING)
-    (server.root_dir / "begins").touch()
     with reading(reader):
+        wait_for_clients(server.runtime_dir, 1)
+        say(server, "begins")
         wait_until(reader.printed, "the cell runs")
         server.kill()
         wait_until_sent_is_known(server.runtime_dir)

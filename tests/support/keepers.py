@@ -44,6 +44,20 @@ main()
 """
 
 
+def wait_for_clients(runtime_dir: Path, count: int) -> None:
+    """Wait until the keeper knows of so many clients."""
+    folder = KeeperFolder(runtime_dir / "nbsessions")
+
+    def are_known() -> bool:
+        try:
+            kernels = ask_keeper(folder).kernels.values()
+        except OSError:
+            return False  # It has not started yet.
+        return sum(each.clients for each in kernels) == count
+
+    wait_until(are_known, f"the keeper knows {count} clients")
+
+
 def wait_until_sent_is_known(runtime_dir: Path) -> None:
     """Wait until the keeper knows what the clients of a dead server have been sent."""
     folder = KeeperFolder(runtime_dir / "nbsessions")

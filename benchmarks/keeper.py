@@ -1,0 +1,172 @@
+"""Measures what the keeper costs, and what noting each message costs a server.
+
+Run it in an environment that has nbsessions, jupyter_server and websocket-client:
+python benchmarks/keeper.py
+
+- memory: of the keeper, with so many kernels and a connected client for each of them.
+- processor: of the keeper, while ten kernels print a number of lines per second each, every line
+  in a message of its own, and a client reads them.
+- message: the processor time of a server per message that it passes on to one client, with our
+  connections and with those of jupyter_server, in turns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import statistics
+import sys
+import tempfile
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import websocket
+from jupyter_server.services.kernels.connection.base import serialize_msg_to_ws_v1
+
+from server import Server
+
+KERNELS = (1, 10, 50)
+PRINTING, RATE = 10, 100
+PROCESSOR_TARGET, MESSAGE_TARGET = 0.05, 0.02
+_UNLIMITED = "--ZMQChannelsWebsocketConnection.limit_rate=False"
+_STOCK = (
+    "--ServerApp.kernel_websocket_connection_class="
+    "jupyter_server.services.kernels.connection.channels.ZMQChannelsWebsocketConnection"
+)
+_CODE = """
+import time
+begun = time.perf_counter()
+for number in range({count}):
+    print(number, flush=True)
+    ahead = begun + number / {rate} - time.perf_counter()
+    if ahead > 0:
+        time.sleep(ahead)
+"""
+
+
+@contextmanager
+def running(*options: str) -> Iterator[Server]:
+    with tempfile.TemporaryDirectory() as folder:
+        server = Server(Path(folder), _UNLIMITED, *options)
+        server.start()
+        server.first_list()
+        try:
+            yield server
+        finally:
+            server.end(signal.SIGTERM)
+
+
+class Client:
+    """Reads all that a kernel says."""
+
+    def __init__(self, server: Server, kernel_id: str) -> None:
+        self._socket = server.connect(kernel_id)
+        self.messages = 0
+        # Until a reply is there, the kernel may not be ready.
+        self._send("kernel_info_request", {})
+        self.read_until(b"kernel_info_reply")
+
+    def _send(self, kind: str, content: dict[str, object]) -> None:
+        header = {"msg_id": uuid.uuid4().hex, "msg_type": kind, "version": "5.3", "session": "b"}
+        header.update(username="", date="2024-01-01T00:00:00Z")
+        parts = [json.dumps(each).encode() for each in (header, {}, {}, content)]
+        self._socket.send_binary(serialize_msg_to_ws_v1(parts, "shell"))
+
+    def execute(self, code: str) -> None:
+        self._send("execute_request", {"code": code, "silent": False})
+
+    def read_until(self, what: bytes) -> None:
+        while True:
+            data = self._socket.recv()
+            self.messages += 1
+            if what in (data if isinstance(data, bytes) else data.encode()):
+                return
+
+    def read_cell(self) -> None:
+        """Read until the cell that runs has ended."""
+        self.read_until(b"execute_reply")
+
+    def close(self) -> None:
+        self._socket.close(status=websocket.STATUS_NORMAL)
+
+
+def keeper_of(server: Server) -> psutil.Process:
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        for process in psutil.process_iter(["cmdline"]):
+            line = process.info["cmdline"] or []
+            if "nbsessions.keeper" in line and str(server.registry) in line:
+                return process
+        time.sleep(0.1)
+    raise TimeoutError("there is no keeper")
+
+
+def measure_keeper(kernels: int) -> tuple[int, float]:
+    """Return the bytes that the keeper needs, and its share of a core while kernels print."""
+    with running() as server:
+        clients = [Client(server, server.create(f"{number}.ipynb")) for number in range(kernels)]
+        keeper = keeper_of(server)
+        seconds = 20
+        threads = []
+        for client in clients[:PRINTING]:
+            client.execute(_CODE.format(count=RATE * seconds, rate=RATE))
+            threads.append(threading.Thread(target=client.read_cell))
+            threads[-1].start()
+        begin, used = time.perf_counter(), sum(keeper.cpu_times()[:2])
+        for thread in threads:
+            thread.join()
+        share = (sum(keeper.cpu_times()[:2]) - used) / (time.perf_counter() - begin)
+        memory = keeper.memory_info().rss
+        for client in clients:
+            client.close()
+    return memory, share
+
+
+def measure_messages(count: int, *options: str) -> float:
+    """Return the processor time of a server per message, in seconds."""
+    with running(*options) as server:
+        client = Client(server, server.create("a.ipynb"))
+        used, before = sum(server.process.cpu_times()[:2]), client.messages
+        client.execute(_CODE.format(count=count, rate=1000))
+        client.read_cell()
+        seconds = sum(server.process.cpu_times()[:2]) - used
+        messages = client.messages - before
+        client.close()
+    return seconds / messages
+
+
+def main(rounds: int, count: int) -> int:
+    reached = True
+    for kernels in KERNELS:
+        memory, share = measure_keeper(kernels)
+        printing = min(kernels, PRINTING)
+        print(
+            f"{kernels} kernels: {memory / 1e6:.0f} MB; {share:.1%} of a core while {printing} of "
+            f"them print {RATE} lines per second each",
+            flush=True,
+        )
+        reached &= share < PROCESSOR_TARGET
+    ours, stock = [], []
+    for _ in range(rounds):
+        ours.append(measure_messages(count))
+        stock.append(measure_messages(count, _STOCK))
+    ratio = statistics.median(ours) / statistics.median(stock)
+    print(f"a message, medians of {rounds} rounds: ours {statistics.median(ours) * 1e6:.0f} us, ")
+    print(f"stock {statistics.median(stock) * 1e6:.0f} us, ratio {ratio:.3f}")
+    reached &= ratio < 1 + MESSAGE_TARGET
+    print("Targets:", "all reached" if reached else "missed")
+    return not reached
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description="What the keeper costs.")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--messages", type=int, default=10_000)
+    arguments = parser.parse_args()
+    sys.exit(main(arguments.rounds, arguments.messages))
