@@ -11,8 +11,8 @@ from nbsessions.cli.errors import CommandError
 from nbsessions.cli.keeper.kept import kept_table, list_kept
 from nbsessions.cli.keeper.state import KeeperState, read_state
 from nbsessions.cli.keeper.stop import StopKeeperCommand
-from nbsessions.cli.output import format_bytes, format_duration, plain, write_json
-from nbsessions.keeper.link import OtherVersion
+from nbsessions.cli.output import format_bytes, format_duration, format_size, plain, write_json
+from nbsessions.keeper.asking import OtherVersion
 from nbsessions.models import utcnow
 
 _FLAGS = {**FLAGS, **JSON_FLAG, **ALL_NAMESPACES_FLAG}
@@ -30,7 +30,8 @@ class KeeperCommand(Dispatcher):
 
     With --json, the output is an object with the keys running, needed (whether a keeper should
     run), problem (a sentence or null), pid, started (ISO 8601), protocol (its version),
-    memory_bytes and kernels. That is an array of objects with the keys kernel_id, paths (of its
+    memory_bytes, kept_bytes and limit_bytes (what the files of all kernels have, and may have at
+    most) and kernels. That is an array of objects with the keys kernel_id, paths (of its
     sessions), kept_bytes, connected, away (both count clients), away_seconds (of the client that
     has been away for the longest time), waiting_bytes and keeps_replies. Unknown values are null.
     """
@@ -55,7 +56,10 @@ jupyter nbsessions keeper stop
             self._tell_why_there_is_none(state)
         else:
             self.out.print(plain(_headline(state)))
+            if state.is_outdated:
+                self.say(f"It is of an earlier release. {state.remedy}")
             if kept:
+                self.out.print(plain(_sum(state)))
                 self.out.print()
                 self.out.print(kept_table(kept))
         return 1 if state.problem and state.needed else 0
@@ -65,7 +69,7 @@ jupyter nbsessions keeper stop
             self.say(state.absence)
             return
         self.say(state.problem)
-        if not isinstance(state.trouble, OtherVersion):
+        if state.remedy is not None:
             self.say(state.remedy)
 
 
@@ -79,6 +83,8 @@ def _to_json(state: KeeperState) -> dict[str, Any]:
         "started": None if state.status is None else _started(state.status.started).isoformat(),
         "protocol": version if state.status is None else state.status.version,
         "memory_bytes": state.memory,
+        "kept_bytes": None if state.status is None else state.kept_bytes,
+        "limit_bytes": None if state.status is None else state.status.total_limit or None,
     }
 
 
@@ -91,6 +97,13 @@ def _headline(state: KeeperState) -> str:
         f"with version {state.status.version} of the protocol and {format_bytes(state.memory)} "
         "of memory"
     )
+
+
+def _sum(state: KeeperState) -> str:
+    assert state.status is not None
+    limit = state.status.total_limit
+    most = f" of at most {format_size(limit)}" if limit else ""
+    return f"The files of all kernels have {format_size(state.kept_bytes)}{most}"
 
 
 def _started(seconds: float) -> datetime:

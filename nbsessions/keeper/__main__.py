@@ -18,13 +18,17 @@ from typing import IO
 
 # All that is ever needed. The environment may be upgraded or removed while the keeper runs.
 import psutil  # noqa: F401
+import zmq
 
 from nbsessions.keeper.folder import KeeperFolder
 from nbsessions.keeper.process import Keeper
+from nbsessions.keeper.replacing import Replacement
+from nbsessions.keeper.sockets import Context
 from nbsessions.locks import FileLock
 
 _LOG_SIZE = 200_000
 _MOST_FILES = 65536
+_MAX_SOCKETS = 8192
 _TIMEOUT = 15.0
 _INTERVAL = 0.05
 
@@ -50,30 +54,45 @@ def _run(folder: KeeperFolder, problem: IO[str]) -> None:
     """Run the keeper. Close ``problem`` when it can be reached, or write why it cannot."""
     log = _log(folder)
     lock = FileLock(folder.lock, folder=folder.folder)
+    context = _context()
+    replacement = Replacement(folder, context, log=log)
+
+    def ready() -> None:
+        replacement.end()
+        problem.close()
+
     try:
-        if _acquire(lock, folder):
-            Keeper(folder, lock, log=log).run(ready=problem.close)
+        if _acquire(lock, replacement):
+            Keeper(folder, lock, context, replacement.inheritance, log=log).run(ready)
     except Exception as error:
         log.exception("Ended by an error")
         if not problem.closed:
             problem.write(str(error))
     finally:
+        context.destroy(linger=0)
+        replacement.end()
         lock.close()
 
 
-def _acquire(lock: FileLock, folder: KeeperFolder) -> bool:
-    """Take the lock. Return False if a keeper that has it can be reached.
+def _acquire(lock: FileLock, replacement: Replacement) -> bool:
+    """Take the lock. Return False if another keeper has it that can be reached and is not older.
 
     A keeper has the lock before it can be reached, and for a while afterwards.
     """
     deadline = time.monotonic() + _TIMEOUT
     while not lock.acquire(timeout=_INTERVAL):
         with contextlib.suppress(OSError):
-            folder.connect(_TIMEOUT).close()
-            return False
+            if not replacement.is_needed():
+                return False
         if time.monotonic() > deadline:
             raise TimeoutError(f"the keeper that has the lock {lock.path} cannot be reached")
     return True
+
+
+def _context() -> Context:
+    context: Context = zmq.Context()
+    context.set(zmq.MAX_SOCKETS, _MAX_SOCKETS)
+    return context
 
 
 def _detach() -> None:

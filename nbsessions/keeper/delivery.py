@@ -66,18 +66,25 @@ def waiting_bytes(connection: socket.socket) -> int:
 class Delivery:
     """The connection of a client whose server is dead or has let it go."""
 
-    def __init__(self, connection: socket.socket, base: int) -> None:
-        """``base``: how many bytes were sent before those that the server counts."""
+    def __init__(self, connection: socket.socket, base: int, *, ended: bool = False) -> None:
+        """``base``: how many bytes were sent before those that the server counts.
+
+        ``ended``: whether the client has been told already that nothing follows.
+        """
         self._connection = connection
-        self._base = base
-        self._ended = False
+        self.base = base
+        self.ended = ended
         connection.setblocking(False)
+
+    def fileno(self) -> int:
+        """Return the descriptor of the connection."""
+        return self._connection.fileno()
 
     def end(self) -> None:
         """Tell the client that nothing follows what has been accepted."""
         with contextlib.suppress(OSError):  # The client may have ended the connection.
             self._connection.shutdown(socket.SHUT_WR)
-            self._ended = True
+            self.ended = True
 
     def is_complete(self) -> bool:
         """Return whether the client has everything, or has ended the connection.
@@ -101,8 +108,8 @@ class Delivery:
             return None
         acknowledged, waiting = counted
         # The end of a connection is counted like a byte, which follows all others.
-        end = 1 if self._ended and not waiting else 0
-        return acknowledged - end - self._base
+        end = 1 if self.ended and not waiting else 0
+        return acknowledged - end - self.base
 
     def close(self) -> None:
         """Close the connection. Idempotent."""

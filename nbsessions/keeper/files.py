@@ -54,6 +54,10 @@ class KernelFiles:
             lambda: examine_file(self._marks, name, accepted, self._spool, newest=newest), then
         )
 
+    def shrink(self) -> None:
+        """Thin out soon what is more than the limit of the spool."""
+        self._writer.run(self._spool.shrink, self._report)
+
     def remove(self, clients: Collection[Client]) -> None:
         """Remove all files soon. Nothing is stored from now on."""
         self._removed = True

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from nbsessions.keeper import records
-from nbsessions.keeper.clients import Client, Sent, longest_away
+from nbsessions.keeper.clients import Client, longest_away
 from nbsessions.keeper.delivery import Delivery
 from nbsessions.keeper.files import KernelFiles
 from nbsessions.keeper.folder import KeeperFolder
+from nbsessions.keeper.inheritance import Inheritance
 from nbsessions.keeper.messages import NotAMessage, count_lines, message_of
+from nbsessions.keeper.overlap import Overlap
 from nbsessions.keeper.records import Kind
-from nbsessions.keeper.sockets import Context, Socket, received, stand_ins, subscribe
+from nbsessions.keeper.settling import Settling
+from nbsessions.keeper.sharing import shared_limit
+from nbsessions.keeper.sockets import Context, Socket, Subscription, received, stand_ins, subscribe
 from nbsessions.keeper.spool import Spool
 from nbsessions.keeper.writer import Writer
 from nbsessions.registry.records import KernelRecord
@@ -23,8 +26,9 @@ from nbsessions.registry.records import KernelRecord
 _AT_ONCE = 2000
 _MOST_ROUNDS = 50
 """A kernel may publish faster than its messages can be received."""
-_LATE = 1.0
-"""Seconds that a message may arrive here later than at a server."""
+_ALL = 10**9
+_MOST_LATE = 1_000_000
+"""Bytes that may arrive here later than at the keeper that this one has replaced."""
 NO_KEEPER = "the process that keeps output had ended"
 TOO_LARGE = "a message was too large"
 
@@ -41,33 +45,70 @@ class KeptKernel:
         *,
         log: logging.Logger,
     ) -> None:
-        """Go on with the spool that an earlier keeper has left. Raises OSError."""
         self.kernel_id = record.kernel_id
+        self.output_limit = record.output_limit
         self.spool = Spool(folder.spools, record.kernel_id, record.output_limit)
         self.clients: dict[str, Client] = {}
+        self.position = self._lines = 0
         self._context = context
         self._writer = writer
         self._log = log
         self._files = KernelFiles(self.spool, folder, writer, log=log)
         self._subscriber: Socket | None = None
-        self._info: dict[str, Any] = {}
+        self._info: Mapping[str, Any] = {}
+        self._overlap: Overlap | None = None
         self._complained = False
-        self._retries: list[Callable[[], None]] = []
+        self.settling = Settling(self._files, self.clients, self.receive, log=log)
+
+    def open(self, inheritance: Inheritance) -> None:
+        """Go on with the files that an earlier keeper has left. Blocks. Raises OSError."""
         known = [self.spool.open()]
         for client in self._files.read_clients():
+            client.delivery = inheritance.deliveries.pop(client.connection or "", None)
             self.clients[client.session_id] = client
             known.append((client.position, client.lines))
         # What a client has not missed may not be in the spool.
         self.position, self._lines = max(known)
+        subscription = inheritance.subscriptions.pop(self.kernel_id, None)
+        if subscription is None:
+            self._note_gap()
+        else:
+            self._continue(subscription)
+
+    def _note_gap(self) -> None:
+        """Note that nobody knows what the kernel has said in the meantime."""
         if self.position:
-            # Nobody knows what the kernel has said in the meantime.
             self.position += 1
             self.spool.note_loss(NO_KEEPER)
+
+    def _continue(self, subscription: Subscription) -> None:
+        """Go on where the earlier keeper has ended, after this one has subscribed."""
+        self._info, self._subscriber = subscription.connection_info, subscription.socket
+        arrived = list(received(subscription.socket, _ALL))
+        size = sum(len(frame) for frames in arrived for frame in frames)
+        self._overlap = Overlap(self.spool.newest_keys(size + _MOST_LATE))
+        following = self._overlap.following(arrived)
+        if len(following) == len(arrived) and not subscription.is_effective:
+            self._note_gap()
+        for frames in following:
+            self._keep(Kind.IOPUB, frames)
+
+    def share(self, level: int | None) -> None:
+        """Keep the files below a level, beside what is the kernel's own limit."""
+        self.spool.limit = shared_limit(self.output_limit, level)
+        if self.spool.is_too_large:
+            self._files.shrink()
+
+    def end_overlap(self) -> None:
+        """Forget what an earlier keeper has kept, once nothing of that can arrive any more."""
+        if self._overlap is not None and self._overlap.is_over:
+            self._overlap = None
 
     # What the kernel says
 
     def follow(self, record: KernelRecord) -> None:
         """Listen at the kernel's present address."""
+        self.output_limit = record.output_limit
         if record.connection_info != self._info:
             self._info = record.connection_info
             if self._subscriber is not None:
@@ -90,7 +131,8 @@ class KeptKernel:
         size = 0
         if self._subscriber is not None:
             for frames in received(self._subscriber, _AT_ONCE):
-                size += self._keep(Kind.IOPUB, frames)
+                if self._overlap is None or not self._overlap.has(frames):
+                    size += self._keep(Kind.IOPUB, frames)
         for client in self.clients.values():
             for kind, each in client.stand_ins.items():
                 for frames in received(each, _AT_ONCE):
@@ -154,7 +196,7 @@ class KeptKernel:
                 session_id=session_id, position=self.position, lines=self._lines
             )
         if client.connection != connection:
-            self._end_connection(client)
+            self.settling.end_connection(client)
         elif client.delivery is not None:
             client.delivery.close()
         client.connection, client.delivery = connection, delivery
@@ -181,61 +223,16 @@ class KeptKernel:
     def _end_delivery(self, client: Client) -> None:
         """Let the client get what has been accepted for it, and nothing else."""
         if client.delivery is None:
-            self._end_connection(client)
+            self.settling.end_connection(client)
         else:
             client.delivery.end()
 
     def _limit_away(self) -> None:
         for each in longest_away(self.clients.values()):
             self._stop_standing_in(each)
-            self._end_connection(each)
+            self.settling.end_connection(each)
             del self.clients[each.session_id]
         self._files.store(self.clients.values())
-
-    def _end_connection(self, client: Client) -> None:
-        """Find out what the client was sent on its connection."""
-        name, client.connection = client.connection, None
-        delivery, client.delivery = client.delivery, None
-        if name is None:
-            return
-        client.settling.append(name)
-        accepted = delivery.accepted() if delivery else None
-        if delivery is not None:
-            delivery.close()
-        self._settle(client, name, accepted, time.monotonic() + _LATE)
-
-    def _settle(self, client: Client, name: str, accepted: int | None, deadline: float) -> None:
-        """Find out what a client was sent.
-
-        A message that the server has sent may have reached the server before it reaches us.
-        """
-        self.receive()
-        newest = time.monotonic() < deadline
-
-        def settled(found: Sent | OSError | None) -> None:
-            if isinstance(found, OSError):
-                self._log.warning("What client %s was sent is unknown: %s", name, found)
-                found = Sent()
-            if found is None:
-                self._retries.append(partial(self._settle, client, name, accepted, deadline))
-                return
-            client.take_over(name, found)
-            self._files.store(self.clients.values(), settled=name)
-            while client.then and not client.settling:
-                client.then.pop(0)()
-
-        self._files.examine(name, accepted, settled, newest=newest)
-
-    def retry(self) -> None:
-        """Look again for messages that have not arrived."""
-        retries, self._retries = self._retries, []
-        for each in retries:
-            each()
-
-    @property
-    def is_waiting(self) -> bool:
-        """Whether something has to be tried again soon."""
-        return bool(self._retries)
 
     # Dead servers
 
@@ -267,12 +264,15 @@ class KeptKernel:
         while client.stand_ins:
             client.stand_ins.popitem()[1].close()
 
-    def end_deliveries(self) -> bool:
-        """End the connections whose clients have got everything. Return whether any are left."""
+    def end_deliveries(self, *, at_once: bool = False) -> bool:
+        """End the connections whose clients have got everything. Return whether any are left.
+
+        With ``at_once``, end the others, too. Their clients may get some of it twice.
+        """
         ending = [each for each in self.clients.values() if each.away_since and each.delivery]
         for client in ending:
-            if client.delivery is not None and client.delivery.is_complete():
-                self._end_connection(client)
+            if client.delivery is not None and (client.delivery.is_complete() or at_once):
+                self.settling.end_connection(client)
         return any(client.delivery for client in ending)
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""A server's connection to the keeper, and what a command asks it for."""
+"""A server's connection to the keeper."""
 
 from __future__ import annotations
 
@@ -15,9 +15,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TypeVar
 
-import msgspec
-
 from nbsessions.identity import process_key
+from nbsessions.keeper.asking import OtherVersion, Refused, exchange
 from nbsessions.keeper.folder import KeeperFolder
 from nbsessions.keeper.marks import Mark
 from nbsessions.keeper.protocol import (
@@ -27,15 +26,11 @@ from nbsessions.keeper.protocol import (
     Detach,
     Flush,
     Hello,
-    ProtocolError,
     Reply,
     Request,
-    Status,
-    Stop,
     Watch,
 )
 from nbsessions.keeper.starting import KeeperFailed, start_keeper
-from nbsessions.keeper.status import KeeperStatus
 
 T = TypeVar("T")
 
@@ -44,19 +39,6 @@ _CHECK_INTERVAL = 1.0
 _ATTEMPTS = 3
 _LONGEST_PAUSE = 60.0
 """Seconds between attempts to start a keeper that cannot be started."""
-
-
-class Refused(OSError):
-    """The keeper cannot do what it was asked for."""
-
-
-class OtherVersion(OSError):
-    """The keeper and we have different versions of the protocol."""
-
-    def __init__(self, version: int | None, pid: int | None) -> None:
-        super().__init__(f"it has version {version} of the protocol, and we have {VERSION}")
-        self.version = version
-        self.pid = pid
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,7 +197,7 @@ class KeeperLink:
         for attempt in range(_ATTEMPTS):
             channel = self._connected()
             try:
-                return _exchange(channel, request, descriptor)
+                return exchange(channel, request, descriptor)
             except Refused:
                 raise
             except OSError:
@@ -246,22 +228,39 @@ class KeeperLink:
         self._failures += 1
 
     def _connect(self) -> Channel:
+        """Return a connection to a keeper of our version or a later one. Raises OSError."""
         self.folder.make()
         try:
-            return Channel(self.folder.connect(_TIMEOUT))
+            channel = Channel(self.folder.connect(_TIMEOUT))
         except OSError:
-            start_keeper(self.folder.registry)
-        return Channel(self.folder.connect(_TIMEOUT))
+            return self._started()
+        try:
+            return self._greeted(channel)
+        except OtherVersion:
+            return self._started()
+
+    def _started(self) -> Channel:
+        start_keeper(self.folder.registry)
+        return self._greeted(Channel(self.folder.connect(_TIMEOUT)))
+
+    def _greeted(self, channel: Channel) -> Channel:
+        hello = Hello(version=VERSION, server_id=self._server_id, process=process_key(os.getpid()))
+        try:
+            greeting = exchange(channel, hello)
+            if (greeting.version or 0) < VERSION:
+                raise OtherVersion(greeting.version, greeting.pid)
+        except OSError:
+            channel.close()
+            raise
+        return channel
 
     def _introduce(self, channel: Channel) -> None:
-        hello = Hello(version=VERSION, server_id=self._server_id, process=process_key(os.getpid()))
-        _exchange(channel, hello)
         for kernel_id in self._kernels:
-            _exchange(channel, Watch(kernel_id=kernel_id))
+            exchange(channel, Watch(kernel_id=kernel_id))
         for client in list(self._clients.values()):
             if client.mark is not None:
                 with contextlib.suppress(Refused):
-                    _exchange(channel, client.request, client.descriptor)
+                    exchange(channel, client.request, client.descriptor)
 
     def _disconnect(self) -> None:
         channel, self._channel = self._channel, None
@@ -283,41 +282,3 @@ def _has_ended(channel: Channel) -> bool:
     poll = select.poll()
     poll.register(channel, select.POLLIN)
     return bool(poll.poll(0))
-
-
-def _exchange(channel: Channel, request: Request, descriptor: int | None = None) -> Reply:
-    channel.send(request, descriptor)
-    while (reply := channel.next_reply()) is None:
-        if not channel.receive():
-            raise ConnectionResetError("the keeper has ended the connection")
-    if reply.error is not None:
-        raise Refused(reply.error)
-    return reply
-
-
-def ask_keeper(folder: KeeperFolder) -> KeeperStatus:
-    """Return what the keeper says about itself.
-
-    Raises OSError. That is OtherVersion if the keeper has another version of the protocol.
-    """
-    channel = Channel(folder.connect(_TIMEOUT))
-    try:
-        greeting = _exchange(channel, Hello(version=VERSION))
-        if greeting.version != VERSION:
-            raise OtherVersion(greeting.version, greeting.pid)
-        return msgspec.convert(_exchange(channel, Status()).status, KeeperStatus)
-    except msgspec.ValidationError as error:
-        raise ProtocolError(str(error)) from error
-    finally:
-        channel.close()
-
-
-def stop_keeper(folder: KeeperFolder) -> None:
-    """Stop the keeper, and wait until it has written everything. Raises OSError."""
-    channel = Channel(folder.connect(_TIMEOUT))
-    try:
-        channel.send(Stop())
-        while channel.receive():
-            pass
-    finally:
-        channel.close()

@@ -1,7 +1,12 @@
 """What servers and the keeper say to each other, over a Unix socket.
 
 Each message is a JSON object, preceded by its length (4 bytes, big-endian). A server sends
-requests and gets one reply to each. A request may come with a file descriptor (SCM_RIGHTS).
+requests and gets one reply to each. A message may come with a file descriptor (SCM_RIGHTS).
+
+A keeper serves the servers of its own version of the protocol and of every earlier one. A server
+that finds a keeper of an earlier version has it replaced, see ``replacing``. Both sides ignore the
+fields that they do not know. So a field may be added without a new version, with a default that
+means what its absence has meant before.
 """
 
 from __future__ import annotations
@@ -77,10 +82,25 @@ class Status(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 
 class Stop(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """Write everything and end."""
+    """Write everything and end. Then the connection ends as well."""
+
+    hand_over: bool = False
+    """Whether a keeper asks that follows. It gets a reply for the connection of each client."""
 
 
 Request: TypeAlias = Hello | Watch | Attach | Detach | Flush | Status | Stop
+
+
+class Handed(msgspec.Struct, frozen=True, kw_only=True):
+    """A client's connection that a keeper hands over to the one that follows.
+
+    It comes with a duplicate of the client's TCP socket.
+    """
+
+    connection: Name
+    base: int
+    ended: bool
+    """Whether the client has been told that nothing follows."""
 
 
 class Reply(msgspec.Struct, frozen=True, kw_only=True):
@@ -97,6 +117,7 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True):
     answered: list[str] = []
     """For Attach: the keys of the newest requests that the client has got a reply to."""
     status: dict[str, Any] | None = None
+    handed: Handed | None = None
 
 
 class ProtocolError(OSError):
@@ -160,7 +181,7 @@ class Channel:
             raise ProtocolError(str(error)) from error
 
     def take_descriptor(self) -> int | None:
-        """Return the descriptor that came with the last request, which the caller closes."""
+        """Return the descriptor that came with the last message, which the caller closes."""
         return self._descriptors.pop(0) if self._descriptors else None
 
     def close(self) -> None:

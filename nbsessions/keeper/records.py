@@ -123,5 +123,10 @@ def position_at(data: bytes, offset: int) -> tuple[int, int, bytes]:
     return position, lines, key
 
 
+def kind_at(data: bytes, offset: int) -> Kind:
+    """Return what the record at the offset holds."""
+    return Kind(_HEAD.unpack_from(data, offset)[1])
+
+
 KEY_OFFSET: Final = _CHECKSUM_AT - _LENGTH.size - KEY_SIZE
 """Where the key is in a record."""

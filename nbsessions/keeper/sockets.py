@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypeAlias
 
 import zmq
@@ -13,17 +14,62 @@ from nbsessions.keeper.records import CHANNELS, Kind
 _RECONNECT_INTERVAL = 10
 """Milliseconds. A restarted kernel soon publishes at the same port."""
 
+_UNTIL_NOTICED = 0.2
+
 Socket: TypeAlias = "zmq.Socket[bytes]"
 Context: TypeAlias = "zmq.Context[Socket]"
 
 
 def subscribe(context: Context, connection_info: Mapping[str, Any]) -> Socket:
     """Return a socket that receives all that the kernel publishes from now on."""
+    subscriber = _subscriber(context, connection_info)
+    subscriber.connect(address_of(connection_info, "iopub"))
+    return subscriber
+
+
+def _subscriber(context: Context, connection_info: Mapping[str, Any]) -> Socket:
     subscriber = _socket(context, zmq.SUB, connection_info)
     subscriber.reconnect_ivl = _RECONNECT_INTERVAL
     subscriber.subscribe(b"")
-    subscriber.connect(address_of(connection_info, "iopub"))
     return subscriber
+
+
+class Subscription:
+    """Tells when the kernel has noticed that a socket is subscribed."""
+
+    def __init__(self, context: Context, connection_info: Mapping[str, Any]) -> None:
+        """Begin to connect. Raises ZMQError."""
+        self.connection_info = connection_info
+        self.is_effective = False
+        """Whether the kernel has noticed it, as far as is known."""
+        self.socket = _subscriber(context, connection_info)
+        self._monitor = self.socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED)
+        try:
+            self.socket.connect(address_of(connection_info, "iopub"))
+        except zmq.ZMQError:
+            self.close()
+            raise
+
+    def wait_for_handshake(self, timeout: float) -> None:
+        """Wait until the kernel knows the socket. Call this once."""
+        self.is_effective = bool(self._monitor.poll(int(timeout * 1000)))
+        self.socket.disable_monitor()
+
+    def close(self) -> None:
+        """Stop receiving. Idempotent."""
+        if not self.socket.closed:
+            self.socket.disable_monitor()
+            self.socket.close()
+
+
+def wait_until_effective(subscriptions: Iterable[Subscription], timeout: float) -> None:
+    """Wait until the kernels have noticed subscriptions, no longer than some seconds for all."""
+    deadline = time.monotonic() + timeout
+    for each in subscriptions:
+        each.wait_for_handshake(max(0.0, deadline - time.monotonic()))
+    # What is subscribed to is sent right after the handshake. A kernel reads it before it
+    # publishes the next message, unless it has looked a moment ago.
+    time.sleep(_UNTIL_NOTICED)
 
 
 def stand_ins(

@@ -100,30 +100,62 @@ class Spool:
 
     def _make_room(self, size: int) -> None:
         """Begin a new segment if the current one is full, and thin out the oldest ones."""
+        self._begin_segment(size)
+        while len(self._segments) > 2 and self.size() + size > self.limit + self.part:
+            # A segment may be larger than the others if the limit was lowered. At least the size
+            # of the others has to go, because this takes its time.
+            self._merge(2, whole=self._room() - size - self.part)
+
+    def _begin_segment(self, size: int) -> None:
+        """Begin a new segment unless there is room in the current one."""
         current = self._sizes[self._segments[-1]]
         if current and current + size > self.part:
             following = self._segments[-1].next
             self._open_segment(following, 0)
             self._segments.append(following)
-        while len(self._segments) > 2 and self.size() + size > self.limit + self.part:
-            self._merge()
+
+    @property
+    def is_too_large(self) -> bool:
+        """Whether the limit was lowered, so that there is more than is to be kept."""
+        return self.size() > self.limit + self.part
+
+    def shrink(self) -> None:
+        """Thin out at once what is more than the limit. Do nothing if the files were removed."""
+        if self._descriptor is None:
+            return
+        self._begin_segment(0)
+        while self.is_too_large:
+            room, second = self._room(), self._sizes[self._segments[1]]
+            if room >= second:
+                # What is in the first one has to go only in part.
+                self._merge(1, whole=room - second)
+                return
+            self._merge(2, whole=room)
+
+    def _room(self) -> int:
+        """Return how many bytes of the two oldest segments may stay whole."""
+        return self.limit - self.size() + sum(self._sizes[each] for each in self._segments[:2])
 
     @property
     def part(self) -> int:
         """How many bytes of records are written at once at most, unless one is larger."""
         return self.limit // _SEGMENTS
 
-    def _merge(self) -> None:
-        """Keep what matters of the two oldest segments, in the place of the second one."""
-        oldest, second = self._segments[:2]
+    def _merge(self, count: int, whole: int = 0) -> None:
+        """Keep what matters of the oldest segments, in the place of the last of them.
+
+        The newest records of that one stay, so many bytes at most.
+        """
+        *oldest, last = self._segments[:count]
         # If the disk is full, what matters has to go as well.
         with contextlib.suppress(OSError):
-            data = [self._read(each) for each in (oldest, second)]
-            kept = compact(data, self.part)
-            self._replace(second, kept)
-            self._sizes[second] = len(kept)
-        self._remove(oldest.name)
-        del self._segments[0], self._sizes[oldest]
+            data = [self._read(each) for each in oldest]
+            kept = _thinned(data, self._read(last), self.part, whole)
+            self._replace(last, kept)
+            self._sizes[last] = len(kept)
+        for each in oldest:
+            self._remove(each.name)
+            del self._segments[0], self._sizes[each]
 
     def _read(self, segment: Segment) -> bytes:
         """Return what is in a segment, nothing if somebody has removed it."""
@@ -170,6 +202,24 @@ class Spool:
                 found[key] = position, lines
         return found
 
+    def newest_keys(self, size: int) -> list[bytes]:
+        """Return the keys of what the kernel has published last, in order.
+
+        It is at least so many bytes, unless the spool has less.
+        """
+        found: list[bytes] = []
+        for segment in reversed(self._segments):
+            if size <= 0:
+                break
+            data = self._read(segment)
+            size -= len(data)
+            found[:0] = [
+                records.position_at(data, start)[2]
+                for start, _ in offsets(data)
+                if records.kind_at(data, start) is Kind.IOPUB
+            ]
+        return found
+
     def size(self) -> int:
         """Return how many bytes the files have."""
         return sum(self._sizes.values())
@@ -197,3 +247,10 @@ class Spool:
         descriptor, self._descriptor = self._descriptor, None
         if descriptor is not None:
             os.close(descriptor)
+
+
+def _thinned(older: list[bytes], newest: bytes, limit: int, whole: int) -> bytes:
+    """Return what is worth keeping of some data, and the newest of it as it is."""
+    starts = (start for start, _ in offsets(newest))
+    begin = next((start for start in starts if len(newest) - start <= whole), len(newest))
+    return compact([*older, newest[:begin]], limit) + newest[begin:]

@@ -17,7 +17,10 @@ class KeeperFailed(OSError):
 
 
 def start_keeper(registry: Path) -> None:
-    """Start a keeper, unless one runs, and wait until it can be reached. Raises KeeperFailed."""
+    """Start a keeper, unless one runs, and wait until it can be reached. Raises KeeperFailed.
+
+    A keeper of an earlier version is replaced.
+    """
     # A server that was started in the terminal of a kernel has its mark.
     env = {name: value for name, value in os.environ.items() if name != KERNEL_ID_VARIABLE}
     try:

@@ -37,3 +37,5 @@ class KeeperStatus(msgspec.Struct, frozen=True, kw_only=True):
     started: float
     """Seconds since the epoch."""
     kernels: dict[str, KernelStatus] = {}
+    total_limit: int = 0
+    """How many bytes the files of all kernels may have together. 0 if there is no limit."""

@@ -66,6 +66,8 @@ class KernelRecord(msgspec.Struct, frozen=True, kw_only=True):
     """
     output_limit: int = 0
     """How many bytes of the kernel's messages the keeper may keep for clients. 0: none."""
+    total_output_limit: int = 0
+    """How many bytes it may keep of all kernels together. 0: any number."""
     adopted: bool = False
     """Whether the owning server adopted the kernel from a dead server."""
 

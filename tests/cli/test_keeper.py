@@ -9,15 +9,26 @@ from typing import Any
 
 import pytest
 
+from nbsessions.keeper.asking import ask_keeper
 from nbsessions.keeper.folder import KeeperFolder
-from nbsessions.keeper.link import ask_keeper
 from nbsessions.keeper.status import KeeperStatus, KernelStatus
 from support.channel import Channel
 from support.cli import CommandLine
 from support.server import Server, StartServer
 from support.waiting import wait_until
 
-KEYS = ["running", "needed", "problem", "pid", "started", "protocol", "memory_bytes", "kernels"]
+KEYS = [
+    "running",
+    "needed",
+    "problem",
+    "pid",
+    "started",
+    "protocol",
+    "memory_bytes",
+    "kept_bytes",
+    "limit_bytes",
+    "kernels",
+]
 KERNEL_KEYS = [
     "kernel_id",
     "paths",
@@ -32,7 +43,8 @@ KERNEL_KEYS = [
 
 @pytest.fixture(scope="module")
 def server(start_shared_server: StartServer) -> Server:
-    return start_shared_server(config={"SurvivingKernels": {"output_limit": 1_000_000}})
+    limits = {"output_limit": 1_000_000, "total_output_limit": 50_000_000}
+    return start_shared_server(config={"SurvivingKernels": limits})
 
 
 @pytest.fixture(scope="module")
@@ -111,11 +123,13 @@ def test_the_keeper_is_shown_with_its_kernels(
     assert list(kernel) == KERNEL_KEYS
     assert (kernel["kernel_id"], kernel["paths"]) == (kernel_id, ["folder/a.ipynb"])
     assert kernel["connected"] == 1
-    assert kernel["kept_bytes"] > 0
+    assert report["kept_bytes"] == kernel["kept_bytes"] > 0
+    assert report["limit_bytes"] == 50_000_000
     assert not kernel["keeps_replies"]
     assert (ran.status, ran.err) == (0, "")
     assert f"Process {process.pid} runs since " in ran.out
     assert "with version 1 of the protocol" in ran.out
+    assert " of at most 50.0 MB\n" in ran.out
     (line,) = (line for line in ran.out.splitlines() if line.startswith(kernel_id[:8]))
     assert "folder/a.ipynb" in line
 

@@ -100,17 +100,39 @@ def test_an_idle_place_is_fine(place: Place) -> None:
     assert state.memory is None
 
 
-def test_a_keeper_of_another_version_is_named(place: Place) -> None:
+@pytest.mark.parametrize("version", [VERSION - 1, VERSION + 1])
+def test_a_keeper_of_another_version_that_makes_no_sense_is_named(
+    place: Place, version: int
+) -> None:
     def answer(channel: Channel, request: Request) -> None:
-        assert isinstance(request, Hello)
-        channel.send(Reply(version=VERSION + 1, pid=os.getpid()))
+        if isinstance(request, Hello):
+            channel.send(Reply(version=version, pid=os.getpid()))
+        else:
+            channel.send(Reply(error="this is no request"))
 
     with answering(place, answer):
         state, (finding,) = examined(place)
     assert finding.level is Level.WARNING
-    assert f"(process {os.getpid()}) has version {VERSION + 1} of the protocol" in finding.message
+    assert f"(process {os.getpid()}) has version {version} of the protocol" in finding.message
+    assert (finding.hint is not None and "replaces" in finding.hint) == (version < VERSION)
     assert state.pid == os.getpid()
     assert state.memory is not None
+
+
+@pytest.mark.parametrize("version", [VERSION - 1, VERSION + 1])
+def test_the_status_of_a_keeper_of_another_version_is_read(place: Place, version: int) -> None:
+    status = {"pid": os.getpid(), "version": version, "started": 0.0, "unknown": 1, "kernels": {}}
+
+    def answer(channel: Channel, _: Request) -> None:
+        channel.send(Reply(version=version, pid=os.getpid(), status=status))
+
+    with answering(place, answer):
+        state, (finding, *more) = examined(place)
+    assert state.status is not None
+    assert state.problem is None
+    assert finding.message == f"process {os.getpid()} keeps what 0 kernels said: 0 kB"
+    assert [each.level for each in more] == [Level.OK] * (version < VERSION)
+    assert all("replaces" in each.message for each in more)
 
 
 @pytest.mark.parametrize(
@@ -200,6 +222,16 @@ def test_a_full_file_system_is_told(place: Place, started: Processes) -> None:
     record(place, started, output_limit=10**18)
     _, full = warnings(place)
     assert full.startswith("the files of 1 kernel may take 1200000000.0 GB more, but ")
+
+
+def test_all_files_together_take_no_more_than_their_limit(
+    place: Place, started: Processes
+) -> None:
+    record(place, started, output_limit=10**18, total_output_limit=1_000_000)
+    (missing,) = warnings(place)
+    assert missing.startswith("no keeper runs")
+    record(place, started, output_limit=10**18, total_output_limit=10**17)
+    assert len(warnings(place)) == 1
 
 
 def test_a_server_that_runs_restarts_the_keeper(place: Place, started: Processes) -> None:

@@ -57,8 +57,8 @@ def make_kernel(place: Place) -> Iterator[Callable[..., FakeKernel]]:
     """Makes kernels."""
     made: list[FakeKernel] = []
 
-    def make(server_id: str = "no-server", limit: int = 1_000_000) -> FakeKernel:
-        made.append(FakeKernel(place, server_id, limit))
+    def make(server_id: str = "no-server", **limits: int) -> FakeKernel:
+        made.append(FakeKernel(place, server_id, **limits))
         return made[-1]
 
     yield make

@@ -9,6 +9,7 @@ from pathlib import Path
 import zmq
 
 from nbsessions.keeper.folder import KeeperFolder
+from nbsessions.keeper.inheritance import Inheritance
 from nbsessions.keeper.kernel import KeptKernel
 from nbsessions.keeper.marks import Mark
 from nbsessions.keeper.writer import Writer
@@ -24,6 +25,7 @@ def test_what_a_client_was_sent_is_not_stored_after_the_end_of_its_kernel(tmp_pa
     answers: list[object] = []
     with zmq.Context() as context:
         kernel = KeptKernel(make_record(output_limit=10**6), folder, context, writer, log=LOG)
+        kernel.open(Inheritance())
         kernel.attach("client", "first", None, "a-server", answers.append)
         Mark(folder.marks, "first").close()
         kernel.detach("client", "first")

@@ -256,3 +256,64 @@ def test_no_descriptor_is_left(folder: PrivateFolder, story: Story) -> None:
     story.spool.close()
     story.spool.close()
     assert len(os.listdir("/proc/self/fd")) == len(before) - 1
+
+
+# A lower limit
+
+
+@one_folder
+@given(st.lists(st.integers(1, LIMIT // 4), max_size=30), st.integers(LIMIT // 20, 2 * LIMIT))
+@example([LIMIT // 4] * 30, LIMIT // 20)
+@example([LIMIT // 30] * 2, LIMIT // 20)
+def test_a_spool_with_a_lower_limit_keeps_the_newest_whole(
+    folder: PrivateFolder, sizes: list[int], limit: int
+) -> None:
+    spool = Spool(folder, KERNEL, LIMIT)
+    spool.remove()
+    story = Story(spool)
+    for each in sizes:
+        story.say(make_message("stream", each, lines=1))
+    before = read_all(folder)
+    spool.limit = limit
+    spool.shrink()
+    after = read_all(folder)
+    assert size(folder) == spool.size()
+    if sum(_size(each) for each in before) > 1.1 * limit:
+        assert spool.size() <= 1.1 * limit
+    assert after == before[len(before) - len(after) :]
+    dropped = before[: len(before) - len(after)]
+    if dropped:
+        # The one before would have been too much, or makes up most of its segment.
+        assert _size(dropped[-1]) + sum(map(_size, after)) > limit - limit // 10
+    story.say(make_message("stream", lines=1))
+    assert read_all(folder)[-1].position == len(sizes) + 1
+    spool.close()
+
+
+def _size(record: records.Record) -> int:
+    return len(
+        records.encode(record.kind, record.frames, position=record.position, lines=record.lines)
+    )
+
+
+def test_what_a_page_needs_outlasts_a_lower_limit(
+    folder: PrivateFolder, story: Story, spool: Spool
+) -> None:
+    begun = make_message("execute_input", code="1")
+    story.say(begun)
+    for _ in range(50):
+        story.say(make_message("stream", LIMIT // 60))
+    spool.limit = LIMIT // 4
+    spool.shrink()
+    assert read_all(folder)[0].frames == begun
+    assert size(folder) <= 1.1 * spool.limit
+
+
+def test_a_removed_spool_is_not_written_again(
+    folder: PrivateFolder, story: Story, spool: Spool
+) -> None:
+    story.say(make_message("stream", LIMIT // 2))
+    spool.remove()
+    spool.limit = 0
+    spool.shrink()
+    assert files(folder) == []

@@ -46,6 +46,7 @@ FULL = KernelRecord(
     logged=12345,
     orphan_timeout=60.0,
     output_limit=1000,
+    total_output_limit=5000,
     adopted=True,
 )
 

@@ -109,6 +109,10 @@ class Channel:
         self._socket.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
         self._socket.shutdown()
 
+    def say_goodbye(self) -> None:
+        """Ask the server to close the websocket. What it has sent can still be received."""
+        self._socket.send_close()
+
     def execute(self, code: str) -> str:
         """Run code and return its result as plain text."""
         message = self.wait_for("execute_result", self.start(code))

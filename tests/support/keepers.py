@@ -8,16 +8,18 @@ import os
 import signal
 import socket
 import subprocess
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import psutil
 import zmq
 
+from nbsessions.keeper.asking import ask_keeper
 from nbsessions.keeper.delivery import sent_bytes
 from nbsessions.keeper.folder import KeeperFolder
-from nbsessions.keeper.link import Attached, KeeperLink, ask_keeper
+from nbsessions.keeper.link import Attached, KeeperLink
 from nbsessions.keeper.marks import ANSWERED, IOPUB, Mark
 from nbsessions.keeper.messages import DELIMITER, HEADER, PARENT, SIGNATURE, key_of, key_of_request
 from nbsessions.keeper.protocol import Channel, Reply, Request, Status
@@ -32,6 +34,14 @@ from support.waiting import wait_until
 
 LOG = logging.getLogger("nbsessions.tests.keeper")
 _TIMEOUT = 30.0
+_OTHER_VERSION = """
+import sys
+from nbsessions.keeper import protocol
+change, protocol.VERSION = sys.argv.pop(), int(sys.argv.pop())
+from nbsessions.keeper.__main__ import main
+exec(change)
+main()
+"""
 
 
 def wait_for_clients(runtime_dir: Path, count: int) -> None:
@@ -70,6 +80,17 @@ class RunningKeeper:
     def start(self) -> int:
         """Start a keeper. Return its process id."""
         start_keeper(self.folder.registry)
+        return self.pid()
+
+    def start_version(self, version: int, change: str = "") -> int:
+        """Start a keeper with another version of the protocol. Return the id of the one that runs.
+
+        ``change`` is code that changes what the keeper does.
+        """
+        with contextlib.suppress(OSError):
+            self.pid()
+        command = [sys.executable, "-c", _OTHER_VERSION, str(self.folder.registry)]
+        subprocess.run([*command, str(version), change], check=True, timeout=_TIMEOUT)
         return self.pid()
 
     def connect(self) -> Channel:
@@ -131,7 +152,9 @@ def has_gone(pid: int) -> bool:
 class FakeKernel:
     """The sockets of a kernel, its record, and a process in its place."""
 
-    def __init__(self, place: Place, server_id: str, limit: int = 1_000_000) -> None:
+    def __init__(
+        self, place: Place, server_id: str, limit: int = 1_000_000, total: int = 0
+    ) -> None:
         self._place = place
         self._context = zmq.Context()
         self._process = subprocess.Popen(SLEEP)
@@ -143,7 +166,11 @@ class FakeKernel:
         for name, router in self.routers.items():
             router.router_mandatory = router.router_handover = True
             info[f"{name}_port"] = self._bind(router)
-        self._fields = {"connection_info": info, "output_limit": limit}
+        self._fields = {
+            "connection_info": info,
+            "output_limit": limit,
+            "total_output_limit": total,
+        }
         self.record = place.record(server_id, self._identity, **self._fields)
         self.kernel_id = self.record.kernel_id
 
@@ -161,6 +188,12 @@ class FakeKernel:
         self.iopub.sndhwm = 0
         self._fields["connection_info"]["iopub_port"] = self._bind(self.iopub)
         self.belongs_to(self.record.server_id)
+
+    def publish_again_at(self, port: int) -> None:
+        """Publish at a port, after the socket was closed."""
+        self.iopub = self._context.socket(zmq.XPUB)
+        self.iopub.sndhwm = 0
+        self.iopub.bind(f"tcp://127.0.0.1:{port}")
 
     def wait_for_keeper(self) -> None:
         """Wait until a keeper has subscribed."""
@@ -252,6 +285,24 @@ class Server:
     def close(self) -> None:
         self.link.close()
         self.servers.unregister(kernels_left=False)
+
+
+@contextlib.contextmanager
+def slow_connection() -> Iterator[tuple[socket.socket, socket.socket]]:
+    """Yield the server's and the client's end of a connection.
+
+    What is sent stays with the server's system until the client reads it, except for a few kB.
+    """
+    with socket.socket() as listener, socket.socket() as client:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 200_000)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        client.connect(listener.getsockname())
+        client.settimeout(_TIMEOUT)
+        server, _ = listener.accept()
+        with server:
+            yield server, client
 
 
 # Functions that OtherProcess calls in other processes

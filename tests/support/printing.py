@@ -11,6 +11,7 @@ from typing import Any
 import websocket
 
 from support.channel import V1, Address, Channel
+from support.waiting import wait_until
 
 COUNTING = """
 import os, time
@@ -41,10 +42,14 @@ class Reader(threading.Thread):
         self._stopped = threading.Event()
         self._requests: list[str] = []
         self.connected = threading.Event()
+        self._away = threading.Event()
 
     def run(self) -> None:
         """Connect and read until ``stop`` is called."""
         while not self._stopped.is_set():
+            if self._away.is_set():
+                time.sleep(0.05)
+                continue
             try:
                 self._read()
             except (OSError, websocket.WebSocketException):
@@ -58,13 +63,28 @@ class Reader(threading.Thread):
             while self._requests:
                 channel.start(self._requests.pop())
             self.connected.set()
+            goes = False
             while not self._stopped.is_set():
+                if self._away.is_set() and not goes:
+                    goes = True
+                    channel.say_goodbye()
                 message = channel.receive()
                 if message is not None:
                     self.messages.append(message)
                     time.sleep(self._pause)
         finally:
+            self.connected.clear()
             channel.close()
+
+    def go_away(self) -> None:
+        """Disconnect after all that the server has sent. ``come_back`` connects again."""
+        self._away.set()
+        wait_until(lambda: not self.connected.is_set(), "the client is away")
+
+    def come_back(self) -> None:
+        """Connect again."""
+        self._away.clear()
+        assert self.connected.wait(60)
 
     def request(self, code: str) -> None:
         """Have the code run once the client is connected. Call this before ``start``."""

@@ -17,7 +17,6 @@ from nbsessions.cli.output import format_size
 from nbsessions.cli.overview import Overview
 from nbsessions.keeper.addresses import has_known_transport
 from nbsessions.keeper.folder import KeeperFolder
-from nbsessions.keeper.link import OtherVersion
 from nbsessions.private import SUPPORTED, PrivateFolder
 from nbsessions.registry.records import KernelRecord
 from nbsessions.registry.trouble import explain
@@ -77,17 +76,22 @@ def _trouble(folder: PrivateFolder) -> str | None:
 def _check_process(state: KeeperState) -> Iterator[Finding]:
     problem = state.problem
     if problem is not None:
-        hint = None if isinstance(state.trouble, OtherVersion) else state.remedy
-        yield warning(CHECK, problem[:1].lower() + problem[1:], hint)
+        yield warning(CHECK, problem[:1].lower() + problem[1:], state.remedy)
     elif state.status is None:
         yield ok(CHECK, state.absence[:1].lower() + state.absence[1:])
     else:
-        size = sum(kernel.bytes for kernel in state.kernels.values())
         yield ok(
             CHECK,
             f"process {state.pid} keeps what {_count(len(state.kernels))} said: "
-            f"{format_size(size)}",
+            f"{format_size(state.kept_bytes)}",
         )
+        if state.is_outdated:
+            yield ok(
+                CHECK,
+                f"the keeper is of an earlier release: it has version {state.status.version} of "
+                "the protocol. The next server of this release that starts or takes over a kernel "
+                "replaces it",
+            )
 
 
 def _check_kernels(state: KeeperState) -> Iterator[Finding]:
@@ -139,6 +143,9 @@ def _is_unrecorded(overview: Overview, kernel_id: str) -> bool:
 def _check_space(state: KeeperState) -> Iterator[Finding]:
     records = state.audible
     more = sum(_growth(state, each) for each in records)
+    limits = [each.total_output_limit for each in records if each.total_output_limit]
+    if limits:
+        more = min(more, max(0, min(limits) - state.kept_bytes))
     folder = state.folder.spools.path
     while not os.path.isdir(folder) and folder != folder.parent:
         folder = folder.parent
@@ -152,7 +159,7 @@ def _check_space(state: KeeperState) -> Iterator[Finding]:
             f"the files of {_count(len(records))} may take {format_size(more)} more, but "
             f"{folder} has only {format_size(free)}",
             "set JUPYTER_RUNTIME_DIR to a folder with more space, or "
-            "c.SurvivingKernels.output_limit to a smaller number",
+            "c.SurvivingKernels.output_limit or total_output_limit to a smaller number",
         )
 
 

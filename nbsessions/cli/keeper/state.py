@@ -11,8 +11,8 @@ import psutil
 
 from nbsessions.cli.local_kernels import LocalKernel, LocalKernels
 from nbsessions.keeper.addresses import can_follow
+from nbsessions.keeper.asking import OtherVersion, ask_keeper
 from nbsessions.keeper.folder import KeeperFolder
-from nbsessions.keeper.link import OtherVersion, ask_keeper
 from nbsessions.keeper.protocol import VERSION
 from nbsessions.keeper.reading import bytes_after
 from nbsessions.keeper.status import KeeperStatus, KernelStatus
@@ -63,6 +63,12 @@ class KeeperState:
         return any(each.server is State.LIVE for each in self.recorded if each.kernel_id in needed)
 
     @property
+    def is_outdated(self) -> bool:
+        """Whether the keeper is of an earlier release."""
+        known = self.trouble if isinstance(self.trouble, OtherVersion) else self.status
+        return known is not None and (known.version or 0) < VERSION
+
+    @property
     def problem(self) -> str | None:
         """What is wrong, in one sentence without its full stop. None if nothing is."""
         if isinstance(self.trouble, OtherVersion):
@@ -82,8 +88,15 @@ class KeeperState:
         return None
 
     @property
-    def remedy(self) -> str:
-        """What to do if no keeper answers."""
+    def remedy(self) -> str | None:
+        """What will be done about the keeper or its absence."""
+        if self.is_outdated:
+            return (
+                "The next server of this release that starts or takes over a kernel replaces the "
+                "keeper, and nothing is lost"
+            )
+        if isinstance(self.trouble, OtherVersion):
+            return None
         if self.is_restarted:
             log = self.folder.path / "log"
             return f"A running server starts another within two seconds. If not, see {log}"
@@ -119,6 +132,11 @@ class KeeperState:
     def kernels(self) -> Mapping[str, KernelStatus]:
         """What is kept, by kernel id."""
         return {} if self.status is None else self.status.kernels
+
+    @property
+    def kept_bytes(self) -> int:
+        """The size of the files of all kernels."""
+        return sum(kernel.bytes for kernel in self.kernels.values())
 
     def waiting(self, kernel_id: str) -> int:
         """Return how many bytes are kept of a kernel for clients that are away."""

@@ -12,7 +12,7 @@ from nbsessions.cli.errors import CommandError
 from nbsessions.cli.keeper.state import KeeperState, read_state
 from nbsessions.cli.local_kernels import LocalKernels
 from nbsessions.cli.output import plain
-from nbsessions.keeper.link import stop_keeper
+from nbsessions.keeper.asking import stop_keeper
 
 _YES = ({"StopKeeperCommand": {"yes": True}}, "Do not ask for confirmation.")
 _FLAGS: dict[str, Any] = {**FLAGS, "y": _YES, "yes": _YES}

@@ -148,6 +148,14 @@ class SurvivingKernels(LoggingConfigurable):
         newer ones.""",
     ).tag(config=True)
 
+    total_output_limit = Int(
+        500_000_000,
+        min=1_000_000,
+        help="""How many bytes the files of all kernels may have together. If they have more, the
+        largest shrink first, but none to less than a megabyte. If the servers of a user that share
+        the runtime directory have different values, the smallest counts.""",
+    ).tag(config=True)
+
     @default("kernel_manager_class")
     def _default_kernel_manager_class(self) -> str:
         return "nbsessions.kernels.surviving.manager.SurvivingKernelManager"
@@ -186,6 +194,7 @@ class SurvivingKernels(LoggingConfigurable):
             root_dir=root_dir,
             orphan_timeout=self._orphan_seconds,
             output_limit=self.output_limit if self.keep_output else 0,
+            total_output_limit=self.total_output_limit,
             log=self.log,
         )
         self._keeper = KeeperLink(KeeperFolder(folder), self._servers.server_id, log=self.log)

@@ -43,10 +43,12 @@ class KernelRecorder:
         root_dir: str,
         orphan_timeout: float,
         output_limit: int,
+        total_output_limit: int,
         log: logging.Logger,
     ) -> None:
         self._orphan_timeout = orphan_timeout
         self._output_limit = output_limit
+        self._total_output_limit = total_output_limit
         self._records = records
         self._servers = servers
         self._output = output
@@ -114,6 +116,7 @@ class KernelRecorder:
             root_dir=self._root_dir,
             orphan_timeout=self._orphan_timeout,
             output_limit=self._output_limit,
+            total_output_limit=self._total_output_limit,
             kernel_name=kernel.kernel_name,
             kernel_spec=_spec_to_dict(kernel.kernel_spec),
             # The same path as in the kernel's command line.
@@ -160,6 +163,7 @@ class KernelRecorder:
             server_id=self._servers.server_id,
             orphan_timeout=self._orphan_timeout,
             output_limit=self._output_limit,
+            total_output_limit=self._total_output_limit,
             adopted=True,
             restarting=record.process is None,
         )

@@ -26,10 +26,14 @@ class Unanswered:
         """``answered``: the keys of requests that the client has got replies to."""
         self._client = client
         self._answered = {key.encode() for key in answered}
+        self._ran: set[bytes] = set()
+        """The requests that something was published for. Their cells were not skipped."""
         self._inputs: dict[bytes, dict[str, Any]] = {}
         self._errors: dict[bytes, dict[str, Any]] = {}
         self._ended: dict[bytes, dict[str, Any]] = {}
         """The headers of the requests of cells that have ended, by key."""
+        self._parent = b""
+        """The last parent header. Most messages have that of the one before."""
 
     def see(self, channel: str, message: Sequence[bytes]) -> None:
         """Note what a message tells about the cells of the client."""
@@ -37,10 +41,15 @@ class Unanswered:
             key = key_of_request(message[PARENT])
             self._answered.add(key)
             self._ended.pop(key, None)
-        elif channel == "iopub" and (kind := type_of(message[HEADER])) in _TELLING:
-            parent = _read(message[PARENT])
-            if self._is_cell(parent):
-                self._note(kind, key_of_request(message[PARENT]), parent, message)
+        elif channel == "iopub":
+            kind = type_of(message[HEADER])
+            if kind != "status" and message[PARENT] != self._parent:
+                self._parent = message[PARENT]
+                self._ran.add(key_of_request(message[PARENT]))
+            if kind in _TELLING:
+                parent = _read(message[PARENT])
+                if self._is_cell(parent):
+                    self._note(kind, key_of_request(message[PARENT]), parent, message)
 
     def _is_cell(self, request: Mapping[str, Any]) -> bool:
         is_ours = request.get("session") == self._client
@@ -76,9 +85,10 @@ class Unanswered:
     def _content(self, key: bytes) -> dict[str, Any]:
         """Return the content of a reply, without the values of ``user_expressions``."""
         ran, error = self._inputs.get(key), self._errors.get(key)
-        if ran is None:
+        if key not in self._ran:
             return {"status": "aborted"}  # An earlier cell has failed.
-        count = {"execution_count": ran.get("execution_count")}
+        # If the cell has run for long, nobody knows any more how it began.
+        count = {"execution_count": ran.get("execution_count") if ran is not None else None}
         if error is not None:
             return {"status": "error", **error, **count}
         return {"status": "ok", "payload": [], "user_expressions": {}, **count}

@@ -11,6 +11,8 @@
 - JupyterLab goes on as if Node were not installed. If it is, JupyterLab runs it at each start to
   read settings that only a build needs, which takes a quarter of the start.
 - A server with ``WITHOUT_LOCKS`` in its environment has no file locks.
+- A server with ``KEEPER_PROTOCOL`` has that version of the protocol between servers and keepers,
+  and so has a keeper that it starts.
 - A server with ``SIGTERM_WHILE_LOGGING`` receives a SIGTERM while it logs a line with that text.
 """
 
@@ -63,6 +65,10 @@ def _reserve(module):
     reserve_ports(module.LocalPortCache)
 
 
+def _set_version(module):
+    module.VERSION = int(os.environ["KEEPER_PROTOCOL"])
+
+
 def _skip_node(module):
     module._yarn_config = lambda logger: {"yarn config": {}, "npm config": {}}
 
@@ -106,5 +112,7 @@ _variables = {
 }
 if _variables:
     sys.meta_path.insert(0, _AtImport("nbsessions", before=_measure))
+if "KEEPER_PROTOCOL" in os.environ:
+    sys.meta_path.insert(0, _AtImport("nbsessions.keeper.protocol", after=_set_version))
 sys.meta_path.insert(0, _AtImport("jupyter_client.connect", after=_reserve))
 sys.meta_path.insert(0, _AtImport("jupyterlab.commands", after=_skip_node))
