@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import time
+from collections.abc import Sequence
 from functools import partial
 
 from support.channel import V1, Channel
@@ -39,15 +40,42 @@ def test_every_line_reaches_every_client_once(start_server: StartServer) -> None
                 wait_until(partial(has_all, each), f"{each.name} has read all", timeout=120)
             wait_until(runs.replies, "the reply is there")
     for each in readers:
-        *lines, last = each.printed().split("\n")[:-1]
-        assert lines == [str(number) for number in range(1, len(lines) + 1)]
-        assert last == f"all {len(lines)}"
+        check_lines(each)
     assert [reply["status"] for reply in runs.replies()] == ["ok"]
     assert [watches.replies(), slow.replies()] == [[], []]
 
 
+def have_connected(readers: Sequence[Reader], times: int) -> bool:
+    return all(each.connections >= times for each in readers)
+
+
+def check_lines(reader: Reader) -> None:
+    """Each line has been read once, and in order."""
+    *lines, last = reader.printed().split("\n")[:-1]
+    assert lines == [str(number) for number in range(1, len(lines) + 1)]
+    assert last == f"all {len(lines)}"
+
+
 def has_all(reader: Reader) -> bool:
     return "all" in reader.printed()
+
+
+def test_a_server_that_is_restarted_under_its_clients_ends_in_time(
+    start_server: StartServer,
+) -> None:
+    server = start_server(config={**UNLIMITED, "SurvivingKernels": {"keep_kernels": "restart"}})
+    kernel_id = server.create("a.ipynb", "python3")["kernel"]["id"]
+    readers = [Reader(server, kernel_id) for _ in range(8)]
+    readers[0].request(COUNTING.format(rate=1000, flush=25))
+    with reading(*readers):
+        for number in range(4):
+            wait_until(partial(have_connected, readers, number + 1), "all are back")
+            assert server.stop() == 0
+            server.start(again=True)
+        (server.root_dir / "enough").touch()
+        for each in readers:
+            wait_until(partial(has_all, each), f"{each.name} has read all")
+    check_lines(readers[0])
 
 
 def test_clients_that_vanish_while_the_kernel_prints_are_no_errors(

@@ -58,6 +58,7 @@ class SurvivingConnection(ZMQChannelsWebsocketConnection):
     _catching_up: CatchingUp | None = None
     _handshakes: Handshakes | None = None
     _unanswered: Unanswered | None = None
+    _has_ended = False
     _noting: tuple[int, bytes] | None = None
     """The kind and the key of the message that is being sent."""
 
@@ -243,5 +244,8 @@ class SurvivingConnection(ZMQChannelsWebsocketConnection):
 
     def disconnect(self) -> None:  # type: ignore[override]  # as in the base
         """End the connection. Another one of the same client may have replaced it."""
+        if self._has_ended:
+            return  # A server that stops ends all, those too that are just ending by themselves.
+        self._has_ended = True
         self.let_go()
         super().disconnect()  # type: ignore[no-untyped-call]
