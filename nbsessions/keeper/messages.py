@@ -69,7 +69,12 @@ def type_of(header: bytes) -> str:
 
 
 def count_lines(message: Sequence[bytes]) -> int:
-    """Return how many lines of output a message is. A plot or another result counts as one."""
+    """Return how many lines of a cell's output a message is. A plot or a result counts as one.
+
+    What a kernel prints for others than cells, as about an unknown comm, is not shown.
+    """
+    if type_of(message[PARENT]) != "execute_request":
+        return 0
     kind = type_of(message[HEADER])
     if kind == "stream":
         return message[CONTENT].count(b"\\n")

@@ -267,7 +267,7 @@ def test_the_page_says_how_much_is_lost_and_why(
     notebook = print_while_away(context, server, 3000)
     text = notebook.lab.wait_for_notification("Back after")
     found = re.search(
-        r"The kernel kept running\. ([\d,]+) lines of output were restored\. "
+        r"Back after \d+ s\. ([\d,]+) lines of output were restored\. "
         r"(([\d,]+) lines of output are missing: there was more than is kept\.)$",
         text,
     )

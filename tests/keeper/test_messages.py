@@ -12,6 +12,7 @@ from nbsessions.keeper.messages import (
     DELIMITER,
     HEADER,
     KEY_SIZE,
+    PARENT,
     NotAMessage,
     count_lines,
     key_of,
@@ -64,3 +65,10 @@ def test_types_and_lines_are_told() -> None:
     assert count_lines(make_message("display_data")) == 1
     assert count_lines(make_message("update_display_data")) == 0
     assert type_of(b"nonsense") == ""
+
+
+@pytest.mark.parametrize("parent", [b"{}", b"", b'{"msg_type": "comm_msg"}'])
+def test_what_is_printed_for_others_than_cells_is_no_output(parent: bytes) -> None:
+    message = make_message("stream", lines=2)
+    message[PARENT] = parent
+    assert count_lines(message) == 0

@@ -21,6 +21,7 @@ from nbsessions.private import PrivateFolder
 
 KERNEL = "a-kernel"
 EVERYTHING = 2**40
+PARENT = b'{"msg_type": "execute_request"}'
 
 texts = st.text(st.characters(exclude_categories=()), max_size=20)
 frames = st.lists(st.binary(max_size=50), min_size=5, max_size=8)
@@ -36,7 +37,7 @@ def make_message(
     body = json.dumps(content).encode()
     signature = uuid.uuid4().hex * 2
     missing = max(0, size - len(header) - len(body) - len(signature))
-    return [signature.encode(), header, b"{}", b"{}", body, b"x" * missing]
+    return [signature.encode(), header, PARENT, b"{}", body, b"x" * missing]
 
 
 class Story:

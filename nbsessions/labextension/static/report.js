@@ -265,7 +265,8 @@ function tell(page, { sessions, documents }, status, away, unanswered, missed) {
   const sentences = [
     away ? `Back after ${duration(away)}.` : '',
     hasMoved ? MOVED : describeGone([...gone.values()]),
-    hasMoved || gone.size > 0 ? '' : describeKept(sessions),
+    // Lab shortens a longer text than is left without this.
+    hasMoved || gone.size > 0 || problems.length > 0 ? '' : describeKept(sessions),
     describeRestored([...missed.values()]),
     problems.length > 1 ? 'Output is missing in several places.' : (problems[0] ?? ''),
     unanswered.length ? `${several(unanswered.length, 'cell')} got no reply.` : '',
