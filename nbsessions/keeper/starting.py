@@ -10,6 +10,8 @@ from pathlib import Path
 from nbsessions.registry.process import KERNEL_ID_VARIABLE
 
 _TIMEOUT = 20.0
+_LITTLE_MEMORY = {"MALLOC_ARENA_MAX": "2", "MALLOC_MMAP_THRESHOLD_": "65536"}
+"""Lets glibc return the memory of large messages, which one thread allocates and another frees."""
 
 
 class KeeperFailed(OSError):
@@ -23,6 +25,7 @@ def start_keeper(registry: Path) -> None:
     """
     # A server that was started in the terminal of a kernel has its mark.
     env = {name: value for name, value in os.environ.items() if name != KERNEL_ID_VARIABLE}
+    env = {**_LITTLE_MEMORY, **env}
     try:
         done = subprocess.run(
             [sys.executable, "-m", "nbsessions.keeper", str(registry.absolute())],
