@@ -11,7 +11,9 @@ import hashlib
 import json
 import re
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
+
+import msgspec
 
 DELIMITER: Final = b"<IDS|MSG>"
 SIGNATURE, HEADER, PARENT, METADATA, CONTENT = range(5)
@@ -66,6 +68,14 @@ def type_of(header: bytes) -> str:
     """Return the message type in a header, or "" if it has none."""
     found = _TYPE.search(header)
     return found[1].decode(errors="replace") if found else ""
+
+
+def decoded(frame: bytes) -> dict[str, Any]:
+    """Return the object in a frame, or an empty one if the frame has none."""
+    try:
+        return msgspec.json.decode(frame, type=dict[str, Any])
+    except msgspec.DecodeError:
+        return {}
 
 
 def count_lines(message: Sequence[bytes]) -> int:

@@ -87,10 +87,7 @@ def test_the_display_of_an_earlier_cell_changes_in_the_gap(
     assert notebook.outputs(1) == []
 
 
-def test_a_text_bar_that_ends_in_the_gap_is_shown_once(gap: Gap, context: BrowserContext) -> None:
-    source = """
-from tqdm import tqdm
-bar = tqdm(total=10, bar_format="{n_fmt}/{total_fmt} |{bar:10}|", ascii=True, mininterval=0)
+MOVING = """
 bar.update(2)
 tell("begun")
 wait_for("gone")
@@ -99,7 +96,14 @@ for _ in range(8):
 bar.close()
 tell("done")
 """
-    notebook = run_over_a_gap(gap, context, source)
+
+
+def test_a_text_bar_that_ends_in_the_gap_is_shown_once(gap: Gap, context: BrowserContext) -> None:
+    source = """
+from tqdm import tqdm
+bar = tqdm(total=10, bar_format="{n_fmt}/{total_fmt} |{bar:10}|", ascii=True, mininterval=0)
+"""
+    notebook = run_over_a_gap(gap, context, source + MOVING)
     notebook.wait_for_end(0)
     [output] = notebook.outputs(0)
     assert (output["name"], output["text"]) == ("stderr", "10/10 |##########|\n")
@@ -172,15 +176,8 @@ def test_a_bar_of_tqdm_that_ends_in_the_gap_is_complete(gap: Gap, context: Brows
     source = """
 from tqdm.notebook import tqdm
 bar = tqdm(total=10, mininterval=0, bar_format="{l_bar}{bar}{n_fmt}/{total_fmt}")
-bar.update(2)
-tell("begun")
-wait_for("gone")
-for _ in range(8):
-    bar.update()
-bar.close()
-tell("done")
 """
-    notebook = run_over_a_gap(gap, context, source, widget=BAR)
+    notebook = run_over_a_gap(gap, context, source + MOVING, widget=BAR)
     notebook.wait_for_end(0)
     wait_for_bar(notebook, 100)
     notebook.cell(0).locator(".progress-bar-success").wait_for()

@@ -21,6 +21,7 @@ from support.keepers import (
     FakeKernel,
     RunningKeeper,
     Server,
+    being_delivered,
     end_process,
     has_gone,
     kept,
@@ -188,15 +189,7 @@ def listening_at(port: int) -> socket.socket | None:
 def test_what_is_being_delivered_is_delivered_and_known_afterwards(
     keeper: RunningKeeper, server: Server, kernel: FakeKernel
 ) -> None:
-    messages = [make_message("stream", 2000) for _ in range(50)]
-    with slow_connection() as (websocket, client):
-        server.attach(kernel.kernel_id, "client", websocket)
-        kernel.publish(*messages)
-        wait_for_records(keeper, server, kernel, 50)
-        server.send("client", messages)
-        server.detach("client")
-        server.link.flush(kernel.kernel_id).result(30)
-        websocket.close()
+    with being_delivered(keeper, server, kernel) as (client, messages):
         keeper.start_version(NEWER)
         received = bytearray()
         while data := client.recv(65536):

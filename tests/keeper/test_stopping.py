@@ -8,22 +8,16 @@ import time
 
 from nbsessions.keeper.asking import stop_keeper
 from nbsessions.keeper.protocol import Stop
-from support.keepers import FakeKernel, RunningKeeper, Server, kept, slow_connection
+from support.keepers import (
+    FakeKernel,
+    RunningKeeper,
+    Server,
+    being_delivered,
+    say,
+    send_and_let_go,
+    slow_connection,
+)
 from support.spools import make_message
-from support.waiting import wait_until
-
-
-def say(
-    keeper: RunningKeeper, server: Server, kernel: FakeKernel, messages: list[list[bytes]]
-) -> None:
-    """Publish messages, and wait until they are kept."""
-    kernel.publish(*messages)
-
-    def are_kept() -> bool:
-        server.link.flush(kernel.kernel_id).result(30)
-        return len(kept(keeper, kernel)) == len(messages)
-
-    wait_until(are_kept, "they are kept")
 
 
 def position_of(server: Server, kernel: FakeKernel) -> int | None:
@@ -33,16 +27,6 @@ def position_of(server: Server, kernel: FakeKernel) -> int | None:
         server.detach("client")
     assert known is not None
     return known.position
-
-
-def send_and_let_go(
-    server: Server, kernel: FakeKernel, websocket: socket.socket, messages: list[list[bytes]]
-) -> None:
-    """Send a client messages, and end its connection."""
-    server.send("client", messages)
-    server.detach("client")
-    server.link.flush(kernel.kernel_id).result(30)
-    websocket.close()
 
 
 def read_all(client: socket.socket) -> int:
@@ -72,11 +56,7 @@ def test_a_message_that_comes_late_is_waited_for(
 def test_a_client_that_reads_gets_all_and_nothing_twice(
     keeper: RunningKeeper, server: Server, kernel: FakeKernel
 ) -> None:
-    messages = [make_message("stream", 2000) for _ in range(50)]
-    with slow_connection() as (websocket, client):
-        server.attach(kernel.kernel_id, "client", websocket)
-        say(keeper, server, kernel, messages)
-        send_and_let_go(server, kernel, websocket, messages)
+    with being_delivered(keeper, server, kernel) as (client, _):
         timer = threading.Timer(0.3, read_all, [client])
         timer.start()
         stop_keeper(keeper.folder)
@@ -87,11 +67,7 @@ def test_a_client_that_reads_gets_all_and_nothing_twice(
 def test_a_client_that_does_not_read_is_not_waited_for(
     keeper: RunningKeeper, server: Server, kernel: FakeKernel
 ) -> None:
-    messages = [make_message("stream", 2000) for _ in range(50)]
-    with slow_connection() as (websocket, client):
-        server.attach(kernel.kernel_id, "client", websocket)
-        say(keeper, server, kernel, messages)
-        send_and_let_go(server, kernel, websocket, messages)
+    with being_delivered(keeper, server, kernel) as (client, messages):
         begun = time.monotonic()
         stop_keeper(keeper.folder)
         assert time.monotonic() - begun < 4

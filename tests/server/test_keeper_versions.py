@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import pytest
 
 from support.cli import CommandLine
 from support.keepers import RunningKeeper
-from support.printing import COUNTING, Reader, reading
+from support.printing import Reader, everyone_reading
 from support.server import Server, StartServer
 from support.waiting import wait_until
 
@@ -67,37 +67,8 @@ def wait_for_return(readers: Sequence[Reader], before: Sequence[int]) -> None:
     )
 
 
-def has_read_all(reader: Reader) -> bool:
-    """Return whether the last line is among the newest messages of a client."""
-    newest = (message["content"] for message in reader.messages[-200:])
-    return any("all" in content.get("text", "") for content in newest)
-
-
-@contextmanager
-def printing(server: Server) -> Iterator[Sequence[Reader]]:
-    """Yield clients that read what a kernel prints. Then check that each got each line once."""
-    kernel_id = server.create("a.ipynb", "python3")["kernel"]["id"]
-    runs, watches = Reader(server, kernel_id), Reader(server, kernel_id)
-    slow = Reader(server, kernel_id, pause=0.01)
-    runs.request(COUNTING.format(rate=5000, flush=100))
-    readers = [watches, slow, runs]
-    with reading(watches, slow):
-        for each in (watches, slow):
-            assert each.connected.wait(60)
-        with reading(runs):
-            wait_until(lambda: all(each.printed() for each in readers), "all of them read")
-            yield readers
-            (server.root_dir / "enough").touch()
-            wait_until(
-                lambda: all(map(has_read_all, readers)) and runs.replies(),
-                "all have read everything",
-                timeout=240,
-            )
-    for each in readers:
-        *lines, last = each.printed().split("\n")[:-1]
-        assert lines == [str(number) for number in range(1, len(lines) + 1)]
-        assert last == f"all {len(lines)}"
-    assert [reply["status"] for reply in runs.replies()] == ["ok"]
+def printing(server: Server) -> AbstractContextManager[Sequence[Reader]]:
+    return everyone_reading(server, flush=100, pause=0.01, timeout=240)
 
 
 def test_every_line_reaches_every_client_once_over_upgrades(server: Server) -> None:

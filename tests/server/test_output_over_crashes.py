@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from support.channel import V1, Channel
-from support.printing import COUNTING, Reader, reading
+from support.printing import COUNTING, Reader, everyone_reading, reading
 from support.server import StartServer
 from support.waiting import wait_until
 
@@ -19,45 +19,17 @@ UNLIMITED = {"ZMQChannelsWebsocketConnection": {"limit_rate": False}}
 
 def test_every_line_reaches_every_client_once(start_server: StartServer) -> None:
     server = start_server(config=UNLIMITED, measured=False)
-    kernel_id = server.create("a.ipynb", "python3")["kernel"]["id"]
-    runs, watches = Reader(server, kernel_id), Reader(server, kernel_id)
-    slow = Reader(server, kernel_id, pause=0.002)
-    runs.request(COUNTING.format(rate=5000, flush=25))
-    readers = [watches, slow, runs]
-    with reading(watches, slow):
-        for each in (watches, slow):
-            assert each.connected.wait(60)
-        with reading(runs):
-            wait_until(lambda: all(each.printed() for each in readers), "all of them read")
-            random.seed(os.environ.get("OUTPUT_SEED"))
-            for _ in range(ROUNDS):
-                time.sleep(random.uniform(0.0, 2.0))
-                server.kill()
-                time.sleep(random.choice([0.0, random.uniform(0.0, 5.0)]))
-                server.start(again=True)
-            (server.root_dir / "enough").touch()
-            for each in readers:
-                wait_until(partial(has_all, each), f"{each.name} has read all", timeout=120)
-            wait_until(runs.replies, "the reply is there")
-    for each in readers:
-        check_lines(each)
-    assert [reply["status"] for reply in runs.replies()] == ["ok"]
-    assert [watches.replies(), slow.replies()] == [[], []]
+    with everyone_reading(server, flush=25, pause=0.002):
+        random.seed(os.environ.get("OUTPUT_SEED"))
+        for _ in range(ROUNDS):
+            time.sleep(random.uniform(0.0, 2.0))
+            server.kill()
+            time.sleep(random.choice([0.0, random.uniform(0.0, 5.0)]))
+            server.start(again=True)
 
 
 def have_connected(readers: Sequence[Reader], times: int) -> bool:
     return all(each.connections >= times for each in readers)
-
-
-def check_lines(reader: Reader) -> None:
-    """Each line has been read once, and in order."""
-    *lines, last = reader.printed().split("\n")[:-1]
-    assert lines == [str(number) for number in range(1, len(lines) + 1)]
-    assert last == f"all {len(lines)}"
-
-
-def has_all(reader: Reader) -> bool:
-    return "all" in reader.printed()
 
 
 def test_a_server_that_is_restarted_under_its_clients_ends_in_time(
@@ -74,8 +46,8 @@ def test_a_server_that_is_restarted_under_its_clients_ends_in_time(
             server.start(again=True)
         (server.root_dir / "enough").touch()
         for each in readers:
-            wait_until(partial(has_all, each), f"{each.name} has read all")
-    check_lines(readers[0])
+            wait_until(each.has_all, f"{each.name} has read all")
+    readers[0].check_lines()
 
 
 def test_clients_that_vanish_while_the_kernel_prints_are_no_errors(

@@ -28,7 +28,7 @@ from nbsessions.keeper.records import Record
 from nbsessions.keeper.starting import start_keeper
 from nbsessions.registry.process import identify
 from nbsessions.registry.servers import Servers
-from support.spools import read_rest
+from support.spools import make_message, read_rest
 from support.surviving import SLEEP, Place
 from support.waiting import wait_until
 
@@ -303,6 +303,42 @@ def slow_connection() -> Iterator[tuple[socket.socket, socket.socket]]:
         server, _ = listener.accept()
         with server:
             yield server, client
+
+
+def say(
+    keeper: RunningKeeper, server: Server, kernel: FakeKernel, messages: list[list[bytes]]
+) -> None:
+    """Publish messages, and wait until they are kept."""
+    kernel.publish(*messages)
+
+    def are_kept() -> bool:
+        server.link.flush(kernel.kernel_id).result(30)
+        return len(kept(keeper, kernel)) == len(messages)
+
+    wait_until(are_kept, "they are kept")
+
+
+def send_and_let_go(
+    server: Server, kernel: FakeKernel, websocket: socket.socket, messages: list[list[bytes]]
+) -> None:
+    """Send a client messages, and end its connection."""
+    server.send("client", messages)
+    server.detach("client")
+    server.link.flush(kernel.kernel_id).result(30)
+    websocket.close()
+
+
+@contextlib.contextmanager
+def being_delivered(
+    keeper: RunningKeeper, server: Server, kernel: FakeKernel
+) -> Iterator[tuple[socket.socket, list[list[bytes]]]]:
+    """Yield a client that its server has let go before it has read, and what it was sent."""
+    messages = [make_message("stream", 2000) for _ in range(50)]
+    with slow_connection() as (websocket, client):
+        server.attach(kernel.kernel_id, "client", websocket)
+        say(keeper, server, kernel, messages)
+        send_and_let_go(server, kernel, websocket, messages)
+        yield client, messages
 
 
 # Functions that OtherProcess calls in other processes

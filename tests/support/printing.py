@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import websocket
 
 from support.channel import V1, Address, Channel
+from support.server import Server
 from support.waiting import wait_until
 
 COUNTING = """
@@ -98,6 +99,17 @@ class Reader(threading.Thread):
             if message["msg_type"] == "stream"
         )
 
+    def has_all(self) -> bool:
+        """Return whether the last line is among the newest messages."""
+        newest = (message["content"] for message in self.messages[-200:])
+        return any("all" in content.get("text", "") for content in newest)
+
+    def check_lines(self) -> None:
+        """Each line has been read once, and in order."""
+        *lines, last = self.printed().split("\n")[:-1]
+        assert lines == [str(number) for number in range(1, len(lines) + 1)]
+        assert last == f"all {len(lines)}"
+
     def replies(self) -> list[dict[str, Any]]:
         """Return the contents of the replies to its requests."""
         return [each["content"] for each in self.messages if each["msg_type"] == "execute_reply"]
@@ -118,3 +130,35 @@ def reading(*readers: Reader) -> Iterator[None]:
     finally:
         for reader in readers:
             reader.stop()
+
+
+@contextmanager
+def everyone_reading(
+    server: Server, *, flush: int, pause: float, timeout: float = 120.0
+) -> Iterator[Sequence[Reader]]:
+    """Yield clients that read what a kernel prints, 5,000 lines a second, until the block ends.
+
+    The first one watches, and so does the second one, which needs ``pause`` seconds for each
+    message. The last one has sent the request. Then check that all have read each line once, in
+    order, and that the last one has got its reply. ``timeout``: seconds that the slow one has to
+    catch up in the end.
+    """
+    kernel_id = server.create("a.ipynb", "python3")["kernel"]["id"]
+    watches, slow = Reader(server, kernel_id), Reader(server, kernel_id, pause=pause)
+    runs = Reader(server, kernel_id)
+    runs.request(COUNTING.format(rate=5000, flush=flush))
+    readers = [watches, slow, runs]
+    with reading(watches, slow):
+        for each in (watches, slow):
+            assert each.connected.wait(60)
+        with reading(runs):
+            wait_until(lambda: all(each.printed() for each in readers), "all of them read")
+            yield readers
+            (server.root_dir / "enough").touch()
+            for each in readers:
+                wait_until(each.has_all, f"{each.name} has read all", timeout=timeout)
+            wait_until(runs.replies, "the reply is there")
+    for each in readers:
+        each.check_lines()
+    assert [reply["status"] for reply in runs.replies()] == ["ok"]
+    assert [watches.replies(), slow.replies()] == [[], []]

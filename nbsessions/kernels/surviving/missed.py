@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Any
 
-import msgspec
 from jupyter_client.session import Session
 
-from nbsessions.keeper.messages import CONTENT, HEADER, PARENT, count_lines, type_of
+from nbsessions.keeper.messages import CONTENT, HEADER, PARENT, count_lines, decoded, type_of
 from nbsessions.keeper.reading import Losses, SpoolReader
 from nbsessions.keeper.records import Kind, Record
 from nbsessions.models import Missed
@@ -55,7 +53,7 @@ class MissedOutput:
         text = self._pending.describe()
         if text is None or record.kind is not Kind.IOPUB or not _is_place(record):
             return None
-        parent = _read(record.frames[PARENT])
+        parent = decoded(record.frames[PARENT])
         if parent.get("msg_type") != "execute_request":
             return None
         self._pending = Losses()
@@ -97,12 +95,5 @@ class MissedOutputs:
 def _is_place(record: Record) -> bool:
     kind = type_of(record.frames[HEADER])
     if kind == "status":
-        return _read(record.frames[CONTENT]).get("execution_state") == "idle"
+        return decoded(record.frames[CONTENT]).get("execution_state") == "idle"
     return kind in _OUTPUT
-
-
-def _read(frame: bytes) -> dict[str, Any]:
-    try:
-        return msgspec.json.decode(frame, type=dict[str, Any])
-    except msgspec.DecodeError:
-        return {}

@@ -11,10 +11,9 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-import msgspec
 from jupyter_client.session import Session
 
-from nbsessions.keeper.messages import CONTENT, HEADER, PARENT, key_of_request, type_of
+from nbsessions.keeper.messages import CONTENT, HEADER, PARENT, decoded, key_of_request, type_of
 
 _TELLING = {"execute_input", "error", "status"}
 
@@ -47,7 +46,7 @@ class Unanswered:
                 self._parent = message[PARENT]
                 self._ran.add(key_of_request(message[PARENT]))
             if kind in _TELLING:
-                parent = _read(message[PARENT])
+                parent = decoded(message[PARENT])
                 if self._is_cell(parent):
                     self._note(kind, key_of_request(message[PARENT]), parent, message)
 
@@ -58,7 +57,7 @@ class Unanswered:
     def _note(
         self, kind: str, key: bytes, request: dict[str, Any], message: Sequence[bytes]
     ) -> None:
-        content = _read(message[CONTENT])
+        content = decoded(message[CONTENT])
         if kind == "execute_input":
             self._inputs[key] = content
         elif kind == "error":
@@ -92,10 +91,3 @@ class Unanswered:
         if error is not None:
             return {"status": "error", **error, **count}
         return {"status": "ok", "payload": [], "user_expressions": {}, **count}
-
-
-def _read(frame: bytes) -> dict[str, Any]:
-    try:
-        return msgspec.json.decode(frame, type=dict[str, Any])
-    except msgspec.DecodeError:
-        return {}
