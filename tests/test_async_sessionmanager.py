@@ -326,7 +326,7 @@ async def test_the_status_is_not_known_while_the_store_cannot_be_opened(
         monkeypatch.setattr(SessionService, "open", fail)
         monkeypatch.setattr("nbsessions.service.opening._OPEN_TIMEOUT", 0.05)
         status = await manager.get_status([UNKNOWN_ID])
-        assert status == {"namespace": manager.namespace_id, "missing": None}
+        assert status == {"namespace": manager.namespace_id, "missing": None, "missed": []}
 
 
 # Closing

@@ -149,8 +149,10 @@ class KeeperLink:
             self._jobs.put(None)
             self._thread.join(2 * _TIMEOUT)
             self._thread = None
-        for client in self._clients.values():
-            client.close()
+        # The keeper knows of them until this process has ended. It must not be told of them again:
+        # it would no longer know what they are sent.
+        while self._clients:
+            self._clients.popitem()[1].close()
 
     # In the thread
 

@@ -14,11 +14,14 @@ from pathlib import Path
 import pytest
 
 from nbsessions.keeper import link
+from nbsessions.keeper.delivery import waiting_bytes
 from nbsessions.keeper.folder import KeeperFolder
 from nbsessions.keeper.link import KeeperLink
 from nbsessions.keeper.protocol import VERSION, Channel, Hello, Reply
 from nbsessions.keeper.starting import KeeperFailed
-from support.keepers import LOG, FakeKernel, RunningKeeper, Server
+from support.keepers import LOG, FakeKernel, RunningKeeper, Server, say, slow_connection
+from support.spools import make_message
+from support.waiting import wait_until
 
 
 def make_link(registry: Path) -> KeeperLink:
@@ -168,6 +171,27 @@ def test_connections_leave_no_descriptors(server: Server, kernel: FakeKernel) ->
         server.link.close()
         server.mark("connected").close()
         assert len(os.listdir("/proc/self/fd")) == len(before) - 1
+
+
+def test_a_client_that_leaves_after_the_link_has_ended_is_not_sent_anything_twice(
+    keeper: RunningKeeper, server: Server, kernel: FakeKernel, tmp_path: Path
+) -> None:
+    messages = [make_message("stream", 100) for _ in range(5)]
+    with slow_connection() as (websocket, _), slow_connection() as (another, _):
+        server.attach(kernel.kernel_id, "client", websocket)
+        server.attach(kernel.kernel_id, "another", another)
+        say(keeper, server, kernel, messages)
+        server.link.close()
+        server.send("client", messages)
+        server.detach("another")
+        server.link.flush(kernel.kernel_id).result(30)
+        server.detach("client")
+        wait_until(lambda: not waiting_bytes(websocket), "the client has everything")
+        follower = Server(tmp_path)
+        known = follower.attach(kernel.kernel_id, "client", another)
+        follower.close()
+    assert known is not None
+    assert known.position == len(messages)
 
 
 def test_a_link_that_was_never_used_is_closed(tmp_path: Path) -> None:

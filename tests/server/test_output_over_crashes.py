@@ -40,6 +40,8 @@ def test_a_server_that_is_restarted_under_its_clients_ends_in_time(
     readers = [Reader(server, kernel_id) for _ in range(8)]
     readers[0].request(COUNTING.format(rate=1000, flush=25))
     with reading(*readers):
+        # A request that a server has got in its last moment may be lost.
+        wait_until(readers[0].printed, "the cell runs")
         for number in range(4):
             wait_until(partial(have_connected, readers, number + 1), "all are back")
             assert server.stop() == 0

@@ -44,6 +44,7 @@ class Reader(threading.Thread):
         self._requests: list[str] = []
         self.connected = threading.Event()
         self._away = threading.Event()
+        self._has_all = False
 
     def run(self) -> None:
         """Connect and read until ``stop`` is called."""
@@ -72,6 +73,7 @@ class Reader(threading.Thread):
                 message = channel.receive()
                 if message is not None:
                     self.messages.append(message)
+                    self._has_all |= "all" in message["content"].get("text", "")
                     time.sleep(self._pause)
         finally:
             self.connected.clear()
@@ -100,9 +102,8 @@ class Reader(threading.Thread):
         )
 
     def has_all(self) -> bool:
-        """Return whether the last line is among the newest messages."""
-        newest = (message["content"] for message in self.messages[-200:])
-        return any("all" in content.get("text", "") for content in newest)
+        """Return whether the last line has been read."""
+        return self._has_all
 
     def check_lines(self) -> None:
         """Each line has been read once, and in order."""
