@@ -11,6 +11,7 @@ import socket
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -53,6 +54,10 @@ def _without_answers(lines: Iterable[str]) -> Iterator[str]:
             is_answer = bool(_ANSWERS_MISSING.match(line))
         if not is_answer:
             yield line
+
+
+def _continues(line: str) -> bool:
+    return not line.startswith("[")
 
 
 _KEEPER = "nbsessions.keeper"
@@ -224,11 +229,15 @@ class Server(RestClient):
         self._allowed_errors.append(pattern)
 
     def unexpected_errors(self) -> list[str]:
-        """Return unexpected ERROR lines, and lines of tracebacks in our code, from all runs."""
+        """Return unexpected ERROR lines, and lines of tracebacks in our code, from all runs.
+
+        Each comes with the rest of its traceback.
+        """
         text = self._log_file.read_text() if self._log_file.exists() else ""
+        lines = list(_without_answers(text.splitlines()))
         return [
-            line
-            for line in _without_answers(text.splitlines())
+            "\n".join([line, *takewhile(_continues, lines[number:])])
+            for number, line in enumerate(lines, 1)
             if (line.startswith("[E ") or _OUR_TRACEBACK.match(line))
             and not _ACCESS_LOG.search(line)
             and not any(re.search(each, line) for each in self._allowed_errors)
