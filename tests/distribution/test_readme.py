@@ -157,6 +157,8 @@ class Home:
                 time.sleep(0.2)
             client = RestClient(base_url=info["base_url"], token=info["token"])
             client.port = info["port"]
+            # A server writes its file before it listens.
+            wait_until(client.answers, "the server answers")
             yield client
         finally:
             # Only the command and the server, not the kernels, which lead sessions of their own.

@@ -87,6 +87,13 @@ class RestClient:
             {name: morsel.value for name, morsel in cookies.items()},
         )
 
+    def answers(self) -> bool:
+        """Return whether the server has begun to answer."""
+        try:
+            return self.request("GET", "/api/status").status == 200
+        except OSError:
+            return False
+
     def connect(self) -> closing[http.client.HTTPConnection]:
         """Return a connection that is closed at the end of a ``with``."""
         return closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=_TIMEOUT))
