@@ -83,6 +83,8 @@ class SurvivingConnection(ZMQChannelsWebsocketConnection):
         connected = super().connect()
         if connected is not None:
             self._tasks.spawn(self._catch_up(self._catching_up))
+            if self._handshakes is not None:
+                self._tasks.spawn(self._make_heard(connected))
         return connected
 
     def create_stream(self) -> None:
@@ -90,11 +92,12 @@ class SurvivingConnection(ZMQChannelsWebsocketConnection):
         super().create_stream()  # type: ignore[no-untyped-call]
         if self._catching_up is not None and self.multi_kernel_manager.is_adopted(self.kernel_id):
             self._handshakes = Handshakes(self.channels[channel] for channel in ("shell", "stdin"))
-            self._tasks.spawn(self._make_heard())
+            remember_sent(self.channels)
 
-    async def _make_heard(self) -> None:
+    async def _make_heard(self, connected: asyncio.Future[None]) -> None:
         """Make sure that a kernel that an earlier server has started receives the messages."""
-        remember_sent(self.channels)
+        # Until then, nobody receives the replies that this may intercept.
+        await asyncio.wait([connected])
         requests = KernelInfoRequests(self.kernel_manager, log=self.log)
         reconnector = ClientReconnector(self.kernel_manager, requests)
         await reconnector.reconnect([self.channels])
