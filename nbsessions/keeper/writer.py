@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from functools import partial
 from typing import TypeAlias, TypeVar
 
 from nbsessions.keeper import records
 from nbsessions.keeper.compaction import is_expendable
+from nbsessions.keeper.sharing import fair_level
 from nbsessions.keeper.spool import Spool
 
 T = TypeVar("T")
 _Item: TypeAlias = tuple[Spool, bytes] | Callable[[], None]
 
 _MOST_WAITING = 12_000_000
-"""Bytes that may wait to be written. If there are more, the oldest go."""
+"""Bytes that may wait to be written. If there are more, the oldest of the largest spools go."""
 _BATCH = 1_000_000
 _GATHERING = 0.02
 """Seconds for which records are gathered after a pause, so that they are written together."""
@@ -62,15 +63,18 @@ class Writer:
             self._changed.notify()
 
     def _thin_out(self) -> None:
-        """Remove the oldest of what was printed from the queue, so that half of it is free."""
-        excess = self._waiting - _MOST_WAITING // 2
+        """Remove the oldest of what was printed from the queue, so that half of it is free.
+
+        The kernels that print most lose most. One that has ended to print keeps its newest.
+        """
+        excess = self._excess()
         queue, self._queue = self._queue, deque()
         losing: set[Spool] = set()
         for item in queue:
             if not isinstance(item, tuple):
                 self._queue.append(item)
-            elif excess > 0 and is_expendable(records.decode(item[1])):
-                excess -= len(item[1])
+            elif excess[item[0]] > 0 and is_expendable(records.decode(item[1])):
+                excess[item[0]] -= len(item[1])
                 self._waiting -= len(item[1])
                 if item[0] not in losing:
                     losing.add(item[0])
@@ -78,6 +82,15 @@ class Writer:
             else:
                 losing.discard(item[0])
                 self._queue.append(item)
+
+    def _excess(self) -> dict[Spool, int]:
+        """Return how many bytes of each spool must go, so that half of the queue is free."""
+        sizes: Counter[Spool] = Counter()
+        for item in self._queue:
+            if isinstance(item, tuple):
+                sizes[item[0]] += len(item[1])
+        level = fair_level(sizes.values(), _MOST_WAITING // 2)
+        return {spool: size - level if level is not None else 0 for spool, size in sizes.items()}
 
     def note_loss(self, spool: Spool, reason: str) -> None:
         """Let the next record that is appended be preceded by the reason of a loss."""

@@ -136,6 +136,29 @@ def test_a_slow_disk_costs_the_oldest_of_what_was_printed(
     assert {gap.reason for gap in reader.gaps.values()} == {SLOW_DISK}
 
 
+def test_a_kernel_that_has_ended_to_print_loses_nothing_to_those_that_go_on(
+    folder: PrivateFolder, writer: Writer, loop: Loop
+) -> None:
+    spools = [SlowSpool(folder, name, 100_000_000) for name in ("a", "b", "c")]
+    stories = [Story(each) for each in spools]
+    writer.append(spools[0], stories[0].record(make_message("stream")))
+    assert spools[0].begun.wait(60)
+    for number in range(400):
+        for spool, story in zip(spools[: 3 if number < 10 else 2], stories, strict=False):
+            writer.append(spool, story.record(make_message("stream", 100_000)))
+    for each in spools:
+        each.go_on.set()
+    finish(writer, loop)
+    found = []
+    for each in spools:
+        reader = SpoolReader(folder, each.kernel_id, 0, 0)
+        found.append(len(read_rest(reader)))
+        reader.close()
+        each.close()
+    assert found[2] == 10
+    assert all(20 < count < 70 for count in found[:2])
+
+
 def test_what_a_page_needs_is_lost_last(folder: PrivateFolder, writer: Writer, loop: Loop) -> None:
     slow = SlowSpool(folder, KERNEL, 100_000_000)
     story = Story(slow)

@@ -14,11 +14,14 @@ from support.server import StartServer
 from support.waiting import wait_until
 
 ROUNDS = int(os.environ.get("OUTPUT_ROUNDS", "5"))
+MORE_THAN_IS_PRINTED = 1_000_000_000
+"""Bytes. The slow client may be that far behind."""
 UNLIMITED = {"ZMQChannelsWebsocketConnection": {"limit_rate": False}}
 
 
 def test_every_line_reaches_every_client_once(start_server: StartServer) -> None:
-    server = start_server(config=UNLIMITED, measured=False)
+    config = {**UNLIMITED, "SurvivingKernels": {"output_limit": MORE_THAN_IS_PRINTED}}
+    server = start_server(config=config, measured=False)
     with everyone_reading(server, flush=25, pause=0.002):
         random.seed(os.environ.get("OUTPUT_SEED"))
         for _ in range(ROUNDS):
