@@ -6,7 +6,7 @@ What a page needs to make sense of later messages outlasts what was only printed
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from nbsessions.keeper import records
 from nbsessions.keeper.messages import CONTENT, HEADER, type_of
@@ -33,7 +33,8 @@ def compact(segments: Iterable[bytes], limit: int) -> bytes:
         for data in segments
         for start, end in offsets(data)
     ]
-    kept = _without_replaced([each for each in kept if not is_expendable(each.record)])
+    kept = [each for each in kept if not is_expendable(each.record.kind, each.record.frames)]
+    kept = _without_replaced(kept)
     for may_go in (_is_shown, _is_not_needed, _is_any):
         kept = list(_shrunk(kept, limit, may_go))
     return b"".join(each.data for each in kept)
@@ -55,14 +56,14 @@ def _shrunk(kept: list[_Kept], limit: int, may_go: Callable[[Record], bool]) -> 
             yield each
 
 
-def is_expendable(record: Record) -> bool:
+def is_expendable(kind: Kind, frames: Sequence[bytes]) -> bool:
     """Return whether a page can make sense of later messages without this one."""
-    if record.kind is not Kind.IOPUB:
+    if kind is not Kind.IOPUB:
         return False
-    message_type = type_of(record.frames[HEADER])
+    message_type = type_of(frames[HEADER])
     if message_type == "status":
         # A page waits for this one. The others tell nothing that lasts.
-        found = _STATE.search(record.frames[CONTENT])
+        found = _STATE.search(frames[CONTENT])
         return found is None or found[1] != b"idle"
     return message_type in _PRINTED
 

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from nbsessions.keeper import records
 from nbsessions.keeper.clients import Client, longest_away
 from nbsessions.keeper.delivery import Delivery
 from nbsessions.keeper.files import KernelFiles
@@ -15,7 +14,7 @@ from nbsessions.keeper.folder import KeeperFolder
 from nbsessions.keeper.inheritance import Inheritance
 from nbsessions.keeper.messages import NotAMessage, count_lines, message_of
 from nbsessions.keeper.overlap import Overlap
-from nbsessions.keeper.records import Kind
+from nbsessions.keeper.records import Kind, Unwritten
 from nbsessions.keeper.settling import Settling
 from nbsessions.keeper.sharing import shared_limit
 from nbsessions.keeper.sockets import Context, Socket, Subscription, received, stand_ins, subscribe
@@ -157,8 +156,12 @@ class KeptKernel:
             return size
         self._writer.append(
             self.spool,
-            records.encode(
-                kind, message, position=self.position, lines=self._lines, client=client
+            Unwritten(
+                kind=kind,
+                frames=message,
+                position=self.position,
+                lines=self._lines,
+                client=client,
             ),
         )
         return size

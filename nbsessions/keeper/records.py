@@ -50,6 +50,32 @@ class Record:
     """The session id of the client that a reply is for."""
 
 
+@dataclass(kw_only=True, slots=True)
+class Unwritten:
+    """What will be a record. It is encoded only if there is time to write it."""
+
+    kind: Kind
+    frames: Sequence[bytes]
+    position: int
+    lines: int
+    client: str = ""
+
+    @property
+    def size(self) -> int:
+        """About how many bytes the record will have."""
+        return HEAD_SIZE + sum(map(len, self.frames))
+
+    def encode(self) -> bytes:
+        """Return the bytes of the record."""
+        return encode(
+            self.kind,
+            self.frames,
+            position=self.position,
+            lines=self.lines,
+            client=self.client,
+        )
+
+
 def encode(
     kind: Kind, frames: Sequence[bytes], *, position: int, lines: int, client: str = ""
 ) -> bytes:

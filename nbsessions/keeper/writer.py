@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
+import sys
 import threading
 from collections import Counter, deque
 from collections.abc import Callable
 from functools import partial
 from typing import TypeAlias, TypeVar
 
-from nbsessions.keeper import records
 from nbsessions.keeper.compaction import is_expendable
+from nbsessions.keeper.records import Unwritten
 from nbsessions.keeper.sharing import fair_level
 from nbsessions.keeper.spool import Spool
 
 T = TypeVar("T")
-_Item: TypeAlias = tuple[Spool, bytes] | Callable[[], None]
+_Item: TypeAlias = tuple[Spool, Unwritten] | Callable[[], None]
 
 _MOST_WAITING = 12_000_000
 """Bytes that may wait to be written. If there are more, the oldest of the largest spools go."""
 _BATCH = 1_000_000
 _GATHERING = 0.02
 """Seconds for which records are gathered after a pause, so that they are written together."""
+_NICER = 10
 SLOW_DISK = "it was more than could be written in time"
 
 
@@ -44,14 +48,15 @@ class Writer:
         self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
         self._thread.start()
 
-    def append(self, spool: Spool, data: bytes) -> None:
+    def append(self, spool: Spool, record: Unwritten) -> None:
         """Write the record soon. If too much is waiting, the oldest that was printed is lost."""
+        size = record.size
         with self._changed:
-            if self._waiting + len(data) > _MOST_WAITING:
+            if self._waiting + size > _MOST_WAITING:
                 self._thin_out()
-            if self._waiting + len(data) <= _MOST_WAITING:
-                self._waiting += len(data)
-                self._put((spool, data), is_urgent=self._waiting >= _BATCH)
+            if self._waiting + size <= _MOST_WAITING:
+                self._waiting += size
+                self._put((spool, record), is_urgent=self._waiting >= _BATCH)
             elif spool not in self._losing:
                 self._losing.add(spool)
                 self._put(lambda: self._note_loss(spool, SLOW_DISK))
@@ -73,14 +78,16 @@ class Writer:
         for item in queue:
             if not isinstance(item, tuple):
                 self._queue.append(item)
-            elif excess[item[0]] > 0 and is_expendable(records.decode(item[1])):
-                excess[item[0]] -= len(item[1])
-                self._waiting -= len(item[1])
-                if item[0] not in losing:
-                    losing.add(item[0])
-                    self._queue.append(partial(self._note_loss, item[0], SLOW_DISK))
+                continue
+            spool, record = item
+            if excess[spool] > 0 and is_expendable(record.kind, record.frames):
+                excess[spool] -= record.size
+                self._waiting -= record.size
+                if spool not in losing:
+                    losing.add(spool)
+                    self._queue.append(partial(self._note_loss, spool, SLOW_DISK))
             else:
-                losing.discard(item[0])
+                losing.discard(spool)
                 self._queue.append(item)
 
     def _excess(self) -> dict[Spool, int]:
@@ -88,7 +95,7 @@ class Writer:
         sizes: Counter[Spool] = Counter()
         for item in self._queue:
             if isinstance(item, tuple):
-                sizes[item[0]] += len(item[1])
+                sizes[item[0]] += item[1].size
         level = fair_level(sizes.values(), _MOST_WAITING // 2)
         return {spool: size - level if level is not None else 0 for spool, size in sizes.items()}
 
@@ -125,6 +132,7 @@ class Writer:
         self._thread.join(timeout)
 
     def _run(self) -> None:
+        _let_others_go_first()
         while True:
             with self._changed:
                 if not self._queue:
@@ -139,10 +147,10 @@ class Writer:
             else:
                 item()
 
-    def _batch(self, first: tuple[Spool, bytes]) -> list[bytes]:
+    def _batch(self, first: tuple[Spool, Unwritten]) -> list[Unwritten]:
         """Return the records of one spool that can be written at once."""
-        spool, data = first
-        batch, size = [data], len(data)
+        spool, record = first
+        batch, size = [record], record.size
         most = min(_BATCH, spool.part)
         while self._queue and size < most:
             item = self._queue[0]
@@ -150,12 +158,12 @@ class Writer:
                 break
             self._queue.popleft()
             batch.append(item[1])
-            size += len(item[1])
+            size += item[1].size
         return batch
 
-    def _write(self, spool: Spool, batch: list[bytes]) -> None:
+    def _write(self, spool: Spool, batch: list[Unwritten]) -> None:
         try:
-            spool.append(batch)
+            spool.append(record.encode() for record in batch)
         except OSError as error:
             spool.note_loss(f"the files could not be written: {error.strerror}")
             if self._complaints.get(spool.kernel_id) != str(error):
@@ -164,4 +172,16 @@ class Writer:
         else:
             self._complaints.pop(spool.kernel_id, None)
         with self._changed:
-            self._waiting -= sum(map(len, batch))
+            self._waiting -= sum(record.size for record in batch)
+
+
+def _let_others_go_first() -> None:
+    """Lower the priority of this thread, if the system has priorities of threads.
+
+    What waits to be written is bounded. What waits to be received is not.
+    """
+    if sys.platform == "linux":
+        thread = threading.get_native_id()
+        with contextlib.suppress(OSError):
+            priority = os.getpriority(os.PRIO_PROCESS, thread)
+            os.setpriority(os.PRIO_PROCESS, thread, min(19, priority + _NICER))

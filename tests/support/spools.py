@@ -11,10 +11,9 @@ from pathlib import Path
 
 from hypothesis import strategies as st
 
-from nbsessions.keeper import records
 from nbsessions.keeper.messages import count_lines
 from nbsessions.keeper.reading import SpoolReader
-from nbsessions.keeper.records import Kind, Record
+from nbsessions.keeper.records import Kind, Record, Unwritten
 from nbsessions.keeper.segments import list_segments
 from nbsessions.keeper.spool import Spool
 from nbsessions.private import PrivateFolder
@@ -53,16 +52,16 @@ class Story:
         """Let the kernel say something that is not kept."""
         self._say(message or make_message("stream", lines=1))
 
-    def record(self, message: list[bytes], **fields: str) -> bytes:
+    def record(self, message: list[bytes], **fields: str) -> Unwritten:
         """Return the record of what the kernel says next."""
         self._say(message)
-        return records.encode(
-            Kind.IOPUB, message, position=self.position, lines=self.lines, **fields
+        return Unwritten(
+            kind=Kind.IOPUB, frames=message, position=self.position, lines=self.lines, **fields
         )
 
     def say(self, *messages: list[bytes]) -> None:
         """Append what the kernel says to the spool."""
-        self.spool.append([self.record(each) for each in messages])
+        self.spool.append([self.record(each).encode() for each in messages])
 
     def _say(self, message: list[bytes]) -> None:
         self.position += 1
