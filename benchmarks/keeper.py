@@ -5,7 +5,8 @@ python benchmarks/keeper.py
 
 - memory: of the keeper, with so many kernels and a connected client for each of them.
 - processor: of the keeper, while ten kernels print a number of lines per second each and a client
-  reads them: as ``print`` does it by itself, and with every line in a message of its own.
+  reads them: as ``print`` does it by itself, and with every line in a message of its own. The
+  target applies to ten kernels, and to the former.
 - message: the processor time of a server per message that it passes on to one client, with our
   connections and with those of jupyter_server, in turns. The server has a core for itself.
 """
@@ -163,7 +164,8 @@ def main(rounds: int, count: int) -> int:
             "if each line is a message of its own",
             flush=True,
         )
-        reached &= share < PROCESSOR_TARGET
+        if kernels == PRINTING:
+            reached &= share < PROCESSOR_TARGET
     ours, stock = [], []
     for _ in range(rounds):
         ours.append(measure_messages(count))
