@@ -5,8 +5,8 @@ python benchmarks/keeper.py
 
 - memory: of the keeper, with so many kernels and a connected client for each of them.
 - processor: of the keeper, while ten kernels print a number of lines per second each and a client
-  reads them: as ``print`` does it by itself, and with every line in a message of its own. The
-  target applies to ten kernels, and to the former.
+  reads them: as ``print`` does it by itself, and with every line flushed in a message of its own.
+  The target is for ten kernels whose lines are not flushed.
 - message: the processor time of a server per message that it passes on to one client, with our
   connections and with those of jupyter_server, in turns. The server has a core for itself.
 """

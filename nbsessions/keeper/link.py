@@ -149,8 +149,8 @@ class KeeperLink:
             self._jobs.put(None)
             self._thread.join(2 * _TIMEOUT)
             self._thread = None
-        # The keeper knows of them until this process has ended. It must not be told of them again:
-        # it would no longer know what they are sent.
+        # The keeper follows the connections of these clients until this process has ended. If it
+        # was told of them again, without their sockets, it would lose track of what they are sent.
         while self._clients:
             self._clients.popitem()[1].close()
 

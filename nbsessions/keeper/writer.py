@@ -26,6 +26,7 @@ _BATCH = 1_000_000
 _GATHERING = 0.02
 """Seconds for which records are gathered after a pause, so that they are written together."""
 _NICER = 10
+"""How much lower the priority of the thread is. Beside busy kernels, receiving comes first."""
 SLOW_DISK = "it was more than could be written in time"
 
 
@@ -70,7 +71,7 @@ class Writer:
     def _thin_out(self) -> None:
         """Remove the oldest of what was printed from the queue, so that half of it is free.
 
-        The kernels that print most lose most. One that has ended to print keeps its newest.
+        The kernels that print most lose most. One that has stopped printing keeps its newest.
         """
         excess = self._excess()
         queue, self._queue = self._queue, deque()
@@ -96,7 +97,8 @@ class Writer:
         for item in self._queue:
             if isinstance(item, tuple):
                 sizes[item[0]] += item[1].size
-        level = fair_level(sizes.values(), _MOST_WAITING // 2)
+        being_written = self._waiting - sum(sizes.values())
+        level = fair_level(sizes.values(), max(0, _MOST_WAITING // 2 - being_written))
         return {spool: size - level if level is not None else 0 for spool, size in sizes.items()}
 
     def note_loss(self, spool: Spool, reason: str) -> None:
@@ -176,9 +178,9 @@ class Writer:
 
 
 def _let_others_go_first() -> None:
-    """Lower the priority of this thread, if the system has priorities of threads.
+    """Lower the priority of this thread, where threads have priorities of their own.
 
-    What waits to be written is bounded. What waits to be received is not.
+    How much waits to be written is bounded. How much waits to be received is not.
     """
     if sys.platform == "linux":
         thread = threading.get_native_id()

@@ -136,7 +136,7 @@ def test_a_slow_disk_costs_the_oldest_of_what_was_printed(
     assert {gap.reason for gap in reader.gaps.values()} == {SLOW_DISK}
 
 
-def test_a_kernel_that_has_ended_to_print_loses_nothing_to_those_that_go_on(
+def test_a_kernel_that_has_stopped_printing_loses_nothing_to_those_that_go_on(
     folder: PrivateFolder, writer: Writer, loop: Loop
 ) -> None:
     spools = [SlowSpool(folder, name, 100_000_000) for name in ("a", "b", "c")]
@@ -157,6 +157,23 @@ def test_a_kernel_that_has_ended_to_print_loses_nothing_to_those_that_go_on(
         each.close()
     assert found[2] == 10
     assert all(20 < count < 70 for count in found[:2])
+
+
+def test_what_is_being_written_counts_when_room_is_made(
+    folder: PrivateFolder, writer: Writer, loop: Loop
+) -> None:
+    slow = SlowSpool(folder, KERNEL, 100_000_000)
+    story = Story(slow)
+    writer.append(slow, story.record(make_message("stream", 9_000_000)))
+    assert slow.begun.wait(60)
+    for _ in range(50):
+        writer.append(slow, story.record(make_message("stream", 100_000)))
+    slow.go_on.set()
+    finish(writer, loop)
+    found = [each.position for each in read_all(folder)]
+    slow.close()
+    assert found[0] == 1
+    assert found[-1] == 51
 
 
 def test_what_a_page_needs_is_lost_last(folder: PrivateFolder, writer: Writer, loop: Loop) -> None:

@@ -96,7 +96,7 @@ class SurvivingConnection(ZMQChannelsWebsocketConnection):
 
     async def _make_heard(self, connected: asyncio.Future[None]) -> None:
         """Make sure that a kernel that an earlier server has started receives the messages."""
-        # Until then, nobody receives the replies that this may intercept.
+        # Before that, nobody receives replies on these sockets. An intercepted one would be lost.
         await asyncio.wait([connected])
         requests = KernelInfoRequests(self.kernel_manager, log=self.log)
         reconnector = ClientReconnector(self.kernel_manager, requests)
