@@ -5,6 +5,7 @@ What a page needs to make sense of later messages outlasts what was only printed
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
@@ -28,13 +29,7 @@ _STATE = re.compile(rb'"execution_state"\s*:\s*"([^"\\]*)"')
 
 def compact(segments: Iterable[bytes], limit: int) -> bytes:
     """Return those records that are worth keeping, at most ``limit`` bytes."""
-    kept = [
-        _Kept(records.decode(data, start), data[start:end])
-        for data in segments
-        for start, end in offsets(data)
-    ]
-    kept = [each for each in kept if not is_expendable(each.record.kind, each.record.frames)]
-    kept = _without_replaced(kept)
+    kept = _without_replaced([each for data in segments for each in _worth_keeping(data)])
     for may_go in (_is_shown, _is_not_needed, _is_any):
         kept = list(_shrunk(kept, limit, may_go))
     return b"".join(each.data for each in kept)
@@ -44,6 +39,19 @@ class _Kept:
     def __init__(self, record: Record, data: bytes) -> None:
         self.record = record
         self.data = data
+
+
+def _worth_keeping(data: bytes) -> Iterator[_Kept]:
+    """Yield the records that are not expendable. Most are, so only the others are decoded."""
+    for start, end in offsets(data, are_checked=False):
+        with contextlib.suppress(ValueError):
+            if not _is_expendable_at(data, start):
+                yield _Kept(records.decode(data, start), data[start:end])
+
+
+def _is_expendable_at(data: bytes, offset: int) -> bool:
+    kind = records.kind_at(data, offset)
+    return kind is Kind.IOPUB and is_expendable(kind, records.message_at(data, offset))
 
 
 def _shrunk(kept: list[_Kept], limit: int, may_go: Callable[[Record], bool]) -> Iterator[_Kept]:
@@ -56,7 +64,7 @@ def _shrunk(kept: list[_Kept], limit: int, may_go: Callable[[Record], bool]) -> 
             yield each
 
 
-def is_expendable(kind: Kind, frames: Sequence[bytes]) -> bool:
+def is_expendable(kind: Kind, frames: Sequence[bytes | memoryview]) -> bool:
     """Return whether a page can make sense of later messages without this one."""
     if kind is not Kind.IOPUB:
         return False

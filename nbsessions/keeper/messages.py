@@ -64,7 +64,7 @@ def _digest(data: bytes) -> bytes:
     return hashlib.blake2b(data, digest_size=KEY_SIZE // 2).hexdigest().encode()
 
 
-def type_of(header: bytes) -> str:
+def type_of(header: bytes | memoryview) -> str:
     """Return the message type in a header, or "" if it has none."""
     found = _TYPE.search(header)
     return found[1].decode(errors="replace") if found else ""

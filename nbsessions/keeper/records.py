@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
 
-from nbsessions.keeper.messages import HEADER, KEY_SIZE, SIGNATURE, key_of
+from nbsessions.keeper.messages import CONTENT, HEADER, KEY_SIZE, SIGNATURE, key_of
 
 _MAGIC: Final = 0x4E62
 _HEAD = struct.Struct(f"<HBBIQQ{KEY_SIZE}sII")
@@ -17,6 +18,7 @@ HEAD_SIZE: Final = _HEAD.size
 _LENGTH = struct.Struct("<I")
 _CHECKSUM_AT: Final = HEAD_SIZE - _LENGTH.size
 """The last field of the head is a checksum of the rest of the record."""
+_NO_KEY: Final = b"\0" * KEY_SIZE
 _MOST = 2**31
 """Bytes of the longest record that is taken for one."""
 
@@ -65,28 +67,20 @@ class Unwritten:
         """About how many bytes the record will have."""
         return HEAD_SIZE + sum(map(len, self.frames))
 
-    def encode(self) -> bytes:
-        """Return the bytes of the record."""
-        return encode(
-            self.kind,
-            self.frames,
-            position=self.position,
-            lines=self.lines,
-            client=self.client,
-        )
-
-
-def encode(
-    kind: Kind, frames: Sequence[bytes], *, position: int, lines: int, client: str = ""
-) -> bytes:
-    """Return the bytes of a record."""
-    key = b"\0" * KEY_SIZE if kind is Kind.LOSS else key_of(frames[SIGNATURE], frames[HEADER])
-    parts = (client.encode(errors="surrogateescape"), *frames)
-    lengths = struct.pack(f"<{len(parts)}I", *map(len, parts))
-    body = b"".join((lengths, *parts))
-    head = _HEAD.pack(_MAGIC, kind, 0, len(body), position, lines, key, len(parts), 0)
-    head = head[:_CHECKSUM_AT]
-    return b"".join((head, _LENGTH.pack(zlib.crc32(body, zlib.crc32(head))), body))
+    def encode(self) -> list[bytes]:
+        """Return the bytes of the record, in parts, so that large frames are not copied."""
+        is_loss = self.kind is Kind.LOSS
+        key = _NO_KEY if is_loss else key_of(self.frames[SIGNATURE], self.frames[HEADER])
+        parts = (self.client.encode(errors="surrogateescape"), *self.frames)
+        lengths = struct.pack(f"<{len(parts)}I", *map(len, parts))
+        size = len(lengths) + sum(map(len, parts))
+        head = _HEAD.pack(
+            _MAGIC, self.kind, 0, size, self.position, self.lines, key, len(parts), 0
+        )[:_CHECKSUM_AT]
+        checksum = zlib.crc32(lengths, zlib.crc32(head))
+        for each in parts:
+            checksum = zlib.crc32(each, checksum)
+        return [b"".join((head, _LENGTH.pack(checksum), lengths)), *parts]
 
 
 def size_at(data: bytes, offset: int) -> int | None:
@@ -124,15 +118,8 @@ def decode(data: bytes, offset: int = 0) -> Record:
     """Return the record at the offset, which the data holds whole. Raises ValueError."""
     if not is_record(data, offset):
         raise ValueError(f"the record at offset {offset} is damaged")
-    _, kind, _, _, position, lines, key, count, _ = _HEAD.unpack_from(data, offset)
-    start = offset + HEAD_SIZE
-    lengths = struct.unpack_from(f"<{count}I", data, start)
-    start += _LENGTH.size * count
-    parts = []
-    for length in lengths:
-        parts.append(bytes(data[start : start + length]))
-        start += length
-    client, *frames = parts
+    _, kind, _, _, position, lines, key, *_ = _HEAD.unpack_from(data, offset)
+    client, *frames = map(bytes, _parts_at(data, offset))
     return Record(
         kind=Kind(kind),
         position=position,
@@ -141,6 +128,30 @@ def decode(data: bytes, offset: int = 0) -> Record:
         frames=frames,
         client=client.decode(errors="surrogateescape"),
     )
+
+
+def message_at(data: bytes, offset: int) -> list[memoryview]:
+    """Return the frames of the message in the record at the offset, without a copy of them.
+
+    Raises ValueError for some records that are damaged. Others have nonsense in their frames.
+    """
+    frames = []
+    with contextlib.suppress(struct.error):
+        frames = list(_parts_at(data, offset))[1:]
+    if len(frames) <= CONTENT:
+        raise ValueError(f"the record at offset {offset} is damaged")
+    return frames
+
+
+def _parts_at(data: bytes, offset: int) -> Iterator[memoryview]:
+    *_, count, _ = _HEAD.unpack_from(data, offset)
+    start = offset + HEAD_SIZE
+    lengths = struct.unpack_from(f"<{count}I", data, start)
+    start += _LENGTH.size * count
+    view = memoryview(data)
+    for length in lengths:
+        yield view[start : start + length]
+        start += length
 
 
 def position_at(data: bytes, offset: int) -> tuple[int, int, bytes]:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from nbsessions.keeper import records
 from nbsessions.keeper.compaction import compact
-from nbsessions.keeper.records import Kind
+from nbsessions.keeper.records import Kind, Unwritten
 from nbsessions.keeper.segments import Segment, list_segments, offsets, read_segment
 from nbsessions.private import PrivateFolder
 
 _DRAFT = ".draft"
+_MOST_PARTS = 1000
+"""The system writes no more than 1024 at once."""
 _SEGMENTS = 10
 """How many segments make up what is kept. What is older is thinned out."""
 
@@ -60,31 +62,29 @@ class Spool:
         os.ftruncate(self._descriptor, size)
         self._sizes[segment] = size
 
-    def append(self, data: Iterable[bytes]) -> None:
+    def append(self, batch: Sequence[Unwritten]) -> None:
         """Write records. After an error, none of them is in the file."""
         if self._descriptor is None:
             self.open()
-        block = b"".join(data)
-        if self._lost is not None and block:
-            position, lines, _ = records.position_at(block, 0)
-            reason = [self._lost.encode()]
-            loss = records.encode(Kind.LOSS, reason, position=position - 1, lines=lines)
-            block = loss + block
-        self._make_room(len(block))
-        self._write(block)
+        if self._lost is not None and batch:
+            batch = [_loss_before(batch[0], self._lost), *batch]
+        parts = [part for record in batch for part in record.encode()]
+        size = sum(map(len, parts))
+        self._make_room(size)
+        self._write(parts)
+        self._sizes[self._segments[-1]] += size
         self._lost = None
 
-    def _write(self, block: bytes) -> None:
+    def _write(self, parts: Sequence[bytes]) -> None:
         assert self._descriptor is not None
-        segment = self._segments[-1]
-        rest = memoryview(block)
+        rest = parts
         try:
             while rest:
-                rest = rest[os.write(self._descriptor, rest) :]
+                written = os.writev(self._descriptor, rest[:_MOST_PARTS])
+                rest = _following(rest, written)
         except OSError:
-            self._take_back(segment)
+            self._take_back(self._segments[-1])
             raise
-        self._sizes[segment] += len(block)
 
     def _take_back(self, segment: Segment) -> None:
         """Remove what was written of records that could not be written whole."""
@@ -249,8 +249,27 @@ class Spool:
             os.close(descriptor)
 
 
+def _loss_before(record: Unwritten, reason: str) -> Unwritten:
+    """Return the record that tells why messages before this one are missing."""
+    return Unwritten(
+        kind=Kind.LOSS,
+        frames=[reason.encode()],
+        position=record.position - 1,
+        lines=record.lines,
+    )
+
+
+def _following(parts: Sequence[bytes], size: int) -> Sequence[bytes]:
+    """Return what follows so many bytes."""
+    for number, each in enumerate(parts):
+        if size < len(each):
+            return [each[size:], *parts[number + 1 :]]
+        size -= len(each)
+    return []
+
+
 def _thinned(older: list[bytes], newest: bytes, limit: int, whole: int) -> bytes:
     """Return what is worth keeping of some data, and the newest of it as it is."""
-    starts = (start for start, _ in offsets(newest))
+    starts = (start for start, _ in offsets(newest, are_checked=False))
     begin = next((start for start in starts if len(newest) - start <= whole), len(newest))
     return compact([*older, newest[:begin]], limit) + newest[begin:]

@@ -165,7 +165,7 @@ class Writer:
 
     def _write(self, spool: Spool, batch: list[Unwritten]) -> None:
         try:
-            spool.append(record.encode() for record in batch)
+            spool.append(batch)
         except OSError as error:
             spool.note_loss(f"the files could not be written: {error.strerror}")
             if self._complaints.get(spool.kernel_id) != str(error):

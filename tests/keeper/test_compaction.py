@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from nbsessions.keeper import records
 from nbsessions.keeper.compaction import compact
 from nbsessions.keeper.messages import CONTENT, HEADER, type_of
-from nbsessions.keeper.records import Kind, Record
+from nbsessions.keeper.records import HEAD_SIZE, Kind, Record
 from nbsessions.keeper.segments import offsets
-from support.spools import EVERYTHING, make_message
+from support.spools import EVERYTHING, encoded, make_message
 
 Message = list[bytes]
 
@@ -49,7 +49,7 @@ PRINTED = {
 
 def segment_of(messages: list[Message], kind: Kind = Kind.IOPUB) -> bytes:
     return b"".join(
-        records.encode(kind, message, position=number, lines=0)
+        encoded(kind, message, position=number, lines=0)
         for number, message in enumerate(messages, 1)
     )
 
@@ -110,7 +110,7 @@ def test_later_updates_replace_earlier_ones_of_the_same_display() -> None:
 
 
 def test_a_note_of_a_loss_is_kept() -> None:
-    loss = records.encode(Kind.LOSS, [b"because"], position=3, lines=1)
+    loss = encoded(Kind.LOSS, [b"because"], position=3, lines=1)
     assert compact([loss, segment_of([PRINTED["stream"]])], EVERYTHING) == loss
 
 
@@ -127,3 +127,21 @@ def test_what_is_kept_is_in_order_and_fits(messages: list[Message], limit: int) 
     kinds = {type_of(each.frames[HEADER]) for each in kept}
     assert not kinds & {"stream", "debug_event", "iopub_welcome"}
     assert all(json.loads(each.frames[CONTENT]) != {"execution_state": "busy"} for each in kept)
+
+
+def test_a_damaged_byte_is_not_kept_and_does_no_more_harm() -> None:
+    messages = [*ESSENTIAL.values(), *PRINTED.values(), *ESSENTIAL.values()]
+    data = segment_of(messages)
+    for offset in range(0, len(data), 7):
+        damaged = bytearray(data)
+        damaged[offset] ^= 0x55
+        for each in decoded(compact([bytes(damaged)], EVERYTHING)):
+            assert each.frames == messages[each.position - 1]
+
+
+def test_a_record_with_too_few_frames_does_no_harm() -> None:
+    record = encoded(Kind.IOPUB, make_message("stream"), position=1, lines=1)
+    count = HEAD_SIZE - 8
+    for number in (0, 1, 2, 1000, 2**32 - 1):
+        damaged = record[:count] + number.to_bytes(4, "little") + record[count + 4 :]
+        assert compact([damaged], EVERYTHING) == b""

@@ -183,7 +183,7 @@ def test_what_the_writer_takes_back_is_not_read(
     reader = SpoolReader(folder, KERNEL, 0, 0)
     story.say(make_message("stream"))
     before = files(folder)[0].read_bytes()
-    lost = story.record(make_message("stream", 3000)).encode()
+    lost = b"".join(story.record(make_message("stream", 3000)).encode())
     files(folder)[0].write_bytes(before + lost[:cut])
     assert len(reader.read(EVERYTHING)) == 1
     files(folder)[0].write_bytes(before)

@@ -10,7 +10,7 @@ from nbsessions.keeper import records
 from nbsessions.keeper.messages import HEADER, SIGNATURE, key_of
 from nbsessions.keeper.records import Kind
 from nbsessions.keeper.segments import offsets
-from support.spools import frames, make_message, texts
+from support.spools import encoded, frames, make_message, texts
 
 numbers = st.integers(0, 2**64 - 1)
 
@@ -20,7 +20,7 @@ def three_records() -> tuple[bytes, list[int]]:
     data, ends = b"", []
     for number in range(1, 4):
         message = make_message("stream", lines=number)
-        data += records.encode(Kind.IOPUB, message, position=number, lines=number)
+        data += encoded(Kind.IOPUB, message, position=number, lines=number)
         ends.append(len(data))
     return data, ends
 
@@ -30,7 +30,7 @@ def test_a_record_holds_what_was_encoded(
     kind: Kind, frames: list[bytes], position: int, lines: int, client: str
 ) -> None:
     client = client.encode(errors="ignore").decode()
-    data = records.encode(kind, frames, position=position, lines=lines, client=client)
+    data = encoded(kind, frames, position=position, lines=lines, client=client)
     record = records.decode(b"before" + data + b"after", len(b"before"))
     assert (record.kind, record.frames, record.client) == (kind, frames, client)
     assert (record.position, record.lines) == (position, lines)

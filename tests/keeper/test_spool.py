@@ -16,9 +16,11 @@ from nbsessions.keeper.segments import offsets
 from nbsessions.keeper.spool import Spool
 from nbsessions.private import PrivateFolder
 from support.spools import (
+    EVERYTHING,
     KERNEL,
     Story,
     damage,
+    encoded,
     files,
     files_of_at_most,
     make_message,
@@ -202,10 +204,19 @@ def test_files_that_somebody_removed_are_missed_by_nobody(
 def test_a_write_that_the_system_cuts_short_is_continued(
     folder: PrivateFolder, story: Story, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write = os.write
-    monkeypatch.setattr(os, "write", lambda descriptor, data: write(descriptor, data[:7]))
+    monkeypatch.setattr(
+        os, "writev", lambda descriptor, parts: os.write(descriptor, b"".join(parts)[:7])
+    )
     story.say(make_message("stream"), make_message("error"))
     assert positions(folder) == [1, 2]
+
+
+def test_more_parts_than_the_system_writes_at_once_are_written(
+    folder: PrivateFolder, spool: Spool, story: Story
+) -> None:
+    spool.limit = EVERYTHING
+    story.say(*(make_message("stream") for _ in range(1000)))
+    assert [each.frames for each in read_all(folder)] == list(story.said.values())
 
 
 @pytest.mark.parametrize("room", [0, 1, 100, 1000])
@@ -291,9 +302,7 @@ def test_a_spool_with_a_lower_limit_keeps_the_newest_whole(
 
 
 def _size(record: records.Record) -> int:
-    return len(
-        records.encode(record.kind, record.frames, position=record.position, lines=record.lines)
-    )
+    return len(encoded(record.kind, record.frames, position=record.position, lines=record.lines))
 
 
 def test_what_a_page_needs_outlasts_a_lower_limit(

@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import queue
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
 from nbsessions.keeper.reading import SpoolReader
+from nbsessions.keeper.records import Unwritten
 from nbsessions.keeper.spool import Spool
 from nbsessions.keeper.writer import SLOW_DISK, Writer
 from nbsessions.private import PrivateFolder
@@ -36,12 +37,11 @@ class SlowSpool(Spool):
         self.begun = threading.Event()
         self.batches: list[int] = []
 
-    def append(self, data: Iterable[bytes]) -> None:
-        records = list(data)
+    def append(self, batch: Sequence[Unwritten]) -> None:
         self.begun.set()
         assert self.go_on.wait(60)
-        self.batches.append(sum(map(len, records)))
-        super().append(records)
+        self.batches.append(sum(each.size for each in batch))
+        super().append(batch)
 
 
 class Loop:

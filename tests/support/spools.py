@@ -39,6 +39,14 @@ def make_message(
     return [signature.encode(), header, PARENT, b"{}", body, b"x" * missing]
 
 
+def encoded(
+    kind: Kind, message: list[bytes], *, position: int, lines: int, client: str = ""
+) -> bytes:
+    """Return the bytes of a record."""
+    record = Unwritten(kind=kind, frames=message, position=position, lines=lines, client=client)
+    return b"".join(record.encode())
+
+
 class Story:
     """Numbers what a kernel says, as a keeper does."""
 
@@ -61,7 +69,7 @@ class Story:
 
     def say(self, *messages: list[bytes]) -> None:
         """Append what the kernel says to the spool."""
-        self.spool.append([self.record(each).encode() for each in messages])
+        self.spool.append([self.record(each) for each in messages])
 
     def _say(self, message: list[bytes]) -> None:
         self.position += 1
