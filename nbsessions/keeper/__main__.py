@@ -31,6 +31,12 @@ _MOST_FILES = 65536
 _MAX_SOCKETS = 8192
 _TIMEOUT = 15.0
 _INTERVAL = 0.05
+_SWITCH_INTERVAL = 0.1
+"""Seconds that a thread of the keeper may go on before it has to let another one run.
+
+Each of them waits for files or sockets before that. On a busy machine, a thread that has to let
+another one run waits until the system gives that one its turn.
+"""
 
 
 def main() -> None:
@@ -46,6 +52,7 @@ def main() -> None:
     os.close(ended)
     _detach()
     _allow_many_files()
+    sys.setswitchinterval(_SWITCH_INTERVAL)
     with open(ready, "w") as problem:
         _run(folder, problem)
 
