@@ -30,6 +30,7 @@ class ClientState(msgspec.Struct, frozen=True, kw_only=True):
     answered: list[str] = []
     connection: str | None = None
     away_since: float | None = None
+    stood_in_for: bool = False
 
 
 @dataclass(kw_only=True)
@@ -52,6 +53,8 @@ class Client:
     away_since: float | None = None
     then: list[Callable[[], None]] = field(default_factory=list)
     """What waits until it is known what the client was sent."""
+    stood_in_for: bool = False
+    """Whether the keeper receives the replies to it, because no server does."""
     stand_ins: dict[Kind, Socket] = field(default_factory=dict)
 
     def take_over(self, name: str, found: Sent) -> None:
@@ -69,6 +72,7 @@ class Client:
             answered=self.answered,
             connection=self.connection or next(iter(self.settling), None),
             away_since=self.away_since,
+            stood_in_for=self.stood_in_for,
         )
 
 

@@ -114,6 +114,10 @@ class KeptKernel:
                 self.receive_all()
                 self._subscriber.close()
             self._subscriber = subscribe(self._context, self._info)
+        # An earlier keeper has stood in for some clients, and no server has been back for them.
+        for client in self.clients.values():
+            if client.stood_in_for and not client.stand_ins:
+                self._stand_in(client)
 
     def sockets(self) -> list[Socket]:
         """Return the sockets that messages may arrive at."""
@@ -205,6 +209,7 @@ class KeptKernel:
         client.connection, client.delivery = connection, delivery
         client.server_id, client.away_since = server_id, None
         self._stop_standing_in(client)
+        client.stood_in_for = False
         self._files.store(self.clients.values())
 
         def attached() -> None:
@@ -257,6 +262,7 @@ class KeptKernel:
         self._limit_away()
 
     def _stand_in(self, client: Client) -> None:
+        client.stood_in_for = True
         try:
             client.stand_ins = stand_ins(self._context, self._info, client.session_id)
         except OSError as error:

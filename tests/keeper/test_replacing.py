@@ -15,8 +15,9 @@ import pytest
 from nbsessions.keeper.kernel import NO_KEEPER
 from nbsessions.keeper.protocol import VERSION
 from nbsessions.keeper.reading import SpoolReader
-from nbsessions.keeper.records import Record
+from nbsessions.keeper.records import Kind, Record
 from nbsessions.keeper.starting import start_keeper
+from support import keepers
 from support.keepers import (
     FakeKernel,
     RunningKeeper,
@@ -28,6 +29,7 @@ from support.keepers import (
     slow_connection,
 )
 from support.spools import EVERYTHING, make_message
+from support.store_processes import OtherProcess
 from support.waiting import wait_until
 
 MakeKernel = Callable[..., FakeKernel]
@@ -200,6 +202,54 @@ def test_what_is_being_delivered_is_delivered_and_known_afterwards(
         known = server.attach(kernel.kernel_id, "client", websocket)
         assert known is not None
         assert known.position == 50
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_replies_to_a_client_that_stays_away_are_kept_over_keepers(
+    keeper: RunningKeeper,
+    server: Server,
+    make_kernel: MakeKernel,
+    other: OtherProcess,
+    ends: tuple[socket.socket, socket.socket],
+    killed: bool,
+) -> None:
+    dying, port = other.ask(keepers.become_server, keeper.folder.registry)
+    kernel = make_kernel(dying)
+    other.ask(keepers.watch, kernel.kernel_id)
+    kernel.wait_for_keeper()
+    with socket.create_connection(("127.0.0.1", port)):
+        other.ask(keepers.accept, kernel.kernel_id, "client")
+        other.kill()
+    kernel.reply("client", first := make_message("execute_reply"))
+    wait_for_replies(keeper, kernel, [first])
+    # Another server takes the kernel over. The client does not connect to it.
+    kernel.belongs_to(server.servers.server_id)
+    server.link.watch(kernel.kernel_id)
+    server.link.flush(kernel.kernel_id).result(30)
+    if killed:
+        keeper.kill()
+        kernel.wait_for_another_keeper()
+    else:
+        keeper.start_version(NEWER)
+    kernel.reply("client", question := make_message("input_request"), "stdin")
+    wait_for_replies(keeper, kernel, [first, question])
+    # From now on, the server receives the replies.
+    server.attach(kernel.kernel_id, "client", ends[0])
+    wait_until(lambda: not kernel.send("client", question, "stdin"), "nobody stands in")
+    keeper.start_version(NEWER + 1)
+    server.link.flush(kernel.kernel_id).result(30)
+    time.sleep(0.5)
+    assert not kernel.send("client", question, "stdin")
+
+
+def wait_for_replies(
+    keeper: RunningKeeper, kernel: FakeKernel, expected: list[list[bytes]]
+) -> None:
+    def are_kept() -> bool:
+        replies = [each.frames for each in kept(keeper, kernel) if each.kind is not Kind.IOPUB]
+        return replies == expected
+
+    wait_until(are_kept, "the replies are kept")
 
 
 # Versions

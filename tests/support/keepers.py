@@ -214,15 +214,17 @@ class FakeKernel:
 
     def reply(self, client: str, message: list[bytes], channel: str = "shell") -> None:
         """Send a client a message, once it is connected."""
+        wait_until(
+            lambda: self.send(client, message, channel), "the client or its stand-in is connected"
+        )
 
-        def send() -> bool:
-            try:
-                self.routers[channel].send_multipart([client.encode(), DELIMITER, *message])
-            except zmq.ZMQError:
-                return False
-            return True
-
-        wait_until(send, "the client or its stand-in is connected")
+    def send(self, client: str, message: list[bytes], channel: str) -> bool:
+        """Send a client a message. Return False if it is not connected."""
+        try:
+            self.routers[channel].send_multipart([client.encode(), DELIMITER, *message])
+        except zmq.ZMQError:
+            return False
+        return True
 
     def end(self) -> None:
         """Remove the record."""
