@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 
 import msgspec
@@ -20,6 +20,7 @@ from nbsessions.private import PrivateFolder
 MOST_AWAY = 20
 """How many clients of a kernel may be away. The replies to others are no longer kept."""
 _MOST_ANSWERED = 100
+_ALL = 2**63
 
 
 class ClientState(msgspec.Struct, frozen=True, kw_only=True):
@@ -82,35 +83,62 @@ class Sent:
 
     position: int = 0
     lines: int = 0
+    key: bytes = b""
+    """The key of the message at the position."""
     answered: tuple[str, ...] = ()
 
 
-def examine(mark: bytes, accepted: int | None, spool: Spool, *, newest: bool) -> Sent | None:
+def examine(
+    mark: bytes, accepted: int | None, spool: Spool, *, newest: bool, earlier: Sent | None = None
+) -> Sent | None:
     """Return what a mark says. Raises OSError and ValueError.
 
     With ``newest``, return None if the newest message is not in the spool. It may come yet.
+    ``earlier`` is what the mark has said before. It helps if the message has left the spool since.
     """
     messages = marks.delivered(mark, accepted)
     answered = [key.decode() for kind, key in messages if kind == marks.ANSWERED]
-    keys = [key for kind, key in messages if kind != marks.ANSWERED]
-    found = spool.find(keys[0]) if keys else (0, 0)
+    keys = _keys(messages)
+    key = keys[0] if keys else b""
+    found = spool.find(key) if keys else (0, 0)
     if found is None and newest:
         return None
     if found is None:
         index = spool.index()
-        found = next((index[key] for key in keys if key in index), (0, 0))
+        present = next((each for each in keys if each in index), b"")
+        found = index.get(present) or _count_from(earlier, key, mark)
+        key = present or key
     position, lines = found
-    return Sent(position=position, lines=lines, answered=tuple(reversed(answered)))
+    return Sent(position=position, lines=lines, key=key, answered=tuple(reversed(answered)))
+
+
+def _keys(messages: Iterable[tuple[int, bytes]]) -> list[bytes]:
+    return [key for kind, key in messages if kind != marks.ANSWERED]
+
+
+def _count_from(earlier: Sent | None, key: bytes, mark: bytes) -> tuple[int, int]:
+    """Return the position of a message by that of another one, and the lines of the latter."""
+    keys = _keys(marks.delivered(mark, _ALL))
+    if earlier is None or earlier.key not in keys:
+        return 0, 0
+    later = keys.index(earlier.key) - keys.index(key)
+    return earlier.position + later, earlier.lines
 
 
 def examine_file(
-    folder: PrivateFolder, name: str, accepted: int | None, spool: Spool, *, newest: bool
+    folder: PrivateFolder,
+    name: str,
+    accepted: int | None,
+    spool: Spool,
+    *,
+    newest: bool,
+    earlier: Sent | None = None,
 ) -> Sent | None:
     """Return what the mark in a file says, like ``examine``. Raises OSError."""
     with open(folder.open(name, os.O_RDONLY), "rb") as file:
         data = file.read()
     try:
-        return examine(data, accepted, spool, newest=newest)
+        return examine(data, accepted, spool, newest=newest, earlier=earlier)
     except ValueError as error:
         raise OSError(f"{name} cannot be used: {error}") from error
 

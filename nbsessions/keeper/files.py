@@ -48,10 +48,14 @@ class KernelFiles:
         then: Callable[[Sent | OSError | None], None],
         *,
         newest: bool,
+        earlier: Sent | None = None,
     ) -> None:
         """Call ``then`` with what a mark says, see ``examine_file``."""
         self._writer.run(
-            lambda: examine_file(self._marks, name, accepted, self._spool, newest=newest), then
+            lambda: examine_file(
+                self._marks, name, accepted, self._spool, newest=newest, earlier=earlier
+            ),
+            then,
         )
 
     def shrink(self) -> None:

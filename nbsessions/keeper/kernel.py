@@ -234,6 +234,7 @@ class KeptKernel:
             self.settling.end_connection(client)
         else:
             client.delivery.end()
+            self.settling.look_ahead(client)
 
     def _limit_away(self) -> None:
         for each in longest_away(self.clients.values()):

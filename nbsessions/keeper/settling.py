@@ -31,6 +31,24 @@ class Settling:
         self._receive = receive
         self._log = log
         self._retries: list[Callable[[], None]] = []
+        self._earlier: dict[str, Sent] = {}
+        """What was found out before connections have ended, by their names."""
+
+    def look_ahead(self, client: Client) -> None:
+        """Note where the newest message is that the client may get before its connection ends.
+
+        When it is known what the client has got, the message may have left the spool.
+        """
+        if client.connection is None:
+            return
+        name = client.connection
+
+        def noted(found: Sent | OSError | None) -> None:
+            if isinstance(found, Sent) and found.position:
+                self._earlier[name] = found
+
+        self._receive()
+        self._files.examine(name, None, noted, newest=False)
 
     def end_connection(self, client: Client) -> None:
         """Find out what the client was sent on its connection."""
@@ -60,11 +78,13 @@ class Settling:
                 self._retries.append(partial(self._settle, client, name, accepted, deadline))
                 return
             client.take_over(name, found)
+            self._earlier.pop(name, None)
             self._files.store(self._clients.values(), settled=name)
             while client.then and not client.settling:
                 client.then.pop(0)()
 
-        self._files.examine(name, accepted, settled, newest=newest)
+        earlier = self._earlier.get(name)
+        self._files.examine(name, accepted, settled, newest=newest, earlier=earlier)
 
     def retry(self) -> None:
         """Look again for messages that have not arrived."""

@@ -47,8 +47,9 @@ def test_the_newest_message_that_was_sent_counts(
     keys = say(story, 5)
     mark = mark_of(folder, (IOPUB, keys[0]), (REPLY, keys[1]), (IOPUB, keys[2]))
     for accepted, position in ((0, 0), (9, 0), (10, 1), (25, 2), (30, 3), (1000, 3)):
+        key = keys[position - 1] if position else b""
         found = examine(mark, accepted, spool, newest=True)
-        assert found == Sent(position=position, lines=position)
+        assert found == Sent(position=position, lines=position, key=key)
 
 
 def test_replies_of_the_kernel_are_told_in_order(
@@ -69,7 +70,24 @@ def test_a_message_that_has_not_arrived_is_waited_for_and_then_left_out(
     keys = say(story, 2)
     mark = mark_of(folder, *((IOPUB, key) for key in keys), (IOPUB, b"not arrived".ljust(32)))
     assert examine(mark, 30, spool, newest=True) is None
-    assert examine(mark, 30, spool, newest=False) == Sent(position=2, lines=2)
+    assert examine(mark, 30, spool, newest=False) == Sent(position=2, lines=2, key=keys[1])
+
+
+@pytest.mark.parametrize("accepted", [20, 40, 50])
+def test_a_message_that_is_no_longer_kept_is_found_by_what_was_known_earlier(
+    folder: PrivateFolder, story: Story, spool: Spool, accepted: int
+) -> None:
+    keys = say(story, 5)
+    mark = mark_of(folder, *((IOPUB, key) for key in keys))
+    earlier = examine(mark, 40, spool, newest=False)
+    spool.remove()
+    spool.open()
+    found = examine(mark, accepted, spool, newest=False, earlier=earlier)
+    assert found is not None
+    assert (found.position, found.lines) == (accepted // 10, 4)
+    unknown = examine(mark, accepted, spool, newest=False)
+    assert unknown is not None
+    assert unknown.position == 0
 
 
 def test_other_files_are_no_marks(spool: Spool) -> None:

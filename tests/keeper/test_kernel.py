@@ -16,7 +16,7 @@ from nbsessions.keeper.messages import PARENT, key_of_request
 from nbsessions.keeper.reading import SpoolReader
 from nbsessions.keeper.records import Kind
 from support import keepers
-from support.keepers import FakeKernel, RunningKeeper, Server, kept
+from support.keepers import FakeKernel, RunningKeeper, Server, being_delivered, kept
 from support.spools import EVERYTHING, make_message
 from support.store_processes import OtherProcess
 from support.waiting import wait_until
@@ -162,6 +162,25 @@ def test_clients_that_were_away_for_longest_are_forgotten(
     assert server.attach(kernel.kernel_id, f"{MOST_AWAY + 4}", websocket[0]) is not None
     assert keeper.status()["kernels"][kernel.kernel_id]["clients"] == MOST_AWAY + 1
     wait_until(lambda: len(keeper.folder.marks.list_names()) == 2, "the marks are removed")
+
+
+def test_what_a_slow_client_has_got_is_known_although_it_is_no_longer_kept(
+    keeper: RunningKeeper, server: Server, kernel: FakeKernel, websocket: Websocket
+) -> None:
+    with being_delivered(keeper, server, kernel) as (client, messages):
+        kernel.publish(*(make_message("stream", 20_000, lines=1) for _ in range(100)))
+        wait_until(lambda: flush(server, kernel) or has_left(keeper, kernel, 50), "they have left")
+        received = b""
+        while data := client.recv(65536):
+            received += data
+    assert len(received) == size(messages)
+    known = server.attach(kernel.kernel_id, "client", websocket[0])
+    assert known is not None
+    assert known.position == 50
+
+
+def has_left(keeper: RunningKeeper, kernel: FakeKernel, position: int) -> bool:
+    return kept(keeper, kernel)[0].position > position
 
 
 # Dead servers
