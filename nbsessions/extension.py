@@ -47,6 +47,7 @@ class SessionsExtension(ExtensionApp):
             return
         self._kernels = jupyter_server.surviving_kernels(self.serverapp)
         if self._kernels is not None:
+            self._kernels.adopt_left(self._session_manager.namespace)
             hangup = self._kernels.hangup == "stop"
             self._signals = StopSignals(self.serverapp, hangup=hangup)
             # Wait until the server has installed its own signal handlers.

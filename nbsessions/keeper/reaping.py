@@ -55,13 +55,23 @@ class Reaper:
 
     def look(self) -> None:
         """End what has to be ended now. Raises OSError."""
-        for server_id, records in _by_server(self._records.read_all()).items():
-            if self._servers.state(server_id) is not State.DEAD:
-                self._silence.ends(server_id)
+        dead = self._find_dead()
+        # Reading the records takes longer than all the rest, and most of the time, no server is
+        # dead.
+        for server_id, records in _by_server(self._records.read_all() if dead else ()).items():
             # The lock is taken only if something has to be ended. A server that starts in the
             # meantime could not adopt the other kernels.
-            elif any(self._adoption.is_overdue(record) for record in records):
+            if server_id in dead and any(map(self._adoption.is_overdue, records)):
                 self._adoption.take_over(server_id, _adopt_none)
+
+    def _find_dead(self) -> set[str]:
+        dead = set()
+        for server_id in self._servers.list_ids():
+            if self._servers.state(server_id) is State.DEAD:
+                dead.add(server_id)
+            else:
+                self._silence.ends(server_id)
+        return dead
 
 
 class Silence:

@@ -47,6 +47,8 @@ class Adoption:
 
         ``silent_for`` returns how many seconds ago a server was last known to be alive.
         """
+        self.namespace: str | None = None
+        """Kernels whose sessions are in another namespace are not adopted. None: any namespace."""
         self._records = records
         self._servers = servers
         self._ender = ender
@@ -58,6 +60,8 @@ class Adoption:
         """The dead servers that need no other look, with their last signs of life."""
         self._in_other_roots: Counter[str] = Counter()
         """How many kernels go on running for each of the other root directories."""
+        self._in_other_namespaces: Counter[str] = Counter()
+        """How many kernels in our root directory go on running for each of the others."""
         self._last_problem: str | None = None
 
     # When this server starts
@@ -78,13 +82,17 @@ class Adoption:
         for server_id in server_ids:
             if server_id != self._servers.server_id:
                 self.take_over(server_id, adopt)
-        if self._in_other_roots:
-            roots = sorted(self._in_other_roots.items())
-            self._log.info(
-                "Kernels that dead servers have left in other root directories go on running. "
-                "A server that starts there takes them over: %s",
-                ", ".join(f"{root} ({count})" for root, count in roots),
-            )
+        for places, counts in (
+            ("root directories", self._in_other_roots),
+            ("namespaces", self._in_other_namespaces),
+        ):
+            if counts:
+                self._log.info(
+                    "Kernels that dead servers have left in other %s go on running. "
+                    "A server that starts there takes them over: %s",
+                    places,
+                    ", ".join(f"{place} ({count})" for place, count in sorted(counts.items())),
+                )
 
     # While this server runs
 
@@ -97,7 +105,7 @@ class Adoption:
             dead = self._find_dead()
             found = defaultdict(list)
             for record in self._records.read_all() if dead else ():
-                if record.server_id in dead and record.root_dir == self._root_dir:
+                if record.server_id in dead and self._is_ours(record):
                     found[record.server_id].append(record)
         except OSError as error:
             self._warn(error)
@@ -105,6 +113,12 @@ class Adoption:
         for server_id in dead - found.keys():
             self.leave(server_id)
         return found
+
+    def _is_ours(self, record: KernelRecord) -> bool:
+        """Return whether this server is a successor of the kernel's, as far as is known."""
+        if record.root_dir != self._root_dir:
+            return False
+        return None in (record.namespace, self.namespace) or record.namespace == self.namespace
 
     def _find_dead(self) -> set[str]:
         """Return the dead servers that need another look, and forget those that are gone."""
@@ -245,7 +259,7 @@ class Adoption:
                 record.kernel_id,
             )
             ending.append(record)
-        elif record.root_dir == self._root_dir:
+        elif self._is_ours(record):
             self._adopt(record, adopt)
         elif self._is_too_late(record):
             self._log.info(
@@ -256,9 +270,16 @@ class Adoption:
             )
             ending.append(record)
         else:
-            self._in_other_roots[record.root_dir] += record.process is not None
+            if record.process is not None:
+                self._count_elsewhere(record)
             return False
         return True
+
+    def _count_elsewhere(self, record: KernelRecord) -> None:
+        if record.root_dir != self._root_dir:
+            self._in_other_roots[record.root_dir] += 1
+        elif record.namespace is not None:
+            self._in_other_namespaces[record.namespace] += 1
 
     def _is_too_late(self, record: KernelRecord) -> bool:
         # The setting of the kernel's own server applies.

@@ -34,6 +34,8 @@ class KernelRecord(msgspec.Struct, frozen=True, kw_only=True):
     host: str
     root_dir: str
     """The real path of the server's root directory."""
+    namespace: str | None = None
+    """The namespace of the server's sessions. None if it is not known."""
     kernel_name: str
     kernel_spec: dict[str, Any]
     """A copy of the kernelspec, which may have been uninstalled since the start."""

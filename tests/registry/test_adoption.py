@@ -699,6 +699,34 @@ def test_kernels_of_a_server_that_was_ending_are_ended_by_a_running_server(
     assert taken == []
 
 
+# Namespaces
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours", "is_adopted"),
+    [
+        ("a", "a", True),
+        ("a", "b", False),
+        (None, "b", True),
+        ("a", None, True),
+        (None, None, True),
+    ],
+)
+def test_kernels_of_another_namespace_are_left_to_its_servers(
+    place: Place, spawn: Processes, theirs: str | None, ours: str | None, is_adopted: bool
+) -> None:
+    server_id, identity = place.dead_server(), spawn.stranger()
+    record = place.record(server_id, identity, namespace=theirs)
+    running = place.adoption()
+    running.namespace = ours
+    assert found(running) == ({server_id: {record.kernel_id}} if is_adopted else {})
+    starting, taken = place.adoption(), Adopted(place)
+    starting.namespace = ours
+    starting.run(taken)
+    assert [each.kernel_id for each in taken] == [record.kernel_id] * is_adopted
+    assert runs(identity)
+
+
 # What the start says about other root directories
 
 

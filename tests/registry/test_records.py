@@ -25,6 +25,7 @@ FULL = KernelRecord(
     kernel_id="a-kernel",
     server_id="a-server",
     host="a-host",
+    namespace="n",
     root_dir="/a/root",
     kernel_name="python3",
     kernel_spec={"argv": ["python", "-f"], "metadata": {"debugger": True}, "env": {"A": "1"}},

@@ -308,6 +308,25 @@ def test_the_kernels_of_another_namespace_are_left_to_it(
     assert ids(running.list_sessions()) == ids([model])
 
 
+def test_a_server_that_starts_leaves_the_kernels_of_another_namespace(
+    running: Server, start_neighbour: StartNeighbour
+) -> None:
+    model = running.create("a.ipynb", "python3")
+    kernel_id = model["kernel"]["id"]
+    assert running.execute(kernel_id, "x = 42; x") == "42"
+    running.kill()
+
+    other = start_neighbour(config={"AsyncSessionManager": {"namespace": "another"}})
+    assert other.kernel_ids() == set()
+    (line,) = other.log_lines("I", "in other namespaces")
+    assert line.endswith(f"takes them over: {running.root_dir} (1)")
+    other.kill()
+
+    running.start()
+    assert ids(running.list_sessions()) == ids([model])
+    assert running.execute(kernel_id, "x") == "42"
+
+
 def test_a_server_that_starts_says_where_kernels_of_dead_servers_run(
     running: Server, start_server: StartServer
 ) -> None:

@@ -21,6 +21,7 @@ async def surviving_kernel_manager(folder: Path, **traits: Any) -> AsyncIterator
     traits.setdefault("keep_output", False)
     traits.setdefault("orphan_timeout", None)
     kernel_manager = make_kernel_manager(folder, SurvivingMappingKernelManager, **traits)
+    kernel_manager.adopt_left()
     try:
         yield kernel_manager
     finally:

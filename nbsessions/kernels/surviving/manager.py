@@ -97,9 +97,9 @@ class SurvivingKernelManager(SurvivingKernel, ServerKernelManager):  # type: ign
 class SurvivingKernels(LoggingConfigurable):
     """Mixin for an AsyncMappingKernelManager whose kernels outlive the server.
 
-    It must precede AsyncMappingKernelManager in the list of base classes. When the manager is
-    created, before the server listens, it adopts the kernels that dead servers with the same
-    root directory left running. ``succession`` adopts those of servers that die later.
+    It must precede AsyncMappingKernelManager in the list of base classes. Before the server
+    listens, ``adopt_left`` adopts the kernels that dead servers with the same root directory left
+    running. ``succession`` adopts those of servers that die later.
     """
 
     keep_kernels = CaselessStrEnum(
@@ -209,9 +209,10 @@ class SurvivingKernels(LoggingConfigurable):
         self._probes = Tasks()
         self._leave_running: bool | None = None
         self.succession: Succession | None = None
+        self._adoption: Adoption | None = None
         # A manager without a server, as in a test, does not adopt kernels.
         if SUPPORTED and self.parent is not None:
-            adoption = Adoption(
+            self._adoption = Adoption(
                 self._records,
                 self._servers,
                 KernelEnder(self._records),
@@ -219,8 +220,9 @@ class SurvivingKernels(LoggingConfigurable):
                 orphan_timeout=self._orphan_seconds,
                 log=self.log,
             )
-            adoption.run(self._adopt)
-            self.succession = Succession(adoption, self._adopt)
+            self.succession = Succession(self._adoption, self._adopt)
+            # The extension calls it earlier. Without it, there is no namespace.
+            IOLoop.current().add_callback(self.adopt_left)
 
     # Kernels that this server starts
 
@@ -272,6 +274,17 @@ class SurvivingKernels(LoggingConfigurable):
         return super().remove_kernel(kernel_id)  # type: ignore[misc]
 
     # Kernels that other servers started
+
+    def adopt_left(self, namespace: str | None = None) -> None:
+        """Adopt the kernels that dead servers have left. Only the first call has an effect.
+
+        ``namespace`` is that of the sessions of this server. The kernels whose sessions are in
+        another one are left to other servers. None if it is not known.
+        """
+        adoption, self._adoption = self._adoption, None
+        if adoption is not None:
+            self.recorder.namespace = adoption.namespace = namespace
+            adoption.run(self._adopt)
 
     def _adopt(self, record: KernelRecord) -> None:
         kernel_id = record.kernel_id

@@ -46,6 +46,8 @@ class KernelRecorder:
         total_output_limit: int,
         log: logging.Logger,
     ) -> None:
+        self.namespace: str | None = None
+        """That of the sessions of this server's kernels. None if it is not known."""
         self._orphan_timeout = orphan_timeout
         self._output_limit = output_limit
         self._total_output_limit = total_output_limit
@@ -114,6 +116,7 @@ class KernelRecorder:
             server_id=self._servers.server_id,
             host=socket.gethostname(),
             root_dir=self._root_dir,
+            namespace=self.namespace,
             orphan_timeout=self._orphan_timeout,
             output_limit=self._output_limit,
             total_output_limit=self._total_output_limit,
@@ -161,6 +164,7 @@ class KernelRecorder:
         record = replace(
             record,
             server_id=self._servers.server_id,
+            namespace=self.namespace,
             orphan_timeout=self._orphan_timeout,
             output_limit=self._output_limit,
             total_output_limit=self._total_output_limit,
