@@ -55,7 +55,7 @@ class Reaper:
 
     def look(self) -> None:
         """End what has to be ended now. Raises OSError."""
-        dead = self._find_dead()
+        dead = self._silence.find_dead()
         # Reading the records takes longer than all the rest, and most of the time, no server is
         # dead.
         for server_id, records in _by_server(self._records.read_all() if dead else ()).items():
@@ -64,33 +64,30 @@ class Reaper:
             if server_id in dead and any(map(self._adoption.is_overdue, records)):
                 self._adoption.take_over(server_id, _adopt_none)
 
-    def _find_dead(self) -> set[str]:
-        dead = set()
-        for server_id in self._servers.list_ids():
-            if self._servers.state(server_id) is State.DEAD:
-                dead.add(server_id)
-            else:
-                self._silence.ends(server_id)
-        return dead
-
 
 class Silence:
     """For how long servers have been dead, on a clock that stops while the machine is asleep."""
 
     def __init__(self, servers: Servers) -> None:
         self._servers = servers
-        self._begun: dict[str, float] = {}
+        self._last: dict[str, float] = {}
+        """When each server was last alive, as far as is known."""
+
+    def find_dead(self) -> set[str]:
+        """Return the servers that are dead. Raises OSError."""
+        server_ids = set(self._servers.list_ids())
+        now = time.monotonic()
+        dead = {each for each in server_ids if self._servers.state(each) is State.DEAD}
+        self._last = {each: when for each, when in self._last.items() if each in server_ids}
+        self._last.update(dict.fromkeys(server_ids - dead, now))
+        return dead
 
     def of(self, server_id: str) -> float:
         """Return the seconds since the server was last known to be alive."""
         now = time.monotonic()
         # What was before the first look is known by the clock of the files only.
-        begun = self._begun.setdefault(server_id, now - self._servers.silent_for(server_id))
-        return now - begun
-
-    def ends(self, server_id: str) -> None:
-        """Note that the server is alive, or that nobody knows."""
-        self._begun.pop(server_id, None)
+        last = self._last.setdefault(server_id, now - self._servers.silent_for(server_id))
+        return now - last
 
 
 def _by_server(records: Iterable[KernelRecord]) -> dict[str, list[KernelRecord]]:
