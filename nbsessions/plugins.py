@@ -6,13 +6,15 @@ import logging
 import re
 from collections.abc import Callable
 from importlib.metadata import entry_points
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from traitlets import TraitError
 
 from nbsessions.kernels.base import KernelHost, KernelProvider
 from nbsessions.stores.base import SessionStore
-from nbsessions.stores.inspection import StoreInspection
+
+if TYPE_CHECKING:
+    from nbsessions.stores.inspection import StoreInspection
 
 STORES = "nbsessions.stores"
 INSPECTIONS = "nbsessions.store_inspections"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jupyter_core.utils import ensure_async
 from jupyter_server.base.handlers import APIHandler
@@ -11,13 +11,14 @@ from tornado.web import HTTPError, RequestHandler
 
 from nbsessions.async_sessionmanager import AsyncSessionManager
 from nbsessions.handlers import session_handlers
-from nbsessions.kernels.gateway.manager import GatewayKernels
-from nbsessions.kernels.gateway.websockets import GatewayConnection
 from nbsessions.kernels.surviving.manager import (
     SurvivingKernels,
     SurvivingMappingKernelManager,
 )
 from nbsessions.kernels.surviving.websockets import SurvivingConnection
+
+if TYPE_CHECKING:
+    from nbsessions.kernels.gateway.manager import GatewayKernels
 
 _CHANNELS = r"/api/kernels/(?P<kernel_id>\w+-\w+-\w+-\w+-\w+)/channels"
 
@@ -67,11 +68,16 @@ def offer_managers(serverapp: Any) -> None:
         if not issubclass(app.session_manager_class, AsyncSessionManager):
             return stock["kernel_manager_class"](app)
         if app.gateway_config.gateway_enabled:
+            # Imported only by servers that use a gateway, because it takes a while.
+            from nbsessions.kernels.gateway.manager import GatewayKernels
+
             return GatewayKernels
         return SurvivingMappingKernelManager
 
     def connection_class(app: Any) -> Any:
-        if issubclass(app.kernel_manager_class, GatewayKernels):
+        if _has_gateway_kernels(app.kernel_manager_class):
+            from nbsessions.kernels.gateway.websockets import GatewayConnection
+
             return GatewayConnection
         if issubclass(app.kernel_manager_class, SurvivingKernels):
             return SurvivingConnection
@@ -90,7 +96,12 @@ def _serves_gateway(serverapp: Any) -> bool:
     """
     if not serverapp.trait_has_value("kernel_manager_class"):
         return True
-    return issubclass(serverapp.kernel_manager_class, GatewayKernels)
+    return _has_gateway_kernels(serverapp.kernel_manager_class)
+
+
+def _has_gateway_kernels(manager: object) -> bool:
+    """Return whether a kernel manager, or a class of them, is a GatewayKernels."""
+    return getattr(manager, "session_provider", None) == "gateway"
 
 
 def accepted_session_manager(serverapp: Any) -> AsyncSessionManager | None:
@@ -130,7 +141,7 @@ def publish_namespace(serverapp: Any, manager: AsyncSessionManager) -> None:
 def gateway_kernels(serverapp: Any) -> GatewayKernels | None:
     """Return the server's kernel manager if its kernels are those of a gateway."""
     manager = serverapp.kernel_manager
-    return manager if isinstance(manager, GatewayKernels) else None
+    return manager if _has_gateway_kernels(manager) else None
 
 
 def surviving_kernels(serverapp: Any) -> SurvivingKernels | None:
