@@ -232,6 +232,7 @@ def lost(server: Server) -> int:
     (process,) = server.kernel_processes()
     pid: int = process.pid
     wait_until(lambda: listening_port(pid), "the kernel listens")
+    wait_until(lambda: not is_connected(pid), "the keeper has noticed that its folder is gone")
     return pid
 
 

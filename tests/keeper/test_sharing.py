@@ -88,7 +88,8 @@ class Kernels:
 
         def is_kept() -> bool:
             self._server.link.flush(kernel.kernel_id).result(30)
-            return kept(self._keeper, kernel)[-1].position == said
+            found = kept(self._keeper, kernel)
+            return bool(found) and found[-1].position == said
 
         wait_until(is_kept, "everything is kept")
 
