@@ -36,7 +36,7 @@ import msgspec
 from jupyter_client.jsonutil import json_default
 from setting import describe, our_manager, stock_manager
 
-from nbsessions.handlers.models import reply_model
+from nbsessions.replies import reply_model
 
 SESSIONS = 1000
 TARGET = 0.020

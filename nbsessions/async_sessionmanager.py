@@ -26,7 +26,7 @@ from nbsessions.errors import ServiceClosed, SessionError, StoreError
 from nbsessions.httperrors import http_error
 from nbsessions.identity import boot_id
 from nbsessions.kernels.base import KernelHost, KernelProvider
-from nbsessions.models import UNSET, Ending, KernelModel, NewSession, Session, SessionPatch
+from nbsessions.models import UNSET, Ending, NewSession, SessionPatch
 from nbsessions.plugins import (
     KERNEL_PROVIDERS,
     STORES,
@@ -36,6 +36,7 @@ from nbsessions.plugins import (
     scheme_of,
     store_factory,
 )
+from nbsessions.replies import session_model
 from nbsessions.service import ServiceOpening, SessionService
 from nbsessions.stores.base import SessionStore
 from nbsessions.stores.memory import MemorySessionStore
@@ -254,7 +255,7 @@ class AsyncSessionManager(LoggingConfigurable):
             path=path, name=name, type=type, kernel_name=kernel_name, kernel_id=kernel_id
         )
         with _http_errors:
-            return _model(*await (await self._opened()).create(request))
+            return session_model(*await (await self._opened()).create(request))
 
     async def save_session(
         self,
@@ -270,7 +271,7 @@ class AsyncSessionManager(LoggingConfigurable):
         """
         request = NewSession(path=path, name=name, type=type, kernel_id=kernel_id)
         with _http_errors:
-            return _model(*await (await self._opened()).save(session_id, request))
+            return session_model(*await (await self._opened()).save(session_id, request))
 
     async def get_session(self, **kwargs: str | None) -> dict[str, Any]:
         """Return the model of the oldest session with these values.
@@ -282,7 +283,7 @@ class AsyncSessionManager(LoggingConfigurable):
             raise TypeError("must specify a column to query")
         _check_columns(kwargs)
         with _http_errors:
-            return _model(*await (await self._opened()).get(**kwargs))
+            return session_model(*await (await self._opened()).get(**kwargs))
 
     async def update_session(
         self, session_id: str, *, force_kernel_shutdown: bool = False, **kwargs: str | None
@@ -305,7 +306,7 @@ class AsyncSessionManager(LoggingConfigurable):
     async def list_sessions(self) -> list[dict[str, Any]]:
         """Return the models of all sessions, oldest first."""
         with _http_errors:
-            return list(starmap(_model, await (await self._opened()).list_sessions()))
+            return list(starmap(session_model, await (await self._opened()).list_sessions()))
 
     async def delete_session(
         self, session_id: str, *, force_kernel_shutdown: bool = False
@@ -443,21 +444,6 @@ class AsyncSessionManager(LoggingConfigurable):
                 return None
             raise KeyError(f"Kernel {row['kernel_id']!r} of session {row['session_id']!r} is gone")
         return await self.get_session(session_id=row["session_id"])
-
-
-def _model(session: Session, kernel: KernelModel) -> dict[str, Any]:
-    path, name = session.path, session.name
-    model = {
-        "id": session.session_id,
-        "path": path,
-        "name": name,
-        "type": session.type,
-        "kernel": kernel,
-    }
-    if session.type == "notebook":
-        # Deprecated since IPython 4; the classic tree page still reads it.
-        model["notebook"] = {"path": path, "name": name}
-    return model
 
 
 def _missing_model(session_id: str, ending: Ending | None) -> dict[str, Any]:

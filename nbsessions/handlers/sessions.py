@@ -9,15 +9,14 @@ from http.client import responses
 from importlib.resources import files
 from typing import Any, cast
 
-import msgspec
 from jupyter_core.utils import ensure_async
 from tornado.web import RequestHandler, authenticated
 
 from nbsessions.errors import InvalidRequest, NotSupported
 from nbsessions.handlers.bodies import create_arguments, update_arguments
-from nbsessions.handlers.models import reply_model
 from nbsessions.httperrors import RETRY_AFTER, error_body, http_error
 from nbsessions.models import document_of
+from nbsessions.replies import encode, reply_model
 
 SESSION_ID = r"(?P<session_id>\w+-\w+-\w+-\w+-\w+)"
 
@@ -76,7 +75,7 @@ class SessionsHandlerMixin(RequestHandler):
         """Send the content as JSON."""
         self.set_status(status_code)
         self.set_header("Content-Type", "application/json")
-        self.finish(msgspec.json.encode(content))
+        self.finish(encode(content))
 
     def argument(self, name: str) -> str | None:
         """Return the last query argument with this name exactly as it was sent, or None."""
@@ -110,7 +109,7 @@ class SessionsHandlerMixin(RequestHandler):
         phrase = responses.get(status_code, "Unknown error")
         body = error_body(error, status_code, phrase)
         self.set_header("Content-Type", "application/json")
-        self.finish(msgspec.json.encode(body))
+        self.finish(encode(body))
 
 
 class SessionRootHandlerMixin(SessionsHandlerMixin):
