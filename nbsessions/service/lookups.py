@@ -73,13 +73,10 @@ class Lookups:
         return [(session_id, endings.get(session_id)) for session_id in missing]
 
     async def _find_first(self, columns: dict[str, str | None]) -> Sequence[Session]:
-        session_id, path = columns.get("session_id"), columns.get("path")
-        if path is not None and len(columns) == 1:
-            session = await self._store.find_by_document(document_of(path) or "")
-        elif session_id is not None and len(columns) == 1:
-            session = await self._store.find_session(session_id)
-        else:
+        path = columns.get("path")
+        if path is None or len(columns) > 1:
             return await self._find_all(columns)
+        session = await self._store.find_by_document(document_of(path) or "")
         return [] if session is None else [session]
 
     async def _find_all(self, columns: dict[str, str | None]) -> Sequence[Session]:
@@ -88,9 +85,19 @@ class Lookups:
             wanted["document"] = document_of(wanted.pop("path"))
         return [
             session
-            for session in await self._store.list_sessions()
+            for session in await self._candidates(columns)
             if all(getattr(session, column) == value for column, value in wanted.items())
         ]
+
+    async def _candidates(self, columns: dict[str, str | None]) -> Sequence[Session]:
+        """Return all sessions that may have these values, oldest first."""
+        session_id, kernel_id = columns.get("session_id"), columns.get("kernel_id")
+        if session_id is not None:
+            session = await self._store.find_session(session_id)
+            return [] if session is None else [session]
+        if kernel_id is not None:
+            return await self._store.list_by_kernel(kernel_id)
+        return await self._store.list_sessions()
 
     async def _living(self, sessions: Sequence[Session]) -> Iterable[LiveSession]:
         living, dead = [], set()

@@ -105,7 +105,11 @@ class SessionStore(ABC):
 
     @abstractmethod
     async def list_sessions(self) -> Sequence[Session]:
-        """Return all sessions, oldest first."""
+        """Return all sessions, oldest first.
+
+        As long as nothing changes, the result should be the same object, so that its readers
+        notice that. They must not change it.
+        """
 
     @abstractmethod
     async def find_session(self, session_id: str) -> Session | None:
@@ -114,6 +118,10 @@ class SessionStore(ABC):
     @abstractmethod
     async def find_by_document(self, document: str) -> Session | None:
         """Return the oldest session of this document (a normalised path), or None."""
+
+    @abstractmethod
+    async def list_by_kernel(self, kernel_id: str) -> Sequence[Session]:
+        """Return the sessions of this kernel, oldest first."""
 
     @abstractmethod
     async def find_intent(self, token: str) -> Intent | None:

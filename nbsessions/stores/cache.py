@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from operator import attrgetter
 
 from nbsessions.models import Session
 
@@ -11,7 +12,7 @@ Version = tuple[int, int]
 
 
 class SessionCache:
-    """Sessions by id, oldest first, and by document. Changed only on the event loop.
+    """Sessions by id, oldest first, by document and by kernel. Changed only on the event loop.
 
     The contents remain available after their version is outdated, because they are returned
     while the store cannot be read.
@@ -19,7 +20,10 @@ class SessionCache:
 
     def __init__(self) -> None:
         self._sessions: dict[str, Session] = {}
-        self._by_document: dict[str, dict[str, Session]] = {}
+        self._by_document = _Groups()
+        self._by_kernel = _Groups()
+        self._snapshot: list[Session] | None = None
+        """All sessions, if they have been listed since they changed last."""
         self._version: Version | None = None
         self._written: Version = (0, 0)
 
@@ -31,14 +35,23 @@ class SessionCache:
         """Return all sessions, oldest first. Safe to call from any thread."""
         return list(self._sessions.values())
 
+    def snapshot(self) -> Sequence[Session]:
+        """Return all sessions, oldest first: the same object for as long as nothing changes."""
+        if self._snapshot is None:
+            self._snapshot = self.list_sessions()
+        return self._snapshot
+
     def find(self, session_id: str) -> Session | None:
         """Return the session with this id, or None."""
         return self._sessions.get(session_id)
 
     def find_by_document(self, document: str) -> Session | None:
         """Return the oldest session of this document, or None."""
-        group = self._by_document.get(document)
-        return min(group.values(), key=lambda session: session.seq) if group else None
+        return next(iter(self._by_document.list(document)), None)
+
+    def list_by_kernel(self, kernel_id: str) -> Sequence[Session]:
+        """Return the sessions of this kernel, oldest first."""
+        return self._by_kernel.list(kernel_id)
 
     def replace(self, version: Version, sessions: Iterable[Session]) -> bool:
         """Replace the contents with what was read from the store, unless it is outdated.
@@ -51,11 +64,16 @@ class SessionCache:
             return False
         read = SessionCache()
         for session in sessions:
-            read.put(session)
+            before = self._sessions.get(session.session_id)
+            # An unchanged session stays the same object, so that what was made of it can be kept.
+            read.put(before if before is not None and before == session else session)
+        if self._snapshot != read.list_sessions():
+            self._snapshot = None
         # Replace the whole dictionary, because the writer thread may be listing the old one to
         # write the sessions to a new file.
         self._sessions = read._sessions
         self._by_document = read._by_document
+        self._by_kernel = read._by_kernel
         self._version = version
         return True
 
@@ -88,24 +106,45 @@ class SessionCache:
     def put(self, session: Session) -> None:
         """Add the session, or replace the session with the same id."""
         before = self._sessions.get(session.session_id)
-        if before is not None and before.document != session.document:
-            self._drop_document(before)
+        if before is not None:
+            self._drop_from_groups(before)
+        self._snapshot = None
         self._sessions[session.session_id] = session
-        if session.document is not None:
-            self._by_document.setdefault(session.document, {})[session.session_id] = session
+        self._by_document.put(session.document, session)
+        self._by_kernel.put(session.kernel_id, session)
 
     def drop(self, session_id: str) -> None:
         """Remove the session, if it exists."""
         session = self._sessions.pop(session_id, None)
         if session is not None:
-            self._drop_document(session)
+            self._snapshot = None
+            self._drop_from_groups(session)
 
     def _sort(self) -> None:
         self._sessions = dict(sorted(self._sessions.items(), key=lambda item: item[1].seq))
 
-    def _drop_document(self, session: Session) -> None:
-        if session.document is not None:
-            group = self._by_document[session.document]
+    def _drop_from_groups(self, session: Session) -> None:
+        self._by_document.drop(session.document, session)
+        self._by_kernel.drop(session.kernel_id, session)
+
+
+class _Groups:
+    """Groups of sessions that have a value in common. None is not such a value."""
+
+    def __init__(self) -> None:
+        self._groups: dict[str, dict[str, Session]] = {}
+
+    def list(self, value: str) -> Sequence[Session]:
+        """Return the sessions with this value, oldest first."""
+        return sorted(self._groups.get(value, {}).values(), key=attrgetter("seq"))
+
+    def put(self, value: str | None, session: Session) -> None:
+        if value is not None:
+            self._groups.setdefault(value, {})[session.session_id] = session
+
+    def drop(self, value: str | None, session: Session) -> None:
+        if value is not None:
+            group = self._groups[value]
             del group[session.session_id]
             if not group:
-                del self._by_document[session.document]
+                del self._groups[value]

@@ -58,13 +58,16 @@ class MemorySessionStore(SessionStore):
     # Reads
 
     async def list_sessions(self) -> Sequence[Session]:
-        return self._tables.sessions.list_sessions()
+        return self._tables.sessions.snapshot()
 
     async def find_session(self, session_id: str) -> Session | None:
         return self._tables.find_session(session_id)
 
     async def find_by_document(self, document: str) -> Session | None:
         return self._tables.find_by_document(document)
+
+    async def list_by_kernel(self, kernel_id: str) -> Sequence[Session]:
+        return self._tables.list_by_kernel(kernel_id)
 
     async def find_intent(self, token: str) -> Intent | None:
         return self._tables.intents.get(token)
@@ -208,12 +211,12 @@ class _MemoryTables(Tables):
         return self.sessions.find_by_document(document)
 
     def list_by_kernel(self, kernel_id: str) -> Sequence[Session]:
-        return [each for each in self.sessions.list_sessions() if each.kernel_id == kernel_id]
+        return self.sessions.list_by_kernel(kernel_id)
 
     def list_within(self, top: str) -> Sequence[Session]:
         return [
             session
-            for session in self.sessions.list_sessions()
+            for session in self.sessions.snapshot()
             if session.document is not None and is_within(session.document, top)
         ]
 

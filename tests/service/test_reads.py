@@ -76,6 +76,22 @@ async def test_a_look_up_by_path_looks_past_a_dead_session(kind: str, tmp_path: 
 
 
 @pytest.mark.gen_test
+async def test_a_look_up_does_not_go_through_all_sessions(kind: str, tmp_path: Path) -> None:
+    async with running_service(kind, tmp_path) as bench:
+        session, other = await bench.create("a.ipynb"), await bench.create("b.ipynb")
+        bench.faults.calls.clear()
+        assert (await bench.get(session))[0] == session
+        assert (await bench.service.get(path="/b.ipynb"))[0] == other
+        assert (await bench.service.get(kernel_id=other.kernel_id))[0] == other
+        found, _ = await bench.service.get(kernel_id=other.kernel_id, path="b.ipynb")
+        assert found == other
+        for columns in ({"session_id": "x"}, {"path": "x"}, {"kernel_id": "x"}):
+            with pytest.raises(SessionNotFound):
+                await bench.service.get(**columns)
+        assert not bench.faults.calls["list_sessions"]
+
+
+@pytest.mark.gen_test
 async def test_a_session_that_could_not_be_ended_is_ended_at_a_later_read(
     kind: str, tmp_path: Path
 ) -> None:

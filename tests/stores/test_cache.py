@@ -109,3 +109,38 @@ def test_documents_follow_their_sessions(cache: SessionCache) -> None:
     assert cache.find_by_document("b") is None
     assert cache.find("a") is None
     assert cache.find("c") == C
+
+
+def test_kernels_follow_their_sessions(cache: SessionCache) -> None:
+    moved = replace(A, kernel_id="new")
+    cache.apply(1, 5, 6, {"a": moved})
+    assert cache.list_by_kernel(A.kernel_id) == []
+    assert cache.list_by_kernel("new") == [moved]
+    cache.replace((1, 7), [moved, replace(B, kernel_id="new")])
+    assert [each.session_id for each in cache.list_by_kernel("new")] == ["a", "b"]
+    cache.apply(1, 7, 8, {"a": None, "b": None})
+    assert cache.list_by_kernel("new") == []
+
+
+def test_a_snapshot_is_the_same_object_until_something_changes(cache: SessionCache) -> None:
+    before = cache.snapshot()
+    assert cache.snapshot() is before
+    cache.apply(1, 5, 6, {"unknown": None})
+    assert cache.snapshot() is before
+    cache.apply(1, 6, 7, {"b": B})
+    after = cache.snapshot()
+    assert (before, after) == ([A], [A, B])
+    cache.apply(1, 7, 8, {"b": None})
+    assert cache.snapshot() == [A]
+
+
+def test_what_is_read_again_and_has_not_changed_stays_the_same(cache: SessionCache) -> None:
+    before = cache.snapshot()
+    cache.replace((1, 6), [replace(A)])
+    assert cache.snapshot() is before
+    cache.replace((1, 7), [replace(A), B])
+    assert cache.snapshot()[0] is before[0]
+    cache.replace((1, 8), [replace(A, name="new"), B])
+    assert [each.name for each in cache.snapshot()] == ["new", B.name]
+    cache.replace((1, 9), [B, replace(A, name="new")])
+    assert [each.session_id for each in cache.snapshot()] == ["b", "a"]

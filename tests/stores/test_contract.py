@@ -32,6 +32,7 @@ async def test_a_new_store_is_empty(store: SessionStore) -> None:
     assert await state(store) == ([], [])
     assert await store.find_session("unknown") is None
     assert await store.find_by_document("unknown") is None
+    assert list(await store.list_by_kernel("unknown")) == []
     assert await store.find_intent("unknown") is None
     assert await store.count_by_kernel("unknown") == 0
 
@@ -42,6 +43,20 @@ async def test_sessions_are_listed_oldest_first(store: SessionStore) -> None:
     assert list(await store.list_sessions()) == inserted
     await store.update(inserted[0].session_id, Changes(name="new"), stop_token=make_id())
     assert ids(await store.list_sessions()) == ids(inserted)
+
+
+@pytest.mark.gen_test
+async def test_a_list_is_the_same_object_until_a_session_changes(store: SessionStore) -> None:
+    session = await store.insert(make_session("a"))
+    first = await store.list_sessions()
+    await store.heartbeat()
+    assert await store.list_sessions() is first
+    await store.update(session.session_id, Changes(name="new"), stop_token=make_id())
+    second = await store.list_sessions()
+    assert second is not first
+    assert list(first) == [session], "what was listed before has changed"
+    await store.insert(make_session("b"))
+    assert await store.list_sessions() is not second
 
 
 @pytest.mark.gen_test
@@ -89,6 +104,18 @@ async def test_a_session_that_moved_is_the_oldest_where_it_moved_to(store: Sessi
     assert found is not None
     assert found.session_id == moved.session_id
     assert await store.find_by_document("a") is None
+
+
+@pytest.mark.gen_test
+async def test_the_sessions_of_a_kernel_are_listed_oldest_first(store: SessionStore) -> None:
+    one, other = make_id(), make_id()
+    moved = await store.insert(make_session("a", kernel_id=other))
+    stays = await store.insert(make_session("b", kernel_id=one))
+    await store.update(moved.session_id, to_kernel(one), stop_token=make_id())
+    assert ids(await store.list_by_kernel(one)) == ids([moved, stays])
+    assert list(await store.list_by_kernel(other)) == []
+    await store.delete(stays.session_id, stop_token=make_id())
+    assert ids(await store.list_by_kernel(one)) == ids([moved])
 
 
 @pytest.mark.gen_test

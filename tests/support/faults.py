@@ -17,6 +17,7 @@ READS = (
     "list_sessions",
     "find_session",
     "find_by_document",
+    "list_by_kernel",
     "find_intent",
     "list_intents",
     "count_by_kernel",
