@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
+from nbsessions.kernels.noted import ModelChanges
 from nbsessions.models import EndReason, Kernel, KernelModels, KernelTrace, Missed
 
 
@@ -139,6 +140,13 @@ class KernelProvider(ABC):
 
         Never raises. A kernel whose model cannot be read, or not in time, counts as unknown and
         does not delay the others.
+        """
+
+    def watch_models(self, changes: ModelChanges) -> None:  # noqa: B027  # by default, it cannot
+        """Note in ``changes`` each kernel for which ``models`` answers differently from now on.
+
+        Sets ``changes.complete`` for as long as no change can be missed, which a provider that
+        cannot tell leaves False. What was given before is no longer complete then.
         """
 
     @abstractmethod

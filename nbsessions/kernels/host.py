@@ -32,6 +32,7 @@ from nbsessions.kernels.base import (
     StartRequest,
     current_start,
 )
+from nbsessions.kernels.noted import ModelChanges
 from nbsessions.models import (
     EndReason,
     Kernel,
@@ -221,6 +222,14 @@ class HostKernelProvider(KernelProvider):
         error = ready.exception()
         reason = f"{type(error).__name__}: {error}"
         return {**model, "execution_state": "dead", "reason": reason}
+
+    def watch_models(self, changes: ModelChanges) -> None:
+        watch: Callable[[ModelChanges], None] | None = getattr(
+            self._kernel_manager, "watch_models", None
+        )
+        # A model also tells how a pending start went, which the kernel manager does not know.
+        if watch is not None and not getattr(self._kernel_manager, "use_pending_kernels", False):
+            watch(changes)
 
     def can_address(self, kernel_id: str) -> bool:
         return is_addressable(kernel_id)

@@ -19,6 +19,8 @@ from jupyter_client.kernelspec import NATIVE_KERNEL_NAME, KernelSpec
 from tornado.iostream import IOStream
 from traitlets.utils.importstring import import_item
 
+from nbsessions.kernels.noted import NotedDict
+
 
 def forget_failed_starts(kernel_manager: Any, connection_file: Callable[[str], str]) -> None:
     """Remove failed starts from the kernel manager, together with their connection files.
@@ -206,6 +208,47 @@ def drop_kernel(kernel_manager: Any, kernel_id: str, kernel: Any) -> None:
         known.pop(kernel_id, None)
     kernel.stop_restarter()
     leave_kernel(kernel)
+
+
+_MODEL_SOURCES = {"_check_kernel_id", "_kernels", "_kernel_connections", "get"}
+"""What ``kernel_model`` uses of the manager of all kernels."""
+
+_MODEL_TRAITS = {"kernel_name", "last_activity", "execution_state", "reason"}
+"""What it uses of the manager of one kernel."""
+
+
+def are_models_known(kernel_manager: Any) -> bool:
+    """Return whether ``kernel_model`` returns what ``note_models`` and ``notes_model`` cover.
+
+    A subclass, or a later release of jupyter_server, may put more into the models.
+    """
+    from jupyter_server.services.kernels.kernelmanager import MappingKernelManager
+
+    method = getattr(kernel_manager.kernel_model, "__func__", None)
+    if method is not MappingKernelManager.kernel_model:
+        return False
+    used = set(method.__code__.co_names) - {"isoformat", "getattr"}
+    return used <= _MODEL_SOURCES | _MODEL_TRAITS
+
+
+def has_model_traits(kernel: Any) -> bool:
+    """Return whether all that ``kernel_model`` uses of the kernel are traits."""
+    return all(map(kernel.has_trait, _MODEL_TRAITS))
+
+
+def note_models(
+    kernel_manager: Any,
+    kernel_changed: Callable[[str], object],
+    connections_changed: Callable[[str], object],
+) -> None:
+    """Call the functions with the id of each kernel that is added or removed, or has new clients.
+
+    jupyter_server changes these dictionaries in many places and announces none of it.
+    """
+    kernel_manager._kernels = NotedDict(kernel_manager._kernels, kernel_changed)
+    kernel_manager._kernel_connections = NotedDict(
+        kernel_manager._kernel_connections, connections_changed
+    )
 
 
 def pending_kernels(kernel_manager: Any) -> list[asyncio.Task[None]]:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 from nbsessions.kernels.surviving.manager import SurvivingMappingKernelManager
+from nbsessions.registry.process import ProcessIdentity
+from nbsessions.registry.records import KernelRecord
 from support.hosts import make_kernel_manager
 from support.surviving import Place
 
@@ -31,3 +34,16 @@ async def surviving_kernel_manager(folder: Path, **traits: Any) -> AsyncIterator
 def runtime_place(folder: Path) -> Place:
     """Return the place with the records of such a kernel manager."""
     return Place(folder / "runtime" / "nbsessions")
+
+
+def leave_kernel(folder: Path, process: ProcessIdentity) -> KernelRecord:
+    """Leave a kernel behind that such a kernel manager can adopt, as a dead server does."""
+    ports = dict.fromkeys(("shell_port", "iopub_port", "stdin_port", "hb_port", "control_port"), 1)
+    info = {"transport": "tcp", "ip": "127.0.0.1", "key": "", "signature_scheme": "hmac-sha256"}
+    place = runtime_place(folder)
+    return place.record(
+        place.dead_server(),
+        process,
+        root_dir=os.path.realpath(folder / "root"),
+        connection_info={**info, **ports},
+    )

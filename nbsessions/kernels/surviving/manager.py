@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +27,7 @@ from traitlets.utils.importstring import import_item
 from nbsessions.keeper.folder import KeeperFolder
 from nbsessions.keeper.link import KeeperLink
 from nbsessions.kernels import internals
+from nbsessions.kernels.noted import ModelChanges
 from nbsessions.kernels.surviving.activity import IdleProbe
 from nbsessions.kernels.surviving.buffering import ReplyBuffers
 from nbsessions.kernels.surviving.missed import MissedOutputs
@@ -52,6 +53,10 @@ ZMQ's own limit of 1023 is reached when about 200 pages connect at once.
 """
 
 
+def _nothing() -> None:
+    pass
+
+
 class SurvivingKernel:
     """Mixin for a ServerKernelManager whose kernel outlives the server.
 
@@ -63,6 +68,14 @@ class SurvivingKernel:
         provisioner: Any
         parent: Any
         kernel_id: str
+
+    model_changed: Callable[[], object] = staticmethod(_nothing)
+    """Called when a trait of this kernel has changed, of which its model consists."""
+
+    def notify_change(self, change: Any) -> None:
+        """Tell of a change. Most are those of ``last_activity``, one for each message."""
+        self.model_changed()
+        super().notify_change(change)  # type: ignore[misc]
 
     async def start_kernel(self, *args: Any, **kwargs: Any) -> Any:
         """Start the kernel with the provisioner that ``SurvivingKernels`` chooses for it."""
@@ -204,6 +217,7 @@ class SurvivingKernels(LoggingConfigurable):
                 "SurvivingKernel",
                 self.kernel_manager_class,
             )
+        self._model_changes = ModelChanges()
         self._buffers = ReplyBuffers()
         self.missed = MissedOutputs()
         self._probes = Tasks()
@@ -377,6 +391,29 @@ class SurvivingKernels(LoggingConfigurable):
         iopub.channel = "iopub"
         buffer["channels"]["iopub"] = iopub
         return buffer
+
+    # Changes of models
+
+    def watch_models(self, changes: ModelChanges) -> None:
+        """See KernelProvider.watch_models."""
+        self._model_changes.complete = False
+        self._model_changes = changes
+        if internals.are_models_known(self):
+            changes.complete = True
+            changed = partial(self._kernel_changed, changes)
+            internals.note_models(self, changed, changes.add)
+            for kernel_id in self.list_kernel_ids():
+                changed(kernel_id)
+
+    def _kernel_changed(self, changes: ModelChanges, kernel_id: str) -> None:
+        changes.add(kernel_id)
+        if kernel_id not in self:  # type: ignore[operator]
+            return
+        kernel = self.get_kernel(kernel_id)
+        if isinstance(kernel, SurvivingKernel) and internals.has_model_traits(kernel):
+            kernel.model_changed = partial(changes.add, kernel_id)
+        else:
+            changes.complete = False
 
     # Queries
 

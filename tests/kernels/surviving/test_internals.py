@@ -33,6 +33,7 @@ MANAGER = {
     "_kernels": _CLIENT,
     "_kernel_connections": _SERVER,
     "_kernel_ports": _SERVER,
+    "_check_kernel_id": _SERVER,
     "_handle_kernel_died": _SERVER,
     "_initialized_culler": _SERVER,
     "initialize_culler": _SERVER,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-import os
 import threading
 from collections.abc import Callable, Sequence
 from datetime import timedelta
@@ -17,11 +16,10 @@ from traitlets.config.configurable import LoggingConfigurable
 from nbsessions.kernels.surviving import succession as succession_module
 from nbsessions.kernels.surviving.succession import Succession
 from nbsessions.models import KernelTrace
-from nbsessions.registry.process import ProcessIdentity
 from nbsessions.registry.records import KernelRecord
 from support.hosts import make_provider
-from support.surviving import Place, Processes, make_record, runs
-from support.surviving_managers import runtime_place, surviving_kernel_manager
+from support.surviving import Processes, make_record, runs
+from support.surviving_managers import leave_kernel, runtime_place, surviving_kernel_manager
 
 SERVER = "a dead server"
 
@@ -128,18 +126,6 @@ def test_a_kernel_does_not_wait_for_an_event_loop_that_has_ended(
 # Real managers
 
 
-def leave_kernel(place: Place, process: ProcessIdentity, folder: Path) -> KernelRecord:
-    """Leave a kernel behind as a dead server does."""
-    ports = dict.fromkeys(("shell_port", "iopub_port", "stdin_port", "hb_port", "control_port"), 1)
-    info = {"transport": "tcp", "ip": "127.0.0.1", "key": "", "signature_scheme": "hmac-sha256"}
-    return place.record(
-        place.dead_server(),
-        process,
-        root_dir=os.path.realpath(folder / "root"),
-        connection_info={**info, **ports},
-    )
-
-
 @pytest.mark.gen_test
 async def test_a_running_manager_takes_over_what_another_one_leaves(
     tmp_path: Path, spawn: Processes
@@ -147,7 +133,7 @@ async def test_a_running_manager_takes_over_what_another_one_leaves(
     async with surviving_kernel_manager(tmp_path, parent=Server()) as kernel_manager:
         provider = make_provider(kernel_manager, tmp_path)
         assert await provider.find_left() == []
-        record = leave_kernel(runtime_place(tmp_path), spawn.stranger(), tmp_path)
+        record = leave_kernel(tmp_path, spawn.stranger())
         (left,) = await provider.find_left()
         trace = KernelTrace(provider=provider.name, kernel_id=record.kernel_id, token=None)
         assert (left.server_id, left.kernels) == (record.server_id, [trace])
@@ -167,7 +153,7 @@ async def test_a_manager_that_was_shut_down_takes_over_nothing(
     kernel = spawn.stranger()
     async with surviving_kernel_manager(tmp_path, parent=Server()) as kernel_manager:
         provider = make_provider(kernel_manager, tmp_path)
-        record = leave_kernel(runtime_place(tmp_path), kernel, tmp_path)
+        record = leave_kernel(tmp_path, kernel)
         await kernel_manager.shutdown_all()
         assert list(await provider.adopt(record.server_id)) == []
     assert runs(kernel)
@@ -178,7 +164,7 @@ async def test_a_manager_that_was_shut_down_takes_over_nothing(
 async def test_what_is_left_to_others_is_not_found_again(tmp_path: Path, spawn: Processes) -> None:
     async with surviving_kernel_manager(tmp_path, parent=Server()) as kernel_manager:
         provider = make_provider(kernel_manager, tmp_path)
-        record = leave_kernel(runtime_place(tmp_path), spawn.stranger(), tmp_path)
+        record = leave_kernel(tmp_path, spawn.stranger())
         await provider.leave(record.server_id)
         assert await provider.find_left() == []
         assert list(provider.list_running()) == []
@@ -188,7 +174,7 @@ async def test_what_is_left_to_others_is_not_found_again(tmp_path: Path, spawn: 
 async def test_a_manager_without_a_server_takes_over_nothing(
     tmp_path: Path, spawn: Processes
 ) -> None:
-    record = leave_kernel(runtime_place(tmp_path), spawn.stranger(), tmp_path)
+    record = leave_kernel(tmp_path, spawn.stranger())
     async with surviving_kernel_manager(tmp_path) as kernel_manager:
         provider = make_provider(kernel_manager, tmp_path)
         assert provider.adoption_interval is None
