@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Any, ParamSpec, TypeVar
 
 from jupyter_core.paths import jupyter_data_dir
+from jupyter_core.utils import ensure_async
 from tornado.web import HTTPError
 from traitlets import Any as AnyTrait
 from traitlets import Unicode, default, validate
@@ -36,7 +37,7 @@ from nbsessions.plugins import (
     scheme_of,
     store_factory,
 )
-from nbsessions.replies import session_model
+from nbsessions.replies import EncodedList, encode, reply_model, session_model
 from nbsessions.service import ServiceOpening, SessionService
 from nbsessions.stores.base import SessionStore
 from nbsessions.stores.memory import MemorySessionStore
@@ -307,6 +308,19 @@ class AsyncSessionManager(LoggingConfigurable):
         """Return the models of all sessions, oldest first."""
         with _http_errors:
             return list(starmap(session_model, await (await self._opened()).list_sessions()))
+
+    async def encode_sessions(self) -> EncodedList:
+        """Return the sessions as ``GET /api/sessions`` lists them, in JSON.
+
+        What has not changed since the last call is not made again.
+        """
+        listed_by = getattr(self.list_sessions, "__func__", None)
+        if listed_by is not AsyncSessionManager.list_sessions:
+            # A subclass may list other sessions, or put more into their models.
+            models: list[dict[str, Any]] = await ensure_async(self.list_sessions())
+            return EncodedList(encode(list(map(reply_model, models))), None)
+        with _http_errors:
+            return await (await self._opened()).encode_sessions()
 
     async def delete_session(
         self, session_id: str, *, force_kernel_shutdown: bool = False

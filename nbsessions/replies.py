@@ -4,11 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from itertools import starmap
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
 from nbsessions.models import KernelModel, LiveSession, Session
+
+
+class EncodedList(NamedTuple):
+    """The sessions as a reply lists them."""
+
+    content: bytes
+    version: str | None
+    """Identifies the content among all that servers ever send. None if there is no such text."""
+
 
 encode = msgspec.json.Encoder().encode
 """Returns a value as JSON."""

@@ -16,7 +16,7 @@ from nbsessions.errors import InvalidRequest, NotSupported
 from nbsessions.handlers.bodies import create_arguments, update_arguments
 from nbsessions.httperrors import RETRY_AFTER, error_body, http_error
 from nbsessions.models import document_of
-from nbsessions.replies import encode, reply_model
+from nbsessions.replies import EncodedList, encode, reply_model
 
 SESSION_ID = r"(?P<session_id>\w+-\w+-\w+-\w+-\w+)"
 
@@ -59,6 +59,7 @@ class SessionsHandlerMixin(RequestHandler):
 
     auth_resource = "sessions"
     allowed_methods: tuple[str, ...] = ()
+    _version: str | None = None
 
     @property
     def session_manager(self) -> Any:
@@ -76,6 +77,16 @@ class SessionsHandlerMixin(RequestHandler):
         self.set_status(status_code)
         self.set_header("Content-Type", "application/json")
         self.finish(encode(content))
+
+    def reply_encoded(self, encoded: EncodedList) -> None:
+        """Send the list, or 304 if the client has this version of it."""
+        self._version = encoded.version
+        self.set_header("Content-Type", "application/json")
+        self.finish(encoded.content)
+
+    def compute_etag(self) -> str | None:
+        """Return the version of a list. Tornado would hash all of it."""
+        return super().compute_etag() if self._version is None else f'"{self._version}"'
 
     def argument(self, name: str) -> str | None:
         """Return the last query argument with this name exactly as it was sent, or None."""
@@ -120,10 +131,14 @@ class SessionRootHandlerMixin(SessionsHandlerMixin):
     @operation("read")
     async def get(self) -> None:
         """List the sessions. The query arguments path, type and kernel_id filter them."""
-        models = await ensure_async(self.session_manager.list_sessions())
         path = self.argument("path")
         type_ = self.argument("type")
         kernel_id = self.argument("kernel_id")
+        encode_sessions = getattr(self.session_manager, "encode_sessions", None)
+        if encode_sessions is not None and path is type_ is kernel_id is None:
+            self.reply_encoded(await ensure_async(encode_sessions()))
+            return
+        models = await ensure_async(self.session_manager.list_sessions())
         self.reply(
             200,
             [

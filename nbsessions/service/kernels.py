@@ -11,6 +11,9 @@ from nbsessions.errors import KernelNotFound, KernelsUnavailable
 from nbsessions.kernels.base import KernelProvider
 from nbsessions.models import Kernel, KernelModel, KernelModels, LiveSession, Session
 
+UNKNOWN = "unknown"
+"""The execution_state of kernels of which it is not known whether they are alive."""
+
 
 class SessionKernels:
     """Tells which kernels are alive, dead or unknown, and pairs sessions with kernel models."""
@@ -101,7 +104,7 @@ class SessionKernels:
                 session.session_id in self._changing or not self._has_died(session, models)
             ):
                 last_known = models.unknown.get(session.kernel_id) or _minimal_model(session)
-                model = {**last_known, "execution_state": "unknown"}
+                model = {**last_known, "execution_state": UNKNOWN}
             yield session, model
 
     def _has_died(self, kernel: Session | Kernel, models: KernelModels) -> bool:

@@ -27,7 +27,18 @@ class Lookups:
 
     async def list_sessions(self) -> Iterable[LiveSession]:
         """Return all sessions with their kernels, oldest first. It can be iterated once."""
-        return await self._living(await self._store.list_sessions())
+        return await self.living(await self._store.list_sessions())
+
+    async def living(self, sessions: Sequence[Session]) -> Iterable[LiveSession]:
+        """Return those of the sessions whose kernels are not dead. It can be iterated once."""
+        living, dead = [], set()
+        for session, model in await self._kernels.pair(sessions):
+            if model is None:
+                dead.add(session.kernel_id)
+            else:
+                living.append((session, model))
+        self._endings.end_later(dead)
+        return living
 
     async def list_kernels(self) -> dict[str, set[str]]:
         """Return the ids of all sessions by the id of their kernel, which may be dead."""
@@ -43,11 +54,11 @@ class Lookups:
         Raises SessionNotFound.
         """
         sessions = await self._find_first(columns)
-        for live in await self._living(sessions):
+        for live in await self.living(sessions):
             return live
         # The oldest session may have a dead kernel. A read does not remove such a session, so
         # check the others, too.
-        for live in await self._living(await self._find_all(columns) if sessions else []):
+        for live in await self.living(await self._find_all(columns) if sessions else []):
             return live
         raise SessionNotFound(**columns)
 
@@ -62,7 +73,7 @@ class Lookups:
         asked = dict.fromkeys(session_ids)
         sessions = await self._store.list_sessions()
         concerned = [session for session in sessions if session.session_id in asked]
-        served = {session.session_id for session, _ in await self._living(concerned)}
+        served = {session.session_id for session, _ in await self.living(concerned)}
         missing = [session_id for session_id in asked if session_id not in served]
         dead = {
             session.session_id: Ending(session_id=session.session_id, reason=EndReason.ENDED)
@@ -98,13 +109,3 @@ class Lookups:
         if kernel_id is not None:
             return await self._store.list_by_kernel(kernel_id)
         return await self._store.list_sessions()
-
-    async def _living(self, sessions: Sequence[Session]) -> Iterable[LiveSession]:
-        living, dead = [], set()
-        for session, model in await self._kernels.pair(sessions):
-            if model is None:
-                dead.add(session.kernel_id)
-            else:
-                living.append((session, model))
-        self._endings.end_later(dead)
-        return living

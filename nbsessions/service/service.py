@@ -8,6 +8,7 @@ import logging
 from collections.abc import Collection, Iterable, Sequence
 
 from nbsessions.kernels.base import KernelProvider
+from nbsessions.kernels.noted import ModelChanges
 from nbsessions.models import (
     Ending,
     Kernel,
@@ -17,10 +18,12 @@ from nbsessions.models import (
     Owner,
     SessionPatch,
 )
+from nbsessions.replies import EncodedList
 from nbsessions.service.adopting import Adopting
 from nbsessions.service.changing import Changing
 from nbsessions.service.cleanup import Cleanup
 from nbsessions.service.creating import Creating
+from nbsessions.service.encoded import EncodedSessions
 from nbsessions.service.ending import SessionEndings
 from nbsessions.service.joining import RunningCreations
 from nbsessions.service.kernels import SessionKernels
@@ -55,6 +58,8 @@ class SessionService:
         self._kernels = kernels = SessionKernels(provider)
         self._endings = endings = SessionEndings(store, provider, kernels, log=log)
         self._lookups = lookups = Lookups(store, kernels, endings)
+        self._model_changes = ModelChanges()
+        self._encoded = EncodedSessions(store, lookups, self._model_changes)
         self._cleanup = cleanup = Cleanup(store, provider, log=log)
         self._starts = starts = KernelStarts(store, provider, cleanup, scope=owner.scope)
         self._changing = changing = Changing(
@@ -100,6 +105,7 @@ class SessionService:
         await self._recovery.log_kernels_without_session(self._provider.list_adopted())
         self._placeholders.watch_again(await self._store.list_sessions())
         self._endings.watch()
+        self._provider.watch_models(self._model_changes)
         self._unserved.begin()
         self._upkeep.begin()
         self._adopting.begin()
@@ -136,6 +142,10 @@ class SessionService:
     async def list_sessions(self) -> Iterable[LiveSession]:
         """See Lookups.list_sessions."""
         return await self._lookups.list_sessions()
+
+    async def encode_sessions(self) -> EncodedList:
+        """See EncodedSessions.read."""
+        return await self._encoded.read()
 
     async def get(self, **columns: str | None) -> LiveSession:
         """See Lookups.get."""

@@ -169,7 +169,12 @@ class ServiceMachine(RuleBasedStateMachine):
         if await self.bench.store.count_by_kernel(kernel_id):
             self.violations.append(f"kernel {kernel_id} is stopped while a session holds it")
 
-    @initialize()
+    @initialize(tells=st.booleans())
+    def begin(self, tells: bool) -> None:
+        """Start the first server. ``tells`` is whether changes of kernels are noted."""
+        self.provider.tells = tells
+        self.open()
+
     def open(self, fails: str | None = None) -> None:
         """Start a server. ``fails`` is a store operation that fails at the first attempt."""
         self.boots += 1
@@ -388,6 +393,10 @@ class ServiceMachine(RuleBasedStateMachine):
         self.provider.die(kernel_id)
         self._forget_kernel(kernel_id)
 
+    @rule(pick=PICKS, state=st.sampled_from(["busy", "idle"]))
+    def a_kernel_says_something(self, pick: int, state: str) -> None:
+        self.provider.say(self.known[self._pick(pick)].kernel_id, state)
+
     @rule(
         crashes=st.booleans(),
         kernels_survive=st.booleans(),
@@ -462,8 +471,10 @@ class ServiceMachine(RuleBasedStateMachine):
 
     def _compare(self) -> None:
         assert not self.violations
+        listed = self.run(self.bench.listed())
         shown = self.run(self._shown())
         assert shown == self.known
+        assert {each["id"] for each in listed} == shown.keys()
         assert not shown.keys() & self.ended
         with contextlib.suppress(StoreError):  # The file may be gone at this moment.
             missing = self.run(self.bench.service.find_missing([*self.known, *self.ended]))

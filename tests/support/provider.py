@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 
 from nbsessions.errors import KernelConflict, KernelspecNotFound, KernelStartFailed, SessionError
 from nbsessions.kernels.base import KernelProvider, LeftKernels, StartRequest
+from nbsessions.kernels.noted import ModelChanges
 from nbsessions.models import EndReason, Kernel, KernelModel, KernelModels, KernelTrace
 from support.interruptions import Interruption
 
@@ -41,12 +42,18 @@ class Gate:
 class FakeKernelProvider(KernelProvider):
     """Its kernels are entries in a ledger of kernels that started, stopped or died.
 
-    ``start_gate`` and ``shutdown_gate`` hold up the calls that begin while they are set. The next
-    calls raise the errors in ``start_errors`` and ``shutdown_errors``, one per call.
+    ``start_gate``, ``shutdown_gate`` and ``model_gate`` hold up the calls that begin while they
+    are set. The next calls raise the errors in ``start_errors`` and ``shutdown_errors``, one per
+    call.
     """
 
-    def __init__(self, name: str = "local:test") -> None:
+    def __init__(self, name: str = "local:test", *, tells: bool = False) -> None:
+        """``tells`` is whether it can tell which kernels have changed, see ``watch_models``."""
         self.name = name
+        self.tells = tells
+        self.asked: list[str] = []
+        """The kernels whose models were asked for."""
+        self.model_gate: Gate | None = None
         self.events: list[tuple[str, str]] = []
         """Pairs of event ("start", "stop" or "die") and kernel id, in the order they happened."""
         self.requests: list[StartRequest] = []
@@ -73,6 +80,8 @@ class FakeKernelProvider(KernelProvider):
         self.looks = 0
         """How often such kernels were looked for."""
         self.look_gate: Gate | None = None
+        self._states: dict[str, str] = {}
+        self._changes = ModelChanges()
         self._names: dict[str, str] = {}
         self._tokens: dict[str, str] = {}
         self._watchers: list[Callable[[str], None]] = []
@@ -107,6 +116,17 @@ class FakeKernelProvider(KernelProvider):
         for kernel_id in kernel_ids:
             self._ended("die", kernel_id)
 
+    def say(self, kernel_id: str, state: str) -> None:
+        """Let a kernel say what it is doing."""
+        self._states[kernel_id] = state
+        self._changes.add(kernel_id)
+
+    def lose_sight(self, *kernel_ids: str) -> None:
+        """Let the state of these kernels be unknown, and that of all others known again."""
+        for kernel_id in {*self.unknown, *kernel_ids}:
+            self._changes.add(kernel_id)
+        self.unknown = set(kernel_ids)
+
     # The port
 
     @property
@@ -129,6 +149,7 @@ class FakeKernelProvider(KernelProvider):
         if kernel_id in self._names:
             raise KernelConflict(kernel_id, "already exists")
         self._names[kernel_id] = name
+        self._changes.add(kernel_id)
         self._tokens[request.token] = kernel_id
         self.events.append(("start", kernel_id))
         await self.interruption.moment()
@@ -136,11 +157,21 @@ class FakeKernelProvider(KernelProvider):
 
     async def models(self, kernel_ids: Sequence[str]) -> KernelModels:
         await self.interruption.moment()
+        self.asked += kernel_ids
         asked = set(kernel_ids)
-        return KernelModels(
+        models = KernelModels(
             alive={each: self.model(each) for each in asked & self.running - self.unknown},
             unknown=dict.fromkeys(asked & self.unknown),
         )
+        if self.model_gate is not None:
+            await self.model_gate.enter()
+        return models
+
+    def watch_models(self, changes: ModelChanges) -> None:
+        if self.tells:
+            self._changes.complete = False
+            self._changes = changes
+            changes.complete = True
 
     def model(self, kernel_id: str) -> KernelModel:
         """Return the model of a running kernel."""
@@ -148,7 +179,7 @@ class FakeKernelProvider(KernelProvider):
             "id": kernel_id,
             "name": self._names[kernel_id],
             "last_activity": "2024-01-01T00:00:00.000000Z",
-            "execution_state": "idle",
+            "execution_state": self._states.get(kernel_id, "idle"),
             "connections": 0,
         }
 
@@ -209,6 +240,7 @@ class FakeKernelProvider(KernelProvider):
         tokens = self.left.pop(server_id, {})
         for kernel_id, token in tokens.items():
             self._names[kernel_id] = KERNELSPECS[0]
+            self._changes.add(kernel_id)
             self._tokens[str(token)] = kernel_id
             self.adopted.add(kernel_id)
         return list(tokens)
@@ -227,6 +259,7 @@ class FakeKernelProvider(KernelProvider):
 
     def _ended(self, event: str, kernel_id: str) -> None:
         del self._names[kernel_id]
+        self._changes.add(kernel_id)
         self.events.append((event, kernel_id))
         for ended in self._watchers:
             ended(kernel_id)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import json
 import logging
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
@@ -25,6 +26,7 @@ from nbsessions.models import (
     SessionPatch,
     Verb,
 )
+from nbsessions.replies import encode_list
 from nbsessions.service import SessionService
 from nbsessions.stores.base import START_LEASE, SessionStore
 from nbsessions.stores.memory import MemorySessionStore
@@ -163,6 +165,13 @@ class Bench:
     async def sessions(self) -> list[Session]:
         """Return the sessions that the service lists."""
         return [session for session, _ in await self.service.list_sessions()]
+
+    async def listed(self) -> list[dict[str, Any]]:
+        """Return the list that replies contain. It must be as one that is made anew."""
+        encoded = await self.service.encode_sessions()
+        assert encoded.content == encode_list(await self.service.list_sessions())
+        models: list[dict[str, Any]] = json.loads(encoded.content)
+        return models
 
     async def get(self, session: Session) -> LiveSession:
         """Return the current state of a session."""

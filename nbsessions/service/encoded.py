@@ -1,0 +1,105 @@
+"""The list of sessions as JSON, which is kept and mended by what has changed."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Sequence
+
+from nbsessions.kernels.noted import ModelChanges
+from nbsessions.models import Session
+from nbsessions.replies import EncodedList, encode, encode_list, encode_session, join_list
+from nbsessions.service.kernels import UNKNOWN
+from nbsessions.service.lookups import Lookups
+from nbsessions.stores.base import SessionStore
+
+
+class EncodedSessions:
+    """The list of sessions in replies. Used on one event loop.
+
+    The JSON of a session is kept until the session or the model of its kernel changes. That of a
+    session whose kernel is not plainly alive is never kept, so that each read asks for the kernel.
+    """
+
+    def __init__(self, store: SessionStore, lookups: Lookups, changes: ModelChanges) -> None:
+        self._store = store
+        self._lookups = lookups
+        self._changes = changes
+        self._turn = asyncio.Lock()
+        self._sessions: Sequence[Session] = []
+        """The sessions that the store listed last."""
+        self._kept: list[bytes | None] = []
+        """The JSON of each of these sessions. None if it has to be made."""
+        self._is_whole = True
+        """Whether the last list consists of all that is kept, and nothing has to be made."""
+        self._told: tuple[list[Session], bytes] | None = None
+        """The sessions and kernel models of the last list, if all kernels were asked for it."""
+        self._content = b"[]"
+        self._number = 0
+        """Increases when the content changes."""
+        self._name = uuid.uuid4().hex
+        """Distinguishes the numbers from those of other servers, and of this one's last run."""
+
+    async def read(self) -> EncodedList:
+        """Return all sessions with their kernels, oldest first. See Lookups.list_sessions."""
+        sessions = await self._store.list_sessions()
+        if self._changes.complete:
+            # A second reader would find the changes taken, but the list not mended yet.
+            async with self._turn:
+                await self._mend(sessions)
+                return self._listed()
+        await self._ask(sessions)
+        return self._listed()
+
+    def _listed(self) -> EncodedList:
+        return EncodedList(self._content, f"{self._name}-{self._number}")
+
+    async def _mend(self, sessions: Sequence[Session]) -> None:
+        """Make only the JSON of what has changed."""
+        changed = self._changes.take()
+        if sessions is self._sessions and not changed and self._is_whole:
+            return
+        self._is_whole = False
+        self._keep(sessions)
+        kept = self._kept
+        places = [
+            place
+            for place, (session, encoded) in enumerate(zip(sessions, kept, strict=True))
+            if encoded is None or session.kernel_id in changed
+        ]
+        # Drop them before they are made again: if this is cancelled, the next reader makes them.
+        for place in places:
+            kept[place] = None
+        shown = kept.copy()
+        place_of = {id(sessions[place]): place for place in places}
+        for session, model in await self._lookups.living([sessions[place] for place in places]):
+            place = place_of[id(session)]
+            shown[place] = encoded = encode_session(session, model)
+            if model.get("execution_state") != UNKNOWN:
+                kept[place] = encoded
+        self._is_whole = None not in kept
+        self._set_content(join_list(filter(None, shown)))
+
+    def _keep(self, sessions: Sequence[Session]) -> None:
+        """Keep what is there of these sessions, and forget the others."""
+        if sessions is not self._sessions:
+            # By the objects, which take a hundredth of the time that comparing the values takes.
+            kept = dict(zip(map(id, self._sessions), self._kept, strict=True))
+            self._kept = list(map(kept.get, map(id, sessions)))
+            self._sessions = sessions
+
+    async def _ask(self, sessions: Sequence[Session]) -> None:
+        """Ask for the models of all kernels, and make the list if any of them has changed."""
+        living = list(await self._lookups.living(sessions))
+        # Their JSON, because a kernel manager may change the models that it has returned.
+        told = [session for session, _ in living], encode([model for _, model in living])
+        if told != self._told:
+            self._set_content(encode_list(living), told)
+
+    def _set_content(
+        self, content: bytes, told: tuple[list[Session], bytes] | None = None
+    ) -> None:
+        self._told = told
+        if content != self._content:
+            self._content = content
+            self._number += 1
