@@ -143,10 +143,11 @@ class KernelProvider(ABC):
         """
 
     def watch_models(self, changes: ModelChanges) -> None:  # noqa: B027  # by default, it cannot
-        """Note in ``changes`` each kernel for which ``models`` answers differently from now on.
+        """Note in ``changes``, which is new, each kernel whose model changes from now on.
 
-        Sets ``changes.complete`` for as long as no change can be missed, which a provider that
-        cannot tell leaves False. What was given before is no longer complete then.
+        So are those that become dead, unknown or alive again. Sets ``changes.complete`` for as
+        long as no change can be missed. A provider that cannot tell leaves it False. What was
+        given before is not complete any more.
         """
 
     @abstractmethod

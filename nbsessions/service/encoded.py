@@ -77,13 +77,13 @@ class EncodedSessions:
             shown[place] = encoded = encode_session(session, model)
             if model.get("execution_state") != UNKNOWN:
                 kept[place] = encoded
-        self._is_whole = None not in kept
+        self._is_whole = all(kept[place] is not None for place in places)
         self._set_content(join_list(filter(None, shown)))
 
     def _keep(self, sessions: Sequence[Session]) -> None:
         """Keep what is there of these sessions, and forget the others."""
         if sessions is not self._sessions:
-            # By the objects, which take a hundredth of the time that comparing the values takes.
+            # By identity, which takes a third of the time. The old sessions still exist here.
             kept = dict(zip(map(id, self._sessions), self._kept, strict=True))
             self._kept = list(map(kept.get, map(id, sessions)))
             self._sessions = sessions

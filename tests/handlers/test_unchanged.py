@@ -17,6 +17,7 @@ from nbsessions.async_sessionmanager import AsyncSessionManager
 from nbsessions.kernels.surviving.manager import SurvivingMappingKernelManager
 from support.application import Api, make_application
 from support.hosts import make_contents_manager, make_kernel_manager
+from support.surviving_managers import receive
 
 # Named here, because pytest-tornado asks for the application only when a test runs.
 pytestmark = pytest.mark.usefixtures("session_manager")
@@ -109,6 +110,21 @@ async def test_a_list_is_sent_again_after_each_change_and_only_then(
     await client.unchanged()
     await kernel_manager.shutdown_kernel(kernel_id, now=True)
     assert await client.changed() == []
+    await client.unchanged()
+
+
+@pytest.mark.gen_test
+async def test_what_a_kernel_has_said_is_in_the_next_list(api: Api, kernel_manager: Any) -> None:
+    model = await api.create()
+    kernel = kernel_manager.get_kernel(model["kernel"]["id"])
+    client = Client(api)
+    await client.changed()
+    receive(kernel, "status", {"execution_state": "busy"})
+    (listed,) = await client.changed()
+    assert listed["kernel"]["execution_state"] == "busy"
+    receive(kernel, "stream", {"name": "stdout", "text": "1"})
+    (later,) = await client.changed()
+    assert later["kernel"]["last_activity"] > listed["kernel"]["last_activity"]
     await client.unchanged()
 
 

@@ -11,10 +11,12 @@ import pytest
 
 from nbsessions.errors import KernelConflict, KernelspecNotFound, KernelStartFailed
 from nbsessions.kernels.base import KernelProvider, StartRequest
+from nbsessions.kernels.noted import ModelChanges
 from support.hosts import make_provider, running_kernel_manager
 from support.provider import FakeKernelProvider
+from support.surviving_managers import surviving_kernel_manager
 
-pytestmark = pytest.mark.parametrize("kind", ["fake", "host"])
+pytestmark = pytest.mark.parametrize("kind", ["fake", "host", "surviving"])
 
 CHOSEN_ID = "11111111-2222-4333-8444-555555555555"
 MODEL_KEYS = {"id", "name", "last_activity", "execution_state", "connections"}
@@ -24,7 +26,10 @@ MODEL_KEYS = {"id", "name", "last_activity", "execution_state", "connections"}
 async def provider_of(kind: str, folder: Path) -> AsyncIterator[KernelProvider]:
     """Yield a provider with the kernelspecs ``light``, ``other`` and ``broken``."""
     if kind == "fake":
-        yield FakeKernelProvider()
+        yield FakeKernelProvider(tells=True)
+    elif kind == "surviving":
+        async with surviving_kernel_manager(folder) as kernel_manager:
+            yield make_provider(kernel_manager, folder)
     else:
         async with running_kernel_manager(folder) as kernel_manager:
             yield make_provider(kernel_manager, folder)
@@ -123,6 +128,25 @@ async def test_a_kernel_that_was_shut_down_is_dead(kind: str, tmp_path: Path) ->
         await provider.shutdown(kernel.kernel_id)
         assert (await provider.models([kernel.kernel_id])).is_dead(kernel.kernel_id)
         assert list(provider.list_running()) == []
+
+
+@pytest.mark.gen_test
+async def test_each_change_is_noted_unless_the_provider_cannot_tell(
+    kind: str, tmp_path: Path
+) -> None:
+    async with provider_of(kind, tmp_path) as provider:
+        changes = ModelChanges()
+        provider.watch_models(changes)
+        assert changes.complete is (kind != "host")
+        kernel = await provider.start(request())
+        assert changes.take() == ({kernel.kernel_id} if changes.complete else set())
+        await provider.models([kernel.kernel_id])
+        assert changes.take() == set()
+        await provider.shutdown(kernel.kernel_id)
+        assert changes.take() == ({kernel.kernel_id} if changes.complete else set())
+        later = ModelChanges()
+        provider.watch_models(later)
+        assert not changes.complete
 
 
 @pytest.mark.gen_test

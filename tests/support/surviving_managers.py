@@ -8,6 +8,9 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+from jupyter_client.session import Session
+
+from nbsessions.kernels import internals
 from nbsessions.kernels.surviving.manager import SurvivingMappingKernelManager
 from nbsessions.registry.process import ProcessIdentity
 from nbsessions.registry.records import KernelRecord
@@ -47,3 +50,11 @@ def leave_kernel(folder: Path, process: ProcessIdentity) -> KernelRecord:
         root_dir=os.path.realpath(folder / "root"),
         connection_info={**info, **ports},
     )
+
+
+def receive(kernel: Any, message_type: str, content: dict[str, Any]) -> None:
+    """Let the server receive a message that the kernel sends while it executes a cell."""
+    session = Session(key=kernel.session.key)
+    parent = session.msg("execute_request", {})
+    frames = session.serialize(session.msg(message_type, content, parent=parent))
+    internals.receiver(internals.activity_stream(kernel))(frames)

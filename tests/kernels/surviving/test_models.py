@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from jupyter_client.session import Session
 from jupyter_server.services.kernels.kernelmanager import ServerKernelManager
 from traitlets.config.configurable import LoggingConfigurable
 
@@ -21,7 +20,7 @@ from nbsessions.kernels.surviving.manager import (
 )
 from support.hosts import make_provider, running_kernel_manager
 from support.surviving import Processes
-from support.surviving_managers import leave_kernel, surviving_kernel_manager
+from support.surviving_managers import leave_kernel, receive, surviving_kernel_manager
 
 KEPT = {"keep_output": False, "orphan_timeout": None}
 
@@ -57,13 +56,6 @@ class Watched:
         assert self.changes.take() == changed
         assert self.changes.complete
 
-    def receive(self, message_type: str, content: dict[str, Any]) -> None:
-        """Let the server receive a message that the kernel sends while it executes a cell."""
-        session = Session(key=self.kernel.session.key)
-        parent = session.msg("execute_request", {})
-        frames = session.serialize(session.msg(message_type, content, parent=parent))
-        internals.receiver(internals.activity_stream(self.kernel))(frames)
-
 
 @asynccontextmanager
 async def watched(folder: Path, **traits: Any) -> AsyncIterator[Watched]:
@@ -78,13 +70,13 @@ async def watched(folder: Path, **traits: Any) -> AsyncIterator[Watched]:
 @pytest.mark.gen_test
 async def test_what_a_kernel_says_is_noted(tmp_path: Path) -> None:
     async with watched(tmp_path) as found:
-        found.receive("status", {"execution_state": "busy"})
+        receive(found.kernel, "status", {"execution_state": "busy"})
         await found.check(found.kernel_id)
         assert found.kernel.execution_state == "busy"
         for _ in range(3):
-            found.receive("stream", {"name": "stdout", "text": "x"})
+            receive(found.kernel, "stream", {"name": "stdout", "text": "x"})
         await found.check(found.kernel_id)
-        found.receive("status", {"execution_state": "idle"})
+        receive(found.kernel, "status", {"execution_state": "idle"})
         await found.check(found.kernel_id)
         await found.check()
 
@@ -137,7 +129,7 @@ async def test_a_kernel_that_was_restarted_is_still_watched(tmp_path: Path) -> N
         restarted.cancel()
         found.changes.take()
         await found.models()
-        found.receive("status", {"execution_state": "busy"})
+        receive(found.kernel, "status", {"execution_state": "busy"})
         await found.check(found.kernel_id)
 
 
