@@ -218,7 +218,7 @@ _MODEL_TRAITS = {"kernel_name", "last_activity", "execution_state", "reason"}
 
 
 def are_models_known(kernel_manager: Any) -> bool:
-    """Return whether ``kernel_model`` returns what ``note_models`` and ``notes_model`` cover.
+    """Return whether ``kernel_model`` returns what ``note_models`` and the traits cover.
 
     A subclass, or a later release of jupyter_server, may put more into the models.
     """

@@ -54,31 +54,36 @@ class EncodedSessions:
     def _listed(self) -> EncodedList:
         return EncodedList(self._content, f"{self._name}-{self._number}")
 
+    async def drop_changed(self) -> None:
+        """Drop what is outdated, so that changes do not pile up while nobody reads the list."""
+        async with self._turn:
+            self._drop_changed()
+
     async def _mend(self, sessions: Sequence[Session]) -> None:
         """Make only the JSON of what has changed."""
-        changed = self._changes.take()
-        if sessions is self._sessions and not changed and self._is_whole:
-            return
-        self._is_whole = False
+        # Drop it before it is made again: if this is cancelled, the next reader makes it.
+        self._drop_changed()
         self._keep(sessions)
-        kept = self._kept
-        places = [
-            place
-            for place, (session, encoded) in enumerate(zip(sessions, kept, strict=True))
-            if encoded is None or session.kernel_id in changed
-        ]
-        # Drop them before they are made again: if this is cancelled, the next reader makes them.
-        for place in places:
-            kept[place] = None
-        shown = kept.copy()
-        place_of = {id(sessions[place]): place for place in places}
-        for session, model in await self._lookups.living([sessions[place] for place in places]):
-            place = place_of[id(session)]
+        if self._is_whole:
+            return
+        kept, shown = self._kept, self._kept.copy()
+        places = {id(sessions[place]): place for place, each in enumerate(kept) if each is None}
+        outdated = [sessions[place] for place in places.values()]
+        for session, model in await self._lookups.living(outdated):
+            place = places[id(session)]
             shown[place] = encoded = encode_session(session, model)
             if model.get("execution_state") != UNKNOWN:
                 kept[place] = encoded
-        self._is_whole = all(kept[place] is not None for place in places)
+        self._is_whole = all(kept[place] is not None for place in places.values())
         self._set_content(join_list(filter(None, shown)))
+
+    def _drop_changed(self) -> None:
+        changed = self._changes.take()
+        if changed:
+            self._is_whole = False
+            for place, session in enumerate(self._sessions):
+                if session.kernel_id in changed:
+                    self._kept[place] = None
 
     def _keep(self, sessions: Sequence[Session]) -> None:
         """Keep what is there of these sessions, and forget the others."""
@@ -87,6 +92,7 @@ class EncodedSessions:
             kept = dict(zip(map(id, self._sessions), self._kept, strict=True))
             self._kept = list(map(kept.get, map(id, sessions)))
             self._sessions = sessions
+            self._is_whole = False
 
     async def _ask(self, sessions: Sequence[Session]) -> None:
         """Ask for the models of all kernels, and make the list if any of them has changed."""

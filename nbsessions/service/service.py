@@ -59,7 +59,7 @@ class SessionService:
         self._endings = endings = SessionEndings(store, provider, kernels, log=log)
         self._lookups = lookups = Lookups(store, kernels, endings)
         self._model_changes = ModelChanges()
-        self._encoded = EncodedSessions(store, lookups, self._model_changes)
+        self._encoded = encoded = EncodedSessions(store, lookups, self._model_changes)
         self._cleanup = cleanup = Cleanup(store, provider, log=log)
         self._starts = starts = KernelStarts(store, provider, cleanup, scope=owner.scope)
         self._changing = changing = Changing(
@@ -88,7 +88,7 @@ class SessionService:
             log=log,
         )
         self._unserved = Unserved(store, provider, log=log)
-        self._upkeep = Upkeep(store, recovery, log=log)
+        self._upkeep = Upkeep(store, recovery, encoded, log=log)
 
     # Opening and closing
 

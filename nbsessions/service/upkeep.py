@@ -6,6 +6,7 @@ import asyncio
 import logging
 
 from nbsessions.errors import StoreError
+from nbsessions.service.encoded import EncodedSessions
 from nbsessions.service.recovery import Recovery
 from nbsessions.stores.base import SessionStore
 from nbsessions.tasks import Tasks
@@ -15,11 +16,22 @@ HEARTBEAT_INTERVAL = 600.0
 
 
 class Upkeep:
-    """Writes heartbeats, checks the store, and repeats the recovery. Used on one event loop."""
+    """Writes heartbeats, checks the store, and repeats the recovery. Used on one event loop.
 
-    def __init__(self, store: SessionStore, recovery: Recovery, *, log: logging.Logger) -> None:
+    It also drops what is outdated of the list that is kept.
+    """
+
+    def __init__(
+        self,
+        store: SessionStore,
+        recovery: Recovery,
+        encoded: EncodedSessions,
+        *,
+        log: logging.Logger,
+    ) -> None:
         self._store = store
         self._recovery = recovery
+        self._encoded = encoded
         self._log = log
         self._tasks = Tasks()
         self._next: asyncio.TimerHandle | None = None
@@ -54,6 +66,7 @@ class Upkeep:
     async def _run(self) -> None:
         now = asyncio.get_running_loop().time()
         try:
+            await self._encoded.drop_changed()
             if now - self._last_heartbeat >= HEARTBEAT_INTERVAL:
                 await self._store.heartbeat()
                 self._last_heartbeat = now

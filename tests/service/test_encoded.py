@@ -15,6 +15,7 @@ import pytest
 from nbsessions.errors import StoreUnavailable
 from nbsessions.models import Session
 from nbsessions.service import encoded as encoded_module
+from nbsessions.stores.base import SessionStore
 from support.faults import Fault
 from support.provider import FakeKernelProvider, Gate
 from support.services import (
@@ -172,6 +173,27 @@ async def test_models_that_a_provider_changes_in_place_are_listed_as_they_are(
         model["more"]["cpu"] = 2
         assert (await listed.changed())[0]["kernel"]["more"] == {"cpu": 2}
         await listed.unchanged()
+
+
+@pytest.mark.gen_test
+async def test_changes_do_not_pile_up_while_nobody_reads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(SessionStore, "check_interval", 0.0)
+    async with bench_of(tmp_path) as bench:
+        session = await bench.create("a.ipynb")
+        await bench.create("b.ipynb")
+        await bench.listed()
+        bench.provider.asked.clear()
+        bench.provider.say(session.kernel_id, "busy")
+
+        async def dropped() -> bool:
+            return not bench.provider._changes._kernel_ids
+
+        await eventually(dropped, "no change is waiting to be taken")
+        assert bench.provider.asked == []
+        states = [each["kernel"]["execution_state"] for each in await bench.listed()]
+        assert states == ["busy", "idle"]
 
 
 # Readers and writers at the same time

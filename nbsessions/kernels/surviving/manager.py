@@ -70,7 +70,7 @@ class SurvivingKernel:
         kernel_id: str
 
     model_changed: Callable[[], object] = staticmethod(_nothing)
-    """Called when a trait of this kernel has changed, of which its model consists."""
+    """Called when a trait of this kernel has changed. Its model consists of some of them."""
 
     def notify_change(self, change: Any) -> None:
         """Tell of a change. Most are those of ``last_activity``, one for each message."""
