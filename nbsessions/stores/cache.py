@@ -47,11 +47,11 @@ class SessionCache:
 
     def find_by_document(self, document: str) -> Session | None:
         """Return the oldest session of this document, or None."""
-        return next(iter(self._by_document.list(document)), None)
+        return next(iter(self._by_document.oldest_first(document)), None)
 
     def list_by_kernel(self, kernel_id: str) -> Sequence[Session]:
         """Return the sessions of this kernel, oldest first."""
-        return self._by_kernel.list(kernel_id)
+        return self._by_kernel.oldest_first(kernel_id)
 
     def replace(self, version: Version, sessions: Iterable[Session]) -> bool:
         """Replace the contents with what was read from the store, unless it is outdated.
@@ -132,19 +132,20 @@ class _Groups:
     """Groups of sessions that have a value in common. None is not such a value."""
 
     def __init__(self) -> None:
-        self._groups: dict[str, dict[str, Session]] = {}
+        # Lists, because nearly all groups have one session, and a dict of it is twice as large.
+        self._groups: dict[str, list[Session]] = {}
 
-    def list(self, value: str) -> Sequence[Session]:
-        """Return the sessions with this value, oldest first."""
-        return sorted(self._groups.get(value, {}).values(), key=attrgetter("seq"))
+    def oldest_first(self, value: str) -> Sequence[Session]:
+        """Return the sessions with this value."""
+        return sorted(self._groups.get(value, ()), key=attrgetter("seq"))
 
     def put(self, value: str | None, session: Session) -> None:
         if value is not None:
-            self._groups.setdefault(value, {})[session.session_id] = session
+            self._groups.setdefault(value, []).append(session)
 
     def drop(self, value: str | None, session: Session) -> None:
         if value is not None:
             group = self._groups[value]
-            del group[session.session_id]
+            group.remove(session)
             if not group:
                 del self._groups[value]

@@ -221,6 +221,25 @@ async def test_a_reader_sees_what_happened_before_it_came_while_another_one_is_h
         assert b"restarting" in (await bench.service.encode_sessions()).content
 
 
+@pytest.mark.gen_test
+async def test_what_is_outdated_is_not_dropped_while_a_reader_makes_it(tmp_path: Path) -> None:
+    async with bench_of(tmp_path) as bench:
+        session = await bench.create()
+        await bench.listed()
+        bench.provider.say(session.kernel_id, "busy")
+        gate = bench.provider.model_gate = Gate()
+        reader = asyncio.create_task(bench.service.encode_sessions())
+        await gate.reached()
+        bench.provider.model_gate = None
+        bench.provider.say(session.kernel_id, "restarting")
+        dropping = asyncio.create_task(bench.service._encoded.drop_changed())
+        await asyncio.sleep(0)
+        gate.open()
+        await asyncio.gather(reader, dropping)
+        (model,) = await bench.listed()
+        assert model["kernel"]["execution_state"] == "restarting"
+
+
 @TELLING
 @pytest.mark.gen_test
 async def test_what_a_reader_had_begun_is_not_lost_when_it_gives_up(
