@@ -7,7 +7,6 @@ import os
 import uuid
 import weakref
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import asdict
 from datetime import datetime
 from functools import cached_property
 from itertools import starmap
@@ -17,6 +16,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from jupyter_core.paths import jupyter_data_dir
 from jupyter_core.utils import ensure_async
+from msgspec.structs import asdict
 from tornado.web import HTTPError
 from traitlets import Any as AnyTrait
 from traitlets import Unicode, default, validate

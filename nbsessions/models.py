@@ -7,9 +7,11 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, timezone
 from typing import Any, Final, TypeAlias
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 
 class Unset(enum.Enum):
@@ -73,8 +75,7 @@ def is_placeholder(path: str | None, name: str | None, type_: str | None) -> boo
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Session:
+class Session(Struct, frozen=True, kw_only=True):
     """A session, which attaches a document, console or file to a kernel."""
 
     session_id: str
@@ -141,8 +142,7 @@ LiveSession: TypeAlias = tuple["Session", KernelModel]
 """A session and the model of its kernel."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class KernelModels:
+class KernelModels(Struct, frozen=True, kw_only=True):
     """A provider's answer about a set of kernels, by kernel id.
 
     A kernel in neither mapping is dead, which means that its provider no longer has it. A kernel
@@ -150,7 +150,7 @@ class KernelModels:
     """
 
     alive: Mapping[str, KernelModel]
-    unknown: Mapping[str, KernelModel | None] = field(default_factory=dict)
+    unknown: Mapping[str, KernelModel | None] = {}
     """Kernels whose state could not be determined, with the last known model or None."""
 
     def is_dead(self, kernel_id: str) -> bool:
@@ -158,8 +158,7 @@ class KernelModels:
         return kernel_id not in self.alive and kernel_id not in self.unknown
 
 
-@dataclass(frozen=True, kw_only=True)
-class Kernel:
+class Kernel(Struct, frozen=True, kw_only=True):
     """A kernel that a session is attached to: its id, kernelspec name and provider."""
 
     kernel_id: str
@@ -192,8 +191,7 @@ class EndReason(str, enum.Enum):
     """The session exists, but belongs to another server. This reason is never stored."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Intent:
+class Intent(Struct, frozen=True, kw_only=True, eq=False):
     """A record committed before a kernel is started or stopped, so that a crash leaves a trace."""
 
     token: str
@@ -202,17 +200,28 @@ class Intent:
     document: str | None
     """The normalised path that a start is for. None if the start is not to be shared."""
     kernel_id: str | None
-    owner: str = field(default="", compare=False)
+    owner: str = ""
     """The id of the owner that carries it out. The store sets it."""
-    lease_until: datetime | None = field(default=None, compare=False)
+    lease_until: datetime | None = None
     """When other requests may take over a start, or when an ended stop may be deleted.
 
     The store sets it, by its own clock.
     """
 
+    # Without what the store has set.
 
-@dataclass(frozen=True, kw_only=True)
-class Owner:
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Intent) and self._compared == other._compared
+
+    def __hash__(self) -> int:
+        return hash(self._compared)
+
+    @property
+    def _compared(self) -> tuple[object, ...]:
+        return self.token, self.verb, self.scope, self.document, self.kernel_id
+
+
+class Owner(Struct, frozen=True, kw_only=True):
     """One run of one server, to which the rows that it writes refer."""
 
     owner_id: str
@@ -233,11 +242,10 @@ class Owner:
         return self.shared_scope or self.owner_id
 
 
-@dataclass(frozen=True, kw_only=True)
-class Orphans:
+class Orphans(Struct, frozen=True, kw_only=True):
     """What dead owners left in a namespace, and sessions to take over from other owners."""
 
-    owners: Mapping[str, str] = field(default_factory=dict)
+    owners: Mapping[str, str] = {}
     """Maps the id of each dead owner to the name of its kernel provider."""
     sessions: tuple[Session, ...] = ()
     intents: tuple[Intent, ...] = ()
@@ -246,8 +254,7 @@ class Orphans:
         return bool(self.owners or self.sessions)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Takeover:
+class Takeover(Struct, frozen=True, kw_only=True):
     """What an owner has taken from a shared scope that no server serves, to end its kernels."""
 
     sessions: tuple[Session, ...] = ()
@@ -256,8 +263,7 @@ class Takeover:
     """The starts and stops that the owner has to undo or to carry out."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class KernelTrace:
+class KernelTrace(Struct, frozen=True, kw_only=True):
     """What is known about a kernel that a dead owner started or was about to start."""
 
     provider: str
@@ -267,8 +273,7 @@ class KernelTrace:
     """The token of the start intent for this kernel."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Changes:
+class Changes(Struct, frozen=True, kw_only=True):
     """The changes of an update. Fields that are UNSET stay as they are."""
 
     path: str | Unset = UNSET
@@ -294,8 +299,7 @@ class Changes:
         )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Release:
+class Release(Struct, frozen=True, kw_only=True):
     """The outcome of a write that may have detached a session from its kernel.
 
     ``session`` is the session after the update, or before the deletion. ``kernel_id`` is the
@@ -307,8 +311,7 @@ class Release:
     kernel_id: str | None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Ending:
+class Ending(Struct, frozen=True, kw_only=True):
     """Why a session is gone, as far as the store knows."""
 
     session_id: str
@@ -317,8 +320,7 @@ class Ending:
     """When that was noticed. None if it is not known."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Missed:
+class Missed(Struct, frozen=True, kw_only=True):
     """What a client of a kernel had missed when it connected again."""
 
     client: str
@@ -333,8 +335,7 @@ class Missed:
     """Whether the client has got everything that there is."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class NewSession:
+class NewSession(Struct, frozen=True, kw_only=True):
     """A client's request for a session for ``path``, with a new or an existing kernel."""
 
     path: str | None
@@ -354,8 +355,7 @@ class NewSession:
         return named_document(self.path, self.name, self.type)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Sharing:
+class Sharing(Struct, frozen=True, kw_only=True):
     """What requests for sessions have in common if one kernel can serve all of them.
 
     Two windows that open one notebook send two different, generated paths. Only the document that
@@ -373,8 +373,7 @@ class Sharing:
         return hashlib.sha256(json.dumps([self.document, self.kernel_name]).encode()).hexdigest()
 
 
-@dataclass(frozen=True, kw_only=True)
-class SessionPatch:
+class SessionPatch(Struct, frozen=True, kw_only=True):
     """A client's request to change a session. Fields that are UNSET stay as they are.
 
     ``kernel_id`` takes precedence over ``kernel_name``.

@@ -6,16 +6,16 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
+
+from msgspec import Struct
 
 from nbsessions.kernels.noted import ModelChanges
 from nbsessions.models import EndReason, Kernel, KernelModels, KernelTrace, Missed
 
 
-@dataclass(frozen=True, kw_only=True)
-class KernelHost:
+class KernelHost(Struct, frozen=True, kw_only=True):
     """The parts of the server that a provider is created with.
 
     Providers are found through the entry point group ``nbsessions.kernel_providers``. An entry
@@ -34,8 +34,7 @@ class KernelHost:
     """The logger for the provider's warnings and errors."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class StartRequest:
+class StartRequest(Struct, frozen=True, kw_only=True):
     """A request to start a kernel for a session."""
 
     token: str
@@ -53,8 +52,7 @@ class StartRequest:
     type: str | None
 
 
-@dataclass(frozen=True, kw_only=True)
-class LeftKernels:
+class LeftKernels(Struct, frozen=True, kw_only=True):
     """The kernels that one server has left when it died, and this server may take over."""
 
     server_id: str

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Collection
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from nbsessions.errors import SessionNotFound, StartInProgress, StartLost, StoreUncertain
 from nbsessions.kernels.base import KernelProvider

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Collection
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from nbsessions.kernels.base import KernelProvider
 from nbsessions.models import Intent, KernelTrace, Orphans, Session, Verb

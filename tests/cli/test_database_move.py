@@ -7,12 +7,12 @@ import shutil
 import sqlite3
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
 import psycopg
 import pytest
+from msgspec.structs import replace
 
 from nbsessions.cli.database.stores import open_movable
 from nbsessions.errors import KernelConflict, MoveRefused, StoreUnavailable, StoreUncertain

@@ -8,10 +8,10 @@ import shutil
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from nbsessions.errors import StoreUnavailable
 from nbsessions.identity import new_owner

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import asdict
 from tornado.httpclient import AsyncHTTPClient, HTTPResponse
 
 from nbsessions.errors import StoreUnavailable

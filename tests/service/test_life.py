@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from tornado.ioloop import IOLoop
 
 from nbsessions.errors import KernelspecNotFound, ServiceClosed, SessionError, StoreUnavailable

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from nbsessions.errors import KernelConflict, SessionNotFound, StoreUnavailable
 from nbsessions.models import SessionPatch

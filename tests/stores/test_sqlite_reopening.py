@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import threading
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from nbsessions.stores.sqlite.database import Database
 from support.store_processes import OtherProcess, lose_the_file_again_and_again

@@ -9,12 +9,12 @@ import logging
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
 import psycopg
+from msgspec.structs import replace
 from psycopg.conninfo import make_conninfo
 
 from nbsessions.models import (

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import datetime, timezone
 from typing import Any
 
+from msgspec.structs import replace
 from psycopg import Connection
 
 from nbsessions.errors import InvalidRequest

@@ -6,8 +6,9 @@ import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable
 from contextlib import AbstractContextManager
-from dataclasses import replace
 from datetime import timedelta
+
+from msgspec.structs import replace
 
 from nbsessions.models import EndReason, Intent, Orphans, Owner, Session, Takeover, Verb
 from nbsessions.stores.base import ENDINGS_KEPT_FOR, START_LEASE

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import datetime
 from typing import Any
+
+from msgspec.structs import replace
 
 from nbsessions.errors import InvalidRequest
 from nbsessions.models import Intent, Owner, Session, utcnow
