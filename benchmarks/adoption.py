@@ -1,7 +1,7 @@
 """Measures what surviving kernels add to a server's startup, how fast they are adopted, and what
 it costs to look for servers that have died.
 
-Run it in an environment that has nbsessions and jupyter_server: python benchmarks/adoption.py
+Run it in an environment that has nbsessions and jupyter_server: python -m benchmarks.adoption
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks.server import Server
 from nbsessions.registry.adoption import Adoption
 from nbsessions.registry.ending import KernelEnder
 from nbsessions.registry.records import KernelRecords
 from nbsessions.registry.servers import Servers
-from server import Server
 
 STOCK = "jupyter_server.services.kernels.kernelmanager.AsyncMappingKernelManager"
 OURS = "nbsessions.kernels.surviving.manager.SurvivingMappingKernelManager"

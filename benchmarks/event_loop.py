@@ -1,6 +1,6 @@
 """Measures how long creating, listing and deleting sessions in a file blocks the event loop.
 
-Run it in an environment that has nbsessions and jupyter_server: python benchmarks/event_loop.py
+Run it in an environment that has nbsessions and jupyter_server: python -m benchmarks.event_loop
 
 There are three measures. They include the time spent waiting for other threads, and the time
 that this script itself spends on the loop:
@@ -34,9 +34,9 @@ from typing import Any
 
 import msgspec
 from jupyter_client.jsonutil import json_default
-from setting import describe, our_manager, stock_manager
 
-from nbsessions.replies import reply_model
+from benchmarks.setting import describe, our_manager, stock_manager
+from nbsessions.handlers.models import reply_model
 
 SESSIONS = 1000
 TARGET = 0.020

@@ -1,7 +1,7 @@
 """Measures what the keeper costs, and what noting each message costs a server.
 
 Run it in an environment that has nbsessions, jupyter_server and websocket-client:
-python benchmarks/keeper.py
+python -m benchmarks.keeper
 
 - memory: of the keeper, with so many kernels and a connected client for each of them.
 - processor: of the keeper, while ten kernels print a number of lines per second each and a client
@@ -31,7 +31,7 @@ import psutil
 import websocket
 from jupyter_server.services.kernels.connection.base import serialize_msg_to_ws_v1
 
-from server import Server
+from benchmarks.server import Server
 
 KERNELS = (1, 10, 50)
 PRINTING, RATE = 10, 100

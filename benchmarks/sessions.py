@@ -1,6 +1,6 @@
 """Compares the speed of our session manager with jupyter_server's own. Both use a file.
 
-Run it in an environment that has nbsessions and jupyter_server: python benchmarks/sessions.py
+Run it in an environment that has nbsessions and jupyter_server: python -m benchmarks.sessions
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-from setting import describe, our_manager, stock_manager
+from benchmarks.setting import describe, our_manager, stock_manager
 
 SIZES = (10, 100, 1000, 10000)
 LIST_TARGET_SIZE, LIST_TARGET = 1000, 5.0

@@ -13,7 +13,7 @@ from jupyter_server.services.contents.manager import ContentsManager
 from jupyter_server.services.sessions.sessionmanager import SessionManager as StockSessionManager
 
 import nbsessions
-from kernels import FakeKernelManager
+from benchmarks.kernels import FakeKernelManager
 from nbsessions import AsyncSessionManager
 
 

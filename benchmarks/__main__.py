@@ -1,0 +1,78 @@
+"""Runs benchmarks and prints one table of what they measure.
+
+A subject is measured once per round, and the subjects of a row in turns. The table has the median
+of each subject, half the distance between its lowest and its highest value, and the ratio of the
+medians, or their difference.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from benchmarks import report
+from benchmarks.machine import describe
+
+DEFAULT = ("requests", "creating", "messages", "stalls", "loading")
+BENCHMARKS = {
+    "requests": "requests to real servers, against the server's own session manager",
+    "creating": "sessions with real kernels, against the kernels alone",
+    "messages": "processor time that a server needs per message of a kernel",
+    "stalls": "how long a server's event loop is blocked",
+    "loading": "what the extension adds to the start of a server",
+    "lookups": "single sessions among 100 and 100,000, and memory",
+}
+
+
+def run(names: list[str], rounds: int | None, folder: Path, table: report.Table) -> list[Any]:
+    rows = []
+    table.begin()
+    for name in names:
+        benchmark = importlib.import_module(f"benchmarks.{name}")
+        with tempfile.TemporaryDirectory(dir=folder) as place:
+            for measurement in benchmark.measure(rounds or benchmark.ROUNDS, Path(place)):
+                table.add(name, measurement)
+                rows.append(report.as_row(name, measurement))
+    return rows
+
+
+def main() -> int:
+    listed = "\n".join(f"  {name:12} {what}" for name, what in BENCHMARKS.items())
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description=__doc__,
+        epilog=f"benchmarks:\n{listed}\n\nwithout a name: {', '.join(DEFAULT)}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help="a benchmark")
+    parser.add_argument("--rounds", type=int, help="how often each subject is measured")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the values to this file")
+    parser.add_argument("--compare", type=Path, metavar="FILE", help="the file of an earlier run")
+    parser.add_argument(
+        "--folder",
+        type=Path,
+        default=Path(tempfile.gettempdir()),
+        help="where files are written, to measure another file system",
+    )
+    arguments = parser.parse_args()
+    names = arguments.names or list(DEFAULT)
+    if unknown := set(names) - set(BENCHMARKS):
+        parser.error(f"no such benchmark: {', '.join(sorted(unknown))}")
+    machine = describe(arguments.folder)
+    print(", ".join(f"{what} {value}" for what, value in machine.items()), end="\n\n")
+    earlier = json.loads(arguments.compare.read_text()) if arguments.compare else None
+    rows = run(names, arguments.rounds, arguments.folder, report.Table(earlier))
+    if arguments.json:
+        report.write(arguments.json, machine, rows)
+    missed = [row for row in rows if row["reached"] is False]
+    print("\nTargets:", f"{len(missed)} missed" if missed else "all reached")
+    return bool(missed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

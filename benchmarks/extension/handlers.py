@@ -1,0 +1,37 @@
+"""Routes that only the benchmarks use."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+from jupyter_server.auth.decorator import authorized
+from jupyter_server.base.handlers import APIHandler
+from jupyter_server.utils import url_path_join
+from tornado.web import authenticated
+
+
+@functools.lru_cache
+def content(size: int) -> bytes:
+    """Return so many bytes, which are made once."""
+    return b"x" * size
+
+
+class SendHandler(APIHandler):
+    """Sends so many bytes that it has at hand: the limit of what any handler can reach."""
+
+    auth_resource = "sessions"
+
+    @authenticated
+    @authorized
+    async def get(self) -> None:
+        """Send as many bytes as the argument ``size`` says."""
+        self.finish(content(int(self.get_query_argument("size"))))
+
+    def compute_etag(self) -> None:
+        """Have no ETag, which would be a hash of all bytes."""
+
+
+def handlers(base_url: str) -> list[tuple[str, type[Any]]]:
+    """Return the routes."""
+    return [(url_path_join(base_url, "/benchmark/send"), SendHandler)]

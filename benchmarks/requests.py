@@ -1,0 +1,193 @@
+"""Requests to real servers: lists of sessions, single ones, and the least that a server does.
+
+Stock and ours are processes with the same options and the same kernels, which have managers and
+sockets, but no processes. Before anything is measured, both must list the same sessions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+
+from benchmarks import client
+from benchmarks.extension.kernel_managers import AskedKernelManager
+from benchmarks.filling import KERNELS, Sessions
+from benchmarks.measurement import Measurement, choose, in_turns
+from benchmarks.server import AUTHORIZATION
+from benchmarks.subjects import Subject, alone, subjects
+
+ROUNDS = 7
+SIZES = (0, 10, 100, 1000, 10000)
+SECONDS = 0.5
+PRINTING, RATE = 20, 50
+"""How many kernels print, and how many lines a second each."""
+
+_STOCK_TARGETS = {1000: 15.0, 10000: 40.0}
+_SEND_TARGETS = {1000: 0.6}
+_ME_TARGETS = {100: 0.7}
+_UNCHANGED_TARGET = 0.9
+_ASKED_TARGET = 3.0
+_ASKED_OPTION = (
+    "--ServerApp.kernel_manager_class="
+    f"{AskedKernelManager.__module__}.{AskedKernelManager.__name__}"
+)
+
+
+class Requests:
+    """Measures requests to stock and ours, which have the same sessions."""
+
+    def __init__(self, pair: Mapping[str, Subject], rounds: int) -> None:
+        self._pair = pair
+        self._rounds = rounds
+        self._sessions = {name: Sessions(subject) for name, subject in pair.items()}
+
+    def fill(self, size: int) -> None:
+        """Create sessions until there are so many in both servers, which list the same then."""
+        for sessions in self._sessions.values():
+            sessions.fill(size)
+        stock, ours = (sessions.compared() for sessions in self._sessions.values())
+        if stock != ours:
+            raise RuntimeError(f"the lists differ: {sorted(stock ^ ours)[:2]}")
+
+    def rate(self, name: str, path: str, status: int = 200, **headers: str) -> float:
+        """Return how many of these requests the server answers in a second."""
+        subject = self._pair[name]
+        others = [each for each in self._pair.values() if each is not subject]
+        request = client.get(path, {**AUTHORIZATION, **headers})
+        port = subject.server.port
+        with alone(subject, *others):
+            client.rate(port, request, SECONDS / 5, status)
+            return client.rate(port, request, SECONDS, status)
+
+    def measure(self, **requests: Callable[[], float]) -> dict[str, list[float]]:
+        """Measure requests in turns."""
+        return in_turns(self._rounds, requests)
+
+    @property
+    def list_length(self) -> int:
+        """The number of bytes of our list."""
+        return len(self._sessions["ours"].fetcher.fetch("GET", "/api/sessions")[2])
+
+    def any_session(self, name: str) -> str:
+        """Return the path of some session."""
+        models = self._sessions[name].fetcher.model("GET", "/api/sessions")
+        return f"/api/sessions/{models[len(models) // 2]['id']}"
+
+    def unchanged(self, path: str) -> tuple[Callable[[], float], str]:
+        """Return the measure of requests for what has not changed, and what is wrong with it."""
+        fetch = self._sessions["ours"].fetcher.fetch
+        etag = fetch("GET", path)[1].get("ETag")
+        if etag is None:
+            return partial(self.rate, "ours", path), "the reply has no ETag"
+        headers = {"If-None-Match": etag}
+        status = fetch("GET", path, **headers)[0]
+        note = "" if status == 304 else f"the status is {status}"
+        return partial(self.rate, "ours", path, status, **headers), note
+
+
+def lists(requests: Requests, size: int) -> Iterator[Measurement]:
+    """Measure lists of so many sessions, and what the same server does at least."""
+    unchanged, note = requests.unchanged("/api/sessions")
+    values = requests.measure(
+        stock=partial(requests.rate, "stock", "/api/sessions"),
+        ours=partial(requests.rate, "ours", "/api/sessions"),
+        send=partial(requests.rate, "ours", f"/benchmark/send?size={requests.list_length}"),
+        me=partial(requests.rate, "ours", "/api/me"),
+        unchanged=unchanged,
+        kernels=partial(requests.rate, "ours", "/api/kernels"),
+    )
+
+    def row(first: str, second: str, at_least: float | None, note: str = "") -> Measurement:
+        return Measurement(
+            name=f"list of {size}",
+            unit="1/s",
+            values=choose(values, first, second),
+            at_least=at_least,
+            note=note,
+        )
+
+    yield row("ours", "stock", _STOCK_TARGETS.get(size))
+    yield row("ours", "send", _SEND_TARGETS.get(size))
+    yield row("ours", "me", _ME_TARGETS.get(size))
+    yield row("unchanged", "me", _UNCHANGED_TARGET, note)
+    yield row("ours", "kernels", None)
+
+
+def single(requests: Requests, size: int) -> Iterator[Measurement]:
+    """Measure requests for one of so many sessions."""
+    path = requests.any_session("ours")
+    unchanged, note = requests.unchanged(path)
+    values = requests.measure(
+        stock=partial(requests.rate, "stock", requests.any_session("stock")),
+        ours=partial(requests.rate, "ours", path),
+        me=partial(requests.rate, "ours", "/api/me"),
+        unchanged=unchanged,
+    )
+    name, unit = f"one of {size}", "1/s"
+    yield Measurement(name=name, unit=unit, values=choose(values, "ours", "stock"))
+    yield Measurement(name=name, unit=unit, values=choose(values, "ours", "me"))
+    yield Measurement(
+        name=name,
+        unit=unit,
+        values=choose(values, "unchanged", "me"),
+        at_least=_UNCHANGED_TARGET,
+        note=note,
+    )
+
+
+def printing(requests: Requests, pair: Mapping[str, Subject], size: int) -> Iterator[Measurement]:
+    """Measure lists of so many sessions while some of their kernels print."""
+    for subject in pair.values():
+        subject.kernels.print(PRINTING, RATE)
+    values = requests.measure(
+        stock=partial(requests.rate, "stock", "/api/sessions"),
+        ours=partial(requests.rate, "ours", "/api/sessions"),
+        send=partial(requests.rate, "ours", f"/benchmark/send?size={requests.list_length}"),
+    )
+    for subject in pair.values():
+        subject.kernels.stop_printing()
+    name, unit = f"list of {size}, {PRINTING} kernels print", "1/s"
+    yield Measurement(
+        name=name,
+        unit=unit,
+        values=choose(values, "ours", "stock"),
+        at_least=_STOCK_TARGETS[size] / 2,
+    )
+    yield Measurement(
+        name=name,
+        unit=unit,
+        values=choose(values, "ours", "send"),
+        at_least=_SEND_TARGETS[size] / 2,
+    )
+
+
+def asked(folder: Path, size: int, rounds: int) -> Iterator[Measurement]:
+    """Measure lists with a kernel manager that cannot tell which kernels have changed."""
+    with subjects(folder, size, _ASKED_OPTION) as pair:
+        requests = Requests(pair, rounds)
+        requests.fill(size)
+        values = requests.measure(
+            ours=partial(requests.rate, "ours", "/api/sessions"),
+            stock=partial(requests.rate, "stock", "/api/sessions"),
+        )
+    yield Measurement(
+        name=f"list of {size}, models only asked for",
+        unit="1/s",
+        values=choose(values, "ours", "stock"),
+        at_least=_ASKED_TARGET,
+    )
+
+
+def measure(rounds: int, folder: Path) -> Iterator[Measurement]:
+    (folder / "own").mkdir()
+    (folder / "asked").mkdir()
+    with subjects(folder / "own", KERNELS) as pair:
+        requests = Requests(pair, rounds)
+        for size in SIZES:
+            requests.fill(size)
+            yield from lists(requests, size)
+            if size == KERNELS:
+                yield from single(requests, size)
+                yield from printing(requests, pair, size)
+    yield from asked(folder / "asked", KERNELS, rounds)

@@ -1,0 +1,96 @@
+"""The server with its own session manager, and the same with ours."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from benchmarks import extension
+from benchmarks.light_kernels import KEY, LightKernels
+from benchmarks.server import Server
+
+CORES = os.sched_getaffinity(0)
+CLIENT_CORE, SERVER_CORE = min(CORES), max(CORES)
+
+_OTHERS = (
+    "jupyter_lsp",
+    "jupyter_server_terminals",
+    "jupyterlab",
+    "notebook",
+    "notebook_shim",
+)
+"""Extensions that may be installed, and that would only make servers start later."""
+
+
+def bare_server(
+    folder: Path, *options: str, ours: bool, environment: dict[str, str] | None = None
+) -> Server:
+    """Return a server, with nbsessions or without it, on a core of its own if there are two."""
+    extensions = dict.fromkeys(_OTHERS, False)
+    extensions.update({"nbsessions": ours, extension.__name__: True})
+    folder.mkdir()
+    return Server(
+        folder, *options, extensions=extensions, environment=environment, core=SERVER_CORE
+    )
+
+
+@contextmanager
+def running(server: Server, signum: int = signal.SIGTERM) -> Iterator[Server]:
+    """Start the server, and end it with the signal afterwards."""
+    server.start()
+    try:
+        server.first_list()
+        yield server
+    finally:
+        server.end(signum)
+
+
+class Subject:
+    """A server with kernels that are no processes."""
+
+    def __init__(self, server: Server, kernels: LightKernels) -> None:
+        self.server = server
+        self.kernels = kernels
+
+
+@contextmanager
+def subjects(folder: Path, kernels: int, *options: str) -> Iterator[dict[str, Subject]]:
+    """Start stock and ours, for so many light kernels each."""
+    with ExitStack() as stack:
+        found = {}
+        for name in ("stock", "ours"):
+            light = stack.enter_context(LightKernels(kernels))
+            os.sched_setaffinity(light.pid, {CLIENT_CORE})
+            server = _server_for(light, folder / name, *options, ours=name == "ours")
+            # Nothing is lost if it cannot stop: its kernels are no processes.
+            stack.enter_context(running(server, signal.SIGKILL))
+            found[name] = Subject(server, light)
+        yield found
+
+
+def _server_for(kernels: LightKernels, folder: Path, *options: str, ours: bool) -> Server:
+    ports = folder / "ports.json"
+    environment = {extension.PORTS_VARIABLE: str(ports)}
+    key = f"--Session.key={KEY}"
+    server = bare_server(folder, key, *options, ours=ours, environment=environment)
+    ports.write_text(json.dumps({"request": kernels.request_port, "iopub": kernels.ports}))
+    kernelspec = folder / "data" / "kernels" / "light" / "kernel.json"
+    kernelspec.parent.mkdir(parents=True)
+    kernelspec.write_text(json.dumps(extension.KERNELSPEC))
+    return server
+
+
+@contextmanager
+def alone(subject: Subject, *others: Subject) -> Iterator[None]:
+    """Let the other servers do nothing meanwhile, as they would need a part of the core."""
+    for other in others:
+        other.server.process.suspend()
+    try:
+        yield
+    finally:
+        for other in others:
+            other.server.process.resume()
