@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -27,15 +27,18 @@ _OTHERS = (
 
 
 def bare_server(
-    folder: Path, *options: str, ours: bool, environment: dict[str, str] | None = None
+    folder: Path,
+    *options: str,
+    ours: bool,
+    more: Sequence[str] = (),
+    environment: Mapping[str, str] | None = None,
+    core: int | None = SERVER_CORE,
 ) -> Server:
-    """Return a server, with nbsessions or without it, on a core of its own if there are two."""
+    """Return a server with nbsessions or without it, and with no extensions but these."""
     extensions = dict.fromkeys(_OTHERS, False)
-    extensions.update({"nbsessions": ours, extension.__name__: True})
+    extensions.update({"nbsessions": ours, **dict.fromkeys(more, True)})
     folder.mkdir()
-    return Server(
-        folder, *options, extensions=extensions, environment=environment, core=SERVER_CORE
-    )
+    return Server(folder, *options, extensions=extensions, environment=environment, core=core)
 
 
 @contextmanager
@@ -76,7 +79,8 @@ def _server_for(kernels: LightKernels, folder: Path, *options: str, ours: bool) 
     ports = folder / "ports.json"
     environment = {extension.PORTS_VARIABLE: str(ports)}
     key = f"--Session.key={KEY}"
-    server = bare_server(folder, key, *options, ours=ours, environment=environment)
+    more = [extension.__name__]
+    server = bare_server(folder, key, *options, ours=ours, more=more, environment=environment)
     ports.write_text(json.dumps({"request": kernels.request_port, "iopub": kernels.ports}))
     kernelspec = folder / "data" / "kernels" / "light" / "kernel.json"
     kernelspec.parent.mkdir(parents=True)
