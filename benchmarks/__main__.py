@@ -12,11 +12,12 @@ import importlib
 import json
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from benchmarks import report
 from benchmarks.machine import describe
+from benchmarks.measurement import Measurement
 
 DEFAULT = ("requests", "creating", "messages", "stalls", "loading")
 BENCHMARKS = {
@@ -25,24 +26,23 @@ BENCHMARKS = {
     "messages": "processor time that a server needs per message of a kernel",
     "stalls": "how long a server's event loop is blocked",
     "loading": "what the extension adds to the start of a server",
-    "lookups": "single sessions among 100 and 100,000, and memory",
+    "lookups": "single sessions among 100 and 100,000",
+    "lookups_in_postgres": "the same in PostgreSQL",
+    "memory": "the memory that sessions need",
 }
 
 
-def run(names: list[str], rounds: int | None, folder: Path, table: report.Table) -> list[Any]:
-    rows = []
-    table.begin()
+def run(names: list[str], rounds: int | None, folder: Path) -> Iterator[tuple[str, Measurement]]:
+    """Yield what the benchmarks measure, with their names."""
     for name in names:
         benchmark = importlib.import_module(f"benchmarks.{name}")
         with tempfile.TemporaryDirectory(dir=folder) as place:
             for measurement in benchmark.measure(rounds or benchmark.ROUNDS, Path(place)):
-                table.add(name, measurement)
-                rows.append(report.as_row(name, measurement))
-    return rows
+                yield name, measurement
 
 
 def main() -> int:
-    listed = "\n".join(f"  {name:12} {what}" for name, what in BENCHMARKS.items())
+    listed = "\n".join(f"  {name:20} {what}" for name, what in BENCHMARKS.items())
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
         description=__doc__,
@@ -66,9 +66,15 @@ def main() -> int:
     machine = describe(arguments.folder)
     print(", ".join(f"{what} {value}" for what, value in machine.items()), end="\n\n")
     earlier = json.loads(arguments.compare.read_text()) if arguments.compare else None
-    rows = run(names, arguments.rounds, arguments.folder, report.Table(earlier))
-    if arguments.json:
-        report.write(arguments.json, machine, rows)
+    table = report.Table(earlier)
+    table.begin()
+    rows = []
+    for name, measurement in run(names, arguments.rounds, arguments.folder):
+        table.add(name, measurement)
+        rows.append(report.as_row(name, measurement))
+        if arguments.json:
+            # Now, because a later benchmark may fail.
+            report.write(arguments.json, machine, rows)
     missed = [row for row in rows if row["reached"] is False]
     print("\nTargets:", f"{len(missed)} missed" if missed else "all reached")
     return bool(missed)

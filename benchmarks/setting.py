@@ -26,10 +26,13 @@ class FakeContentsManager(ContentsManager):
 
 def our_manager(folder: Path) -> AsyncSessionManager:
     """Return our session manager on a new file."""
+    return our_manager_with(database_filepath=str(folder / "ours.db"))
+
+
+def our_manager_with(**settings: str) -> AsyncSessionManager:
+    """Return our session manager with these settings of its store."""
     return AsyncSessionManager(
-        kernel_manager=FakeKernelManager(),
-        contents_manager=FakeContentsManager(),
-        database_filepath=str(folder / "ours.db"),
+        kernel_manager=FakeKernelManager(), contents_manager=FakeContentsManager(), **settings
     )
 
 
