@@ -66,15 +66,23 @@ class Sessions:
 
     def _create(self, numbers: range, kernel: dict[str, str] | None) -> Iterable[str]:
         def create(number: int) -> str:
-            path = f"folder/notebook-{number}.ipynb"
-            body = {"path": path, "name": path.rpartition("/")[2], "type": "notebook"}
-            shared = kernel or {"id": self._kernel_ids[number % KERNELS]}
-            model = self.fetcher.model("POST", "/api/sessions", {**body, "kernel": shared})
+            model = self.create(f"folder/notebook-{number}.ipynb", number, kernel)
             kernel_id: str = model["kernel"]["id"]
             return kernel_id
 
         with ThreadPoolExecutor(AT_A_TIME) as pool:
             yield from pool.map(create, numbers)
+
+    def create(self, path: str, number: int, kernel: dict[str, str] | None = None) -> Any:
+        """Create a session with this kernel, or that of one of the first sessions."""
+        kernel = kernel or {"id": self._kernel_ids[number % len(self._kernel_ids)]}
+        body = {"path": path, "name": path.rpartition("/")[2], "type": "notebook"}
+        return self.fetcher.model("POST", "/api/sessions", {**body, "kernel": kernel})
+
+    @property
+    def list_length(self) -> int:
+        """The number of bytes of the list."""
+        return len(self.fetcher.fetch("GET", "/api/sessions")[2])
 
     def _wait_until_idle(self, count: int) -> None:
         deadline = time.monotonic() + 60

@@ -61,23 +61,33 @@ class Subject:
 
 
 @contextmanager
-def subjects(folder: Path, kernels: int, *options: str) -> Iterator[dict[str, Subject]]:
+def subjects(
+    folder: Path, kernels: int, *options: str, environment: Mapping[str, str] | None = None
+) -> Iterator[dict[str, Subject]]:
     """Start stock and ours, for so many light kernels each."""
     with ExitStack() as stack:
         found = {}
         for name in ("stock", "ours"):
             light = stack.enter_context(LightKernels(kernels))
             os.sched_setaffinity(light.pid, {CLIENT_CORE})
-            server = _server_for(light, folder / name, *options, ours=name == "ours")
+            server = _server_for(
+                light, folder / name, *options, ours=name == "ours", environment=environment or {}
+            )
             # Nothing is lost if it cannot stop: its kernels are no processes.
             stack.enter_context(running(server, signal.SIGKILL))
             found[name] = Subject(server, light)
         yield found
 
 
-def _server_for(kernels: LightKernels, folder: Path, *options: str, ours: bool) -> Server:
+def _server_for(
+    kernels: LightKernels,
+    folder: Path,
+    *options: str,
+    ours: bool,
+    environment: Mapping[str, str],
+) -> Server:
     ports = folder / "ports.json"
-    environment = {extension.PORTS_VARIABLE: str(ports)}
+    environment = {**environment, extension.PORTS_VARIABLE: str(ports)}
     key = f"--Session.key={KEY}"
     more = [extension.__name__]
     server = bare_server(folder, key, *options, ours=ours, more=more, environment=environment)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 from typing import Any
 
@@ -9,6 +10,8 @@ from jupyter_server.auth.decorator import authorized
 from jupyter_server.base.handlers import APIHandler
 from jupyter_server.utils import url_path_join
 from tornado.web import authenticated
+
+from benchmarks.blocking import BlockingWatch
 
 
 @functools.lru_cache
@@ -32,6 +35,27 @@ class SendHandler(APIHandler):
         """Have no ETag, which would be a hash of all bytes."""
 
 
+@functools.lru_cache
+def watch() -> BlockingWatch:
+    """Begin to watch the event loop, at the first call. Other benchmarks need not pay for it."""
+    loop: Any = asyncio.get_running_loop()
+    # There is no public way to the selector.
+    return BlockingWatch(loop._selector)  # noqa: SLF001
+
+
+class BlockedHandler(APIHandler):
+    """Tells how long the event loop was blocked at most since the last request of this kind."""
+
+    @authenticated
+    async def get(self) -> None:
+        """Send the seconds, and begin anew."""
+        self.finish({"longest": max(watch().without_collector, default=0.0)})
+        watch().clear()
+
+
 def handlers(base_url: str) -> list[tuple[str, type[Any]]]:
     """Return the routes."""
-    return [(url_path_join(base_url, "/benchmark/send"), SendHandler)]
+    return [
+        (url_path_join(base_url, "/benchmark/send"), SendHandler),
+        (url_path_join(base_url, "/benchmark/blocked"), BlockedHandler),
+    ]
