@@ -11,18 +11,19 @@ CONNECTIONS = 4
 _BUFFER = bytearray(1 << 20)
 _END_OF_HEADER = b"\r\n\r\n"
 _LENGTH = b"content-length:"
+_OK, _UNCHANGED = b"HTTP/1.1 200 ", b"HTTP/1.1 304 "
 _TIMEOUT = 60.0
 
 
 class Connection:
     """A connection that is kept open, with one request at a time."""
 
-    def __init__(self, port: int, request: bytes, status: int) -> None:
+    def __init__(self, port: int, request: bytes, *, maybe_unchanged: bool) -> None:
         self.socket = socket.create_connection(("127.0.0.1", port))
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.socket.setblocking(False)
         self._request = request
-        self._first_line = b"HTTP/1.1 %d " % status
+        self._maybe_unchanged = maybe_unchanged
         self._header = b""
         self._left: int | None = None
 
@@ -47,11 +48,12 @@ class Connection:
         return self._left == 0
 
     def _length(self, header: bytes) -> int:
-        if not header.startswith(self._first_line):
-            raise RuntimeError(f"unexpected reply: {header[:200]!r}")
+        if self._maybe_unchanged and header.startswith(_UNCHANGED):
+            return 0
         _, found, rest = header.lower().partition(_LENGTH)
-        # A 304 has no body, and may have no length.
-        return int(rest.partition(b"\r\n")[0]) if found else 0
+        if not found or not header.startswith(_OK):
+            raise RuntimeError(f"unexpected reply: {header[:200]!r}")
+        return int(rest.partition(b"\r\n")[0])
 
 
 def get(path: str, headers: Mapping[str, str]) -> bytes:
@@ -61,13 +63,16 @@ def get(path: str, headers: Mapping[str, str]) -> bytes:
     return "\r\n".join([*lines, "", ""]).encode()
 
 
-def rate(port: int, request: bytes, seconds: float, status: int = 200) -> float:
-    """Return how many replies with this status the server sends in a second.
+def rate(port: int, request: bytes, seconds: float, *, maybe_unchanged: bool = False) -> float:
+    """Return how many replies the server sends in a second.
 
-    Requests are sent for so many seconds, and all replies are waited for.
+    Requests are sent for so many seconds, and all replies are waited for. Each must have the
+    status 200, or if ``maybe_unchanged``, 304.
     """
     selector = selectors.DefaultSelector()
-    connections = [Connection(port, request, status) for _ in range(CONNECTIONS)]
+    connections = [
+        Connection(port, request, maybe_unchanged=maybe_unchanged) for _ in range(CONNECTIONS)
+    ]
     for connection in connections:
         selector.register(connection.socket, selectors.EVENT_READ, connection)
     begun = time.perf_counter()

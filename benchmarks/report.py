@@ -9,8 +9,16 @@ from typing import Any
 
 from benchmarks.measurement import Measurement
 
-_TITLES = ("measurement", "unit", "first", "second", "ratio", "target", "")
-_WIDTHS = (46, 7, 25, 25, 9, 8, 8)
+_COLUMNS = {
+    "measurement": 48,
+    "unit": 4,
+    "first": 24,
+    "second": 22,
+    "ratio": 9,
+    "target": 6,
+}
+_COMPARED = {"first: new / old": 16, "ratio: new / old": 16}
+_LAST = {"": 7}
 
 
 class Table:
@@ -18,29 +26,25 @@ class Table:
 
     def __init__(self, earlier: dict[str, Any] | None) -> None:
         self._earlier = None if earlier is None else {key(row): row for row in earlier["rows"]}
+        compared = {} if earlier is None else _COMPARED
+        self._columns = {**_COLUMNS, **compared, **_LAST}
 
     def begin(self) -> None:
-        titles, widths = list(_TITLES), list(_WIDTHS)
-        if self._earlier is not None:
-            titles += ["first: new / old", "ratio: new / old"]
-            widths += [16, 16]
-        self._print(titles, widths)
-        self._print(["-" * width for width in widths], widths)
+        self._print(list(self._columns))
+        self._print(["-" * width for width in self._columns.values()])
 
     def add(self, benchmark: str, measurement: Measurement) -> None:
         row = as_row(benchmark, measurement)
         cells = [f"{benchmark}: {measurement.name}", measurement.unit, *_subjects(measurement)]
         cells += [_figure(measurement), _target(measurement)]
-        cells.append({True: "reached", False: "missed", None: ""}[measurement.is_reached])
-        widths = list(_WIDTHS)
         if self._earlier is not None:
             cells += _compare(row, self._earlier.get(key(row)))
-            widths += [16, 16]
-        self._print(cells, widths)
-        if measurement.note:
-            self._print([f"({measurement.note})", *[""] * (len(widths) - 1)], widths)
+        reached = {True: "reached", False: "missed", None: ""}[measurement.is_reached]
+        cells.append("; ".join(filter(None, [reached, measurement.note])))
+        self._print(cells)
 
-    def _print(self, cells: Sequence[str], widths: Sequence[int]) -> None:
+    def _print(self, cells: Sequence[str]) -> None:
+        widths = self._columns.values()
         padded = [f"{cell:<{width}}" for cell, width in zip(cells, widths, strict=True)]
         print(f"| {' | '.join(padded)} |", flush=True)
 

@@ -56,7 +56,7 @@ class Requests:
         if stock != ours:
             raise RuntimeError(f"the lists differ: {sorted(stock ^ ours)[:2]}")
 
-    def rate(self, name: str, path: str, status: int = 200, **headers: str) -> float:
+    def rate(self, name: str, path: str, **headers: str) -> float:
         """Return how many of these requests the server answers in a second."""
         subject = self._pair[name]
         others = [each for each in self._pair.values() if each is not subject]
@@ -64,9 +64,9 @@ class Requests:
         port = subject.server.port
         pid = subject.server.process.pid
         with alone(subject, *others):
-            client.rate(port, request, SECONDS / 5, status)
+            client.rate(port, request, SECONDS / 5, maybe_unchanged=bool(headers))
             used, begun = processor_time(pid), time.perf_counter()
-            found = client.rate(port, request, SECONDS, status)
+            found = client.rate(port, request, SECONDS, maybe_unchanged=bool(headers))
             taken = time.perf_counter() - begun
             self._shares.append((processor_time(pid) - used) / taken)
         return found
@@ -93,60 +93,65 @@ class Requests:
         models = self._sessions[name].fetcher.model("GET", "/api/sessions")
         return f"/api/sessions/{models[len(models) // 2]['id']}"
 
-    def unchanged(self, path: str) -> tuple[Callable[[], float], str]:
-        """Return the measure of requests for what has not changed, and what is wrong with it."""
-        fetch = self._sessions["ours"].fetcher.fetch
-        etag = fetch("GET", path)[1].get("ETag")
-        if etag is None:
-            return partial(self.rate, "ours", path), "the reply has no ETag"
-        headers = {"If-None-Match": etag}
-        status = fetch("GET", path, **headers)[0]
-        note = "" if status == 304 else f"the status is {status}"
-        return partial(self.rate, "ours", path, status, **headers), note
+    def if_changed(self, path: str) -> dict[str, str]:
+        """Return the header that asks our server for this unless it is unchanged."""
+        etag = self._sessions["ours"].fetcher.fetch("GET", path)[1].get("ETag")
+        return {} if etag is None else {"If-None-Match": etag}
+
+    def doubt_unchanged(self, path: str, headers: dict[str, str]) -> str:
+        """Return why not to trust what was measured last with this header, or nothing."""
+        if not headers:
+            return "replies have no ETag"
+        status = self._sessions["ours"].fetcher.fetch("GET", path, **headers)[0]
+        return self.doubt if status == 304 else f"the status is {status}"
 
 
 def lists(requests: Requests, size: int) -> Iterator[Measurement]:
     """Measure lists of so many sessions, and what the same server does at least."""
-    unchanged, note = requests.unchanged("/api/sessions")
+    if_changed = requests.if_changed("/api/sessions")
     values = requests.measure(
         stock=partial(requests.rate, "stock", "/api/sessions"),
         ours=partial(requests.rate, "ours", "/api/sessions"),
         send=partial(requests.rate, "ours", f"/benchmark/send?size={requests.list_length}"),
         me=partial(requests.rate, "ours", "/api/me"),
-        unchanged=unchanged,
+        unchanged=partial(requests.rate, "ours", "/api/sessions", **if_changed),
         kernels=partial(requests.rate, "ours", "/api/kernels"),
     )
 
-    def row(first: str, second: str, at_least: float | None, note: str = "") -> Measurement:
-        return Measurement(
-            name=f"list of {size}",
-            unit="1/s",
-            values=choose(values, first, second),
-            at_least=at_least,
-            note=note or requests.doubt,
-        )
-
-    yield row("ours", "stock", _STOCK_TARGETS.get(size))
-    yield row("ours", "send", _SEND_TARGETS.get(size))
-    yield row("ours", "me", _ME_TARGETS.get(size))
-    yield row("unchanged", "me", _UNCHANGED_TARGET, note)
-    yield row("ours", "kernels", None)
+    row = partial(Measurement, name=f"list of {size}", unit="1/s")
+    for other, targets in (
+        ("stock", _STOCK_TARGETS),
+        ("send", _SEND_TARGETS),
+        ("me", _ME_TARGETS),
+    ):
+        at_least = targets.get(size)
+        yield row(values=choose(values, "ours", other), at_least=at_least, note=requests.doubt)
+    yield row(
+        values=choose(values, "unchanged", "me"),
+        at_least=_UNCHANGED_TARGET,
+        note=requests.doubt_unchanged("/api/sessions", if_changed),
+    )
+    yield row(values=choose(values, "ours", "kernels"), note=requests.doubt)
 
 
 def single(requests: Requests, size: int) -> Iterator[Measurement]:
     """Measure requests for one of so many sessions."""
     path = requests.any_session("ours")
-    unchanged, note = requests.unchanged(path)
+    if_changed = requests.if_changed(path)
     values = requests.measure(
         stock=partial(requests.rate, "stock", requests.any_session("stock")),
         ours=partial(requests.rate, "ours", path),
         me=partial(requests.rate, "ours", "/api/me"),
-        unchanged=unchanged,
+        unchanged=partial(requests.rate, "ours", path, **if_changed),
     )
-    row = partial(Measurement, name=f"one of {size}", unit="1/s", note=note or requests.doubt)
-    yield row(values=choose(values, "ours", "stock"))
-    yield row(values=choose(values, "ours", "me"))
-    yield row(values=choose(values, "unchanged", "me"), at_least=_UNCHANGED_TARGET)
+    row = partial(Measurement, name=f"one of {size}", unit="1/s")
+    yield row(values=choose(values, "ours", "stock"), note=requests.doubt)
+    yield row(values=choose(values, "ours", "me"), note=requests.doubt)
+    yield row(
+        values=choose(values, "unchanged", "me"),
+        at_least=_UNCHANGED_TARGET,
+        note=requests.doubt_unchanged(path, if_changed),
+    )
 
 
 def printing(requests: Requests, pair: Mapping[str, Subject], size: int) -> Iterator[Measurement]:
