@@ -1,8 +1,8 @@
 """Runs benchmarks and prints one table of what they measure.
 
 A subject is measured once per round, and the subjects of a row in turns. The table has the median
-of each subject, half the distance between its lowest and its highest value, and the ratio of the
-medians, or their difference.
+of each subject, half the distance between the quartiles, and the ratio of the medians, or their
+difference.
 """
 
 from __future__ import annotations
@@ -29,6 +29,12 @@ BENCHMARKS = {
     "lookups": "single sessions among 100 and 100,000",
     "lookups_in_postgres": "the same in PostgreSQL",
     "memory": "the memory that sessions need",
+    "sessions": "session managers in process, against the server's own",
+    "event_loop": "how long they block an event loop, in process",
+    "adoption": "what it costs to let kernels survive and to take them over",
+    "keeper": "what the keeper costs, and noting each message",
+    "postgres": "the PostgreSQL store with many namespaces and servers",
+    "pages": "how pages come back after a crash of their server",
 }
 
 

@@ -1,23 +1,25 @@
-"""Measures what surviving kernels add to a server's startup, how fast they are adopted, and what
-it costs to look for servers that have died.
+"""What surviving kernels add to a server's startup, and how fast they are adopted.
 
-Run it in an environment that has nbsessions and jupyter_server: python -m benchmarks.adoption
+The startup is that of the kernel manager alone, with nothing to adopt. A server also looks for
+others that have died, once per second.
 """
 
 from __future__ import annotations
 
-import argparse
 import logging
+import os
 import signal
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.server import Server
+from benchmarks.measurement import Measurement, in_turns
+from benchmarks.server import PYTHONPATH, Server
 from nbsessions.registry.adoption import Adoption
 from nbsessions.registry.ending import KernelEnder
 from nbsessions.registry.records import KernelRecords
@@ -25,7 +27,8 @@ from nbsessions.registry.servers import Servers
 
 STOCK = "jupyter_server.services.kernels.kernelmanager.AsyncMappingKernelManager"
 OURS = "nbsessions.kernels.surviving.manager.SurvivingMappingKernelManager"
-STARTUP_TARGET, STATES_TARGET, LOOK_TARGET = 0.010, 0.5, 0.005
+ROUNDS, KERNELS = 15, 20
+STARTUP_TARGET, STATES_TARGET, LOOK_TARGET = 10.0, 0.5, 5.0
 NEIGHBOURS, LOOKS = (0, 10, 100), 300
 _MAKE = """
 import sys, time
@@ -43,25 +46,22 @@ print(time.perf_counter() - start)
 """
 
 
-def startup(rounds: int, what: str) -> float:
-    """Return the extra seconds that importing and creating our kernel manager takes.
+def startup(name: str, what: str) -> float:
+    """Return the milliseconds that importing and creating this kernel manager takes.
 
     With ``sessions loaded``, nbsessions is already imported, as in a server that uses our session
     manager. With ``alone``, the time includes importing the whole package.
     """
-    seconds: dict[str, list[float]] = {STOCK: [], OURS: []}
-    for _ in range(rounds):
-        for name, found in seconds.items():
-            with tempfile.TemporaryDirectory() as folder:
-                ran = subprocess.run(
-                    [sys.executable, "-c", _MAKE, name, folder, what],
-                    cwd=folder,  # so that only installed packages are imported
-                    check=True,
-                    capture_output=True,
-                    text=True,
-                )
-            found.append(float(ran.stdout))
-    return statistics.median(seconds[OURS]) - statistics.median(seconds[STOCK])
+    with tempfile.TemporaryDirectory() as folder:
+        ran = subprocess.run(
+            [sys.executable, "-c", _MAKE, name, folder, what],
+            cwd=folder,
+            env={**os.environ, "PYTHONPATH": PYTHONPATH},
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+    return float(ran.stdout) * 1000
 
 
 def adoption(count: int) -> tuple[int, float, float]:
@@ -122,29 +122,38 @@ def _all_idle(models: list[dict[str, Any]]) -> bool:
     return all(model["kernel"]["execution_state"] == "idle" for model in models)
 
 
-def main(rounds: int, count: int) -> int:
-    extra, whole = (startup(rounds, what) for what in ("sessions loaded", "alone"))
-    print(f"extra time over the server's own kernel manager, medians of {rounds} rounds:")
-    print(f"start with nothing to adopt: {extra * 1000:+.1f} ms")
-    print(f"the same, including the import of the whole package: {whole * 1000:+.1f} ms")
-    listed, first, seconds = adoption(count)
-    print(
-        f"adoption of {count} kernels: {listed} on the first list, {first:.2f} s after the ",
-        end="",
+def measure(rounds: int, folder: Path) -> Iterator[Measurement]:
+    for what, target in (("sessions loaded", STARTUP_TARGET), ("alone", None)):
+        subjects = {
+            "ours": partial(startup, OURS, what),
+            "stock": partial(startup, STOCK, what),
+        }
+        yield Measurement(
+            name=f"start, {what}",
+            unit="ms",
+            values=in_turns(rounds, subjects),
+            difference=True,
+            at_most=target,
+        )
+    listed, first, states = adoption(KERNELS)
+    kernels = f"adoption of {KERNELS} kernels"
+    yield Measurement(
+        name=f"{kernels}: sessions on the first list",
+        unit="",
+        values={"ours": [listed]},
+        at_least=KERNELS,
     )
-    print(f"start of the process; all states known {seconds:.2f} s later")
-    looks = {neighbours: looking(neighbours) for neighbours in NEIGHBOURS}
-    for neighbours, cost in looks.items():
-        print(f"a look for dead servers beside {neighbours} live ones: {cost * 1000:.2f} ms CPU")
-    is_fast = extra < STARTUP_TARGET and seconds < STATES_TARGET
-    reached = is_fast and listed == count and max(looks.values()) < LOOK_TARGET
-    print("Targets:", "all reached" if reached else "missed")
-    return not reached
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--kernels", type=int, default=20)
-    arguments = parser.parse_args()
-    sys.exit(main(arguments.rounds, arguments.kernels))
+    yield Measurement(name=f"{kernels}: first list", unit="s", values={"ours": [first]})
+    yield Measurement(
+        name=f"{kernels}: states known after",
+        unit="s",
+        values={"ours": [states]},
+        at_most=STATES_TARGET,
+    )
+    for neighbours in NEIGHBOURS:
+        yield Measurement(
+            name=f"a look beside {neighbours} live servers",
+            unit="ms",
+            values={"ours": [looking(neighbours) * 1000]},
+            at_most=LOOK_TARGET,
+        )

@@ -1,7 +1,4 @@
-"""Measures what the keeper costs, and what noting each message costs a server.
-
-Run it in an environment that has nbsessions, jupyter_server and websocket-client:
-python -m benchmarks.keeper
+"""What the keeper costs, and what noting each message costs a server. Needs websocket-client.
 
 - memory: of the keeper, with so many kernels and a connected client for each of them.
 - processor: of the keeper, while ten kernels print a number of lines per second each and a client
@@ -13,29 +10,30 @@ python -m benchmarks.keeper
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import signal
-import statistics
-import sys
 import tempfile
 import threading
 import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import psutil
 import websocket
 from jupyter_server.services.kernels.connection.base import serialize_msg_to_ws_v1
 
+from benchmarks.measurement import Measurement, in_turns
 from benchmarks.server import Server
 
+ROUNDS = 15
 KERNELS = (1, 10, 50)
+MESSAGES = 5_000
 PRINTING, RATE = 10, 100
-PROCESSOR_TARGET, MESSAGE_TARGET = 0.05, 0.02
+PROCESSOR_TARGET, MESSAGE_TARGET = 5.0, 1.02
 _UNLIMITED = "--ZMQChannelsWebsocketConnection.limit_rate=False"
 _STOCK = (
     "--ServerApp.kernel_websocket_connection_class="
@@ -138,7 +136,7 @@ def pin(process: psutil.Process, core: int) -> None:
 
 
 def measure_messages(count: int, *options: str) -> float:
-    """Return the processor time of a server per message, in seconds."""
+    """Return the processor time of a server per message, in microseconds."""
     with running(*options) as server:
         client = Client(server, server.create("a.ipynb"))
         for process in (psutil.Process(), keeper_of(server), *server.process.children()):
@@ -150,39 +148,33 @@ def measure_messages(count: int, *options: str) -> float:
         seconds = sum(server.process.cpu_times()[:2]) - used
         messages = client.messages - before
         client.close()
-    return seconds / messages
+    return seconds / messages * 1e6
 
 
-def main(rounds: int, count: int) -> int:
-    reached = True
+def measure(rounds: int, folder: Path) -> Iterator[Measurement]:
     for kernels in KERNELS:
         memory, share = measure_keeper(kernels, flush=False)
         _, flushed = measure_keeper(kernels, flush=True)
-        print(
-            f"{kernels} kernels: {memory / 1e6:.0f} MB; {share:.1%} of a core while "
-            f"{min(kernels, PRINTING)} of them print {RATE} lines per second each; {flushed:.1%} "
-            "if each line is a message of its own",
-            flush=True,
+        yield Measurement(
+            name=f"{kernels} kernels, memory", unit="MB", values={"keeper": [memory / 1e6]}
         )
-        if kernels == PRINTING:
-            reached &= share < PROCESSOR_TARGET
-    ours, stock = [], []
-    for _ in range(rounds):
-        ours.append(measure_messages(count))
-        stock.append(measure_messages(count, _STOCK))
-    for name, seconds in (("ours", ours), ("stock", stock)):
-        low, middle, high = (f(seconds) * 1e6 for f in (min, statistics.median, max))
-        print(f"a message, {rounds} rounds, {name}: {middle:.0f} us ({low:.0f} to {high:.0f})")
-    ratio = statistics.median(ours) / statistics.median(stock)
-    print(f"ratio of the medians: {ratio:.3f}")
-    reached &= ratio < 1 + MESSAGE_TARGET
-    print("Targets:", "all reached" if reached else "missed")
-    return not reached
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description="What the keeper costs.")
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--messages", type=int, default=5_000)
-    arguments = parser.parse_args()
-    sys.exit(main(arguments.rounds, arguments.messages))
+        printing = f"{kernels} kernels, {min(kernels, PRINTING)} print {RATE} lines/s"
+        yield Measurement(
+            name=printing,
+            unit="%",
+            values={"keeper": [share * 100]},
+            at_most=PROCESSOR_TARGET if kernels == PRINTING else None,
+        )
+        yield Measurement(
+            name=f"{printing}, flushed", unit="%", values={"keeper": [flushed * 100]}
+        )
+    subjects = {
+        "ours": partial(measure_messages, MESSAGES),
+        "stock": partial(measure_messages, MESSAGES, _STOCK),
+    }
+    yield Measurement(
+        name="a message to one client",
+        unit="us",
+        values=in_turns(rounds, subjects),
+        at_most=MESSAGE_TARGET,
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,12 +30,24 @@ class Measurement:
         return [statistics.median(values) for values in self.values.values()]
 
     @property
+    def spreads(self) -> list[float]:
+        """Half the distance between the quartiles of each subject's values."""
+        spreads = []
+        for values in self.values.values():
+            # One value has no quartiles.
+            low, _, high = statistics.quantiles([*values, *values], n=4, method="inclusive")
+            spreads.append((high - low) / 2)
+        return spreads
+
+    @property
     def figure(self) -> float:
         """The number that the target applies to, in the unit unless it is a ratio."""
         first, *others = self.medians
         if not others:
             return first
-        return first - others[0] if self.difference else first / others[0]
+        if self.difference:
+            return first - others[0]
+        return first / others[0] if others[0] else math.nan
 
     @property
     def is_reached(self) -> bool | None:

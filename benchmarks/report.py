@@ -52,10 +52,9 @@ class Table:
 def _subjects(measurement: Measurement) -> list[str]:
     """Return a cell for each of two subjects: its median and its spread."""
     cells = []
-    for (name, values), median in zip(
-        measurement.values.items(), measurement.medians, strict=True
+    for (name, values), median, spread in zip(
+        measurement.values.items(), measurement.medians, measurement.spreads, strict=True
     ):
-        spread = (max(values) - min(values)) / 2
         percent = f" ±{spread / abs(median):.0%}" if len(values) > 1 and median else ""
         cells.append(f"{name} {number(median)}{percent}")
     return [*cells, ""][:2]

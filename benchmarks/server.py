@@ -26,7 +26,9 @@ TOKEN = "benchmark"
 AUTHORIZATION = {"Authorization": f"token {TOKEN}"}
 
 # All processes import what this one does, wherever it is installed or run.
-_PATH = os.pathsep.join(str(Path(each.__file__).parents[1]) for each in (nbsessions, benchmarks))
+PYTHONPATH = os.pathsep.join(
+    str(Path(each.__file__).parents[1]) for each in (nbsessions, benchmarks)
+)
 
 
 class Server:
@@ -60,7 +62,7 @@ class Server:
             "JUPYTER_RUNTIME_DIR": str(self.folder / "runtime"),
             "JUPYTER_CONFIG_DIR": str(self.folder / "config"),
             "JUPYTER_TOKEN": TOKEN,
-            "PYTHONPATH": _PATH,
+            "PYTHONPATH": PYTHONPATH,
             **self._environment,
         }
         options = [f"--port={self.port}", "--ip=127.0.0.1", "--no-browser", "--allow-root"]

@@ -1,25 +1,24 @@
 """Compares the speed of our session manager with jupyter_server's own. Both use a file.
 
-Run it in an environment that has nbsessions and jupyter_server: python -m benchmarks.sessions
+This is measured in process. The ratio is that of stock to ours: above 1, ours is faster.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
 import gc
 import itertools
-import statistics
-import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks.setting import describe, our_manager, stock_manager
+from benchmarks.measurement import Measurement
+from benchmarks.setting import our_manager, stock_manager
 
+ROUNDS = 15
 SIZES = (10, 100, 1000, 10000)
 LIST_TARGET_SIZE, LIST_TARGET = 1000, 5.0
 NOISE = 0.05
@@ -103,8 +102,8 @@ def counts(size: int) -> dict[str, tuple[Operation, int]]:
     }
 
 
-async def measure(subject: Subject, operation: Operation, count: int) -> float:
-    """Return the seconds that one operation takes.
+async def milliseconds(subject: Subject, operation: Operation, count: int) -> float:
+    """Return the milliseconds that one operation takes.
 
     Reads run once before the clock starts, because the garbage collection has just flushed the
     processor's caches.
@@ -114,21 +113,23 @@ async def measure(subject: Subject, operation: Operation, count: int) -> float:
         await operation(subject, 1)
     start = time.perf_counter()
     await operation(subject, count)
-    return (time.perf_counter() - start) / count
+    return (time.perf_counter() - start) / count * 1000
 
 
-async def compare(ours: Subject, stock: Subject, size: int, rounds: int) -> dict[str, Any]:
-    """Return the medians of ours and of stock for each operation, measured alternately."""
-    seconds: dict[str, tuple[list[float], list[float]]] = {}
+async def compare(
+    ours: Subject, stock: Subject, size: int, rounds: int
+) -> dict[str, dict[str, list[float]]]:
+    """Return the times of stock and of ours for each operation, measured alternately."""
+    times: dict[str, dict[str, list[float]]] = {}
     await ours.fill(size)
     await stock.fill(size)
     for number in range(rounds):
         for name, (operation, count) in counts(size).items():
-            found = seconds.setdefault(name, ([], []))
-            turns = [(ours, found[0]), (stock, found[1])]
-            for subject, times in turns if number % 2 else reversed(turns):
-                times.append(await measure(subject, operation, count))
-    return {name: tuple(map(statistics.median, times)) for name, times in seconds.items()}
+            found = times.setdefault(name, {"stock": [], "ours": []})
+            turns = [(ours, found["ours"]), (stock, found["stock"])]
+            for subject, values in turns if number % 2 else reversed(turns):
+                values.append(await milliseconds(subject, operation, count))
+    return times
 
 
 @contextlib.asynccontextmanager
@@ -142,31 +143,10 @@ async def subjects(folder: Path) -> AsyncIterator[tuple[Subject, Subject]]:
         stock.close()
 
 
-def milliseconds(seconds: float) -> str:
-    return f"{seconds * 1000:.3f}"
-
-
-async def main(folder: Path, rounds: int) -> int:
-    print(describe(folder))
-    print(
-        f"medians of {rounds} alternating rounds; ratio = stock / ours (above 1: ours is faster)\n"
-    )
-    print(f"{'sessions':>8}  {'operation':<12} {'ours ms':>10} {'stock ms':>10} {'ratio':>8}")
-    missed = []
-    for size in SIZES:
-        with tempfile.TemporaryDirectory(dir=folder) as place:
-            async with subjects(Path(place)) as (ours, stock):
-                for name, (mine, theirs) in (await compare(ours, stock, size, rounds)).items():
-                    ratio = theirs / mine
-                    print(
-                        f"{size:>8}  {name:<12} {milliseconds(mine):>10} "
-                        f"{milliseconds(theirs):>10} {ratio:>8.2f}",
-                        flush=True,
-                    )
-                    if ratio < target(name, size):
-                        missed.append(f"{name} at {size}: {ratio:.2f} < {target(name, size)}")
-    print("\nTargets:", "all reached" if not missed else "missed: " + "; ".join(missed))
-    return bool(missed)
+async def measure_size(size: int, rounds: int, folder: Path) -> dict[str, dict[str, list[float]]]:
+    with tempfile.TemporaryDirectory(dir=folder) as place:
+        async with subjects(Path(place)) as (ours, stock):
+            return await compare(ours, stock, size, rounds)
 
 
 def target(operation: str, size: int) -> float:
@@ -176,9 +156,12 @@ def target(operation: str, size: int) -> float:
     return 0.0 if operation == "delete" else 1.0 - NOISE
 
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()))
-    arguments = parser.parse_args()
-    sys.exit(asyncio.run(main(arguments.folder, arguments.rounds)))
+def measure(rounds: int, folder: Path) -> Iterator[Measurement]:
+    for size in SIZES:
+        for name, values in asyncio.run(measure_size(size, rounds, folder)).items():
+            yield Measurement(
+                name=f"{name}, {size} sessions",
+                unit="ms",
+                values=values,
+                at_least=target(name, size) or None,
+            )

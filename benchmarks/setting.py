@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import platform
-import sqlite3
-import sys
 from pathlib import Path
 from typing import Any
 
-import jupyter_server
 from jupyter_server.services.contents.manager import ContentsManager
 from jupyter_server.services.sessions.sessionmanager import SessionManager as StockSessionManager
 
-import nbsessions
 from benchmarks.kernels import FakeKernelManager
 from nbsessions import AsyncSessionManager
 
@@ -43,22 +38,3 @@ def stock_manager(folder: Path) -> StockSessionManager:
         contents_manager=FakeContentsManager(),
         database_filepath=str(folder / "stock.db"),
     )
-
-
-def describe(folder: Path) -> str:
-    """Describe the versions in use and the folder's file system in one line."""
-    return (
-        f"nbsessions {nbsessions.__version__}, jupyter_server {jupyter_server.__version__}, "
-        f"Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}, "
-        f"{platform.system()}, file system {_file_system(folder)}"
-    )
-
-
-def _file_system(folder: Path) -> str:
-    if sys.platform != "linux":
-        return "unknown"
-    mounts = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
-    folder = folder.resolve()
-    matching = [mount for mount in mounts if folder.is_relative_to(mount[1])]
-    # Of equally long mount points, the last one hides the others.
-    return max(reversed(matching), key=lambda mount: len(mount[1]))[2]
