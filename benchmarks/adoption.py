@@ -35,7 +35,7 @@ import sys, time
 from jupyter_server.serverapp import ServerApp
 import jupyter_server.services.kernels.kernelmanager
 if sys.argv[3] == "sessions loaded":
-    import nbsessions
+    from nbsessions import AsyncSessionManager
 parent = ServerApp()
 start = time.perf_counter()
 module, _, name = sys.argv[1].rpartition(".")
@@ -49,8 +49,8 @@ print(time.perf_counter() - start)
 def startup(name: str, what: str) -> float:
     """Return the milliseconds that importing and creating this kernel manager takes.
 
-    With ``sessions loaded``, nbsessions is already imported, as in a server that uses our session
-    manager. With ``alone``, the time includes importing the whole package.
+    With ``sessions loaded``, our session manager is already imported, as in a server. With
+    ``alone``, the time includes importing the whole package.
     """
     with tempfile.TemporaryDirectory() as folder:
         ran = subprocess.run(
