@@ -57,10 +57,6 @@ class LightKernels:
         self._process.kill()
         self._process.communicate()
 
-    @property
-    def pid(self) -> int:
-        return self._process.pid
-
     def say(self, state: str, count: int) -> None:
         """Let the first kernels say that they are in this state."""
         self._command(f"status {state} {count}")

@@ -52,6 +52,10 @@ class Requests:
         """Create sessions until there are so many in both servers, which list the same then."""
         for sessions in self._sessions.values():
             sessions.fill(size)
+        self.check()
+
+    def check(self) -> None:
+        """Raise an error unless both servers list the same sessions."""
         stock, ours = (sessions.compared() for sessions in self._sessions.values())
         if stock != ours:
             raise RuntimeError(f"the lists differ: {sorted(stock ^ ours)[:2]}")
@@ -118,6 +122,7 @@ def lists(requests: Requests, size: int) -> Iterator[Measurement]:
         kernels=partial(requests.rate, "ours", "/api/kernels"),
     )
 
+    requests.check()
     row = partial(Measurement, name=f"list of {size}", unit="1/s")
     for other, targets in (
         ("stock", _STOCK_TARGETS),

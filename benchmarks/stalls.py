@@ -1,7 +1,7 @@
 """The longest time that a server's event loop is blocked while sessions are created and listed.
 
-In the same load without us, a server that knows nothing of sessions sends as many bytes for each
-list, and answers ``/api/me`` for each session that would be created. The time of Python's garbage
+In the same load without us, a server with the same kernels sends as many bytes for each list, and
+answers ``/api/me`` for each session that would be created. The time of Python's garbage
 collector does not count. Where gcc is installed, the same is measured with a slow disk.
 """
 
@@ -132,6 +132,7 @@ def measure(rounds: int, folder: Path) -> Iterator[Measurement]:
     with subjects(folder, KERNELS, environment=environment) as pair:
         ours = OurLoad(pair["ours"])
         ours.fill()
+        Sessions(pair["stock"]).fill(KERNELS)
         baseline = without_us(pair["stock"], ours.sessions.list_length)
 
         def row(disk: str) -> Measurement:

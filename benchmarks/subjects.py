@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ from benchmarks.server import Server
 
 CORES = os.sched_getaffinity(0)
 CLIENT_CORE, SERVER_CORE = min(CORES), max(CORES)
+_MOMENT = 0.3
 
 _OTHERS = (
     "jupyter_lsp",
@@ -61,15 +63,29 @@ class Subject:
 
 
 @contextmanager
+def pinned(core: int) -> Iterator[None]:
+    """Let this thread run on one core only, and what it starts, too."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {core})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+@contextmanager
 def subjects(
     folder: Path, kernels: int, *options: str, environment: Mapping[str, str] | None = None
 ) -> Iterator[dict[str, Subject]]:
-    """Start stock and ours, for so many light kernels each."""
+    """Start stock and ours, for so many light kernels each.
+
+    If there are two cores, the servers have one, and the client and the kernels have the other.
+    """
     with ExitStack() as stack:
+        stack.enter_context(pinned(CLIENT_CORE))
         found = {}
         for name in ("stock", "ours"):
             light = stack.enter_context(LightKernels(kernels))
-            os.sched_setaffinity(light.pid, {CLIENT_CORE})
             server = _server_for(
                 light, folder / name, *options, ours=name == "ours", environment=environment or {}
             )
@@ -100,9 +116,13 @@ def _server_for(
 
 @contextmanager
 def alone(subject: Subject, *others: Subject) -> Iterator[None]:
-    """Let the other servers do nothing meanwhile, as they would need a part of the core."""
+    """Let the other servers do nothing meanwhile, as they would need a part of the core.
+
+    This one may have been stopped before, and has a moment for what was due meanwhile.
+    """
     for other in others:
         other.server.process.suspend()
+    time.sleep(_MOMENT)
     try:
         yield
     finally:
