@@ -2,9 +2,8 @@
 
 Needs the environments of the tests. The pages are JupyterLab's own services with the page's
 extension, in Node and without a browser. They share a few kernels of one server. The server is
-killed, and started again after a while.
-Times count from the moment when the server answered first. The pages and the server share the
-machine, so its processors limit both.
+killed, and started again after a while. Times count from the moment when the server answered
+first. The pages and the server share the machine, so its processors limit both.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ AUTHORIZATION = {"Authorization": f"token {TOKEN}"}
 
 # All processes import what this one does, wherever it is installed or run.
 PYTHONPATH = os.pathsep.join(
-    str(Path(each.__file__).parents[1]) for each in (nbsessions, benchmarks)
+    str(Path(str(each.__file__)).parents[1]) for each in (nbsessions, benchmarks)
 )
 
 
@@ -99,6 +99,14 @@ class Server:
         with urllib.request.urlopen(request, timeout=60) as reply:
             content = reply.read()
         return json.loads(content) if content else None
+
+    def has_our_sessions(self) -> bool:
+        """Return whether nbsessions serves the sessions."""
+        try:
+            self.request("GET", "/api/sessions/openapi.json")
+        except urllib.error.HTTPError:
+            return False
+        return True
 
     def create(self, path: str, **kernel: str) -> str:
         """Create a session, with a new kernel or this one, and return the kernel's id."""

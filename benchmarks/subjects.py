@@ -91,6 +91,8 @@ def subjects(
             )
             # Nothing is lost if it cannot stop: its kernels are no processes.
             stack.enter_context(running(server, signal.SIGKILL))
+            if server.has_our_sessions() != (name == "ours"):
+                raise RuntimeError(f"{name} has the wrong session manager")
             found[name] = Subject(server, light)
         yield found
 

@@ -12,4 +12,4 @@ class AskedKernelManager(AsyncMappingKernelManager):
 
     def kernel_model(self, kernel_id: str) -> dict[str, Any]:
         model: dict[str, Any] = super().kernel_model(kernel_id)  # type: ignore[no-untyped-call]
-        return {**model, "connections": model["connections"]}
+        return dict(model)

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from jupyter_client.provisioning.provisioner_base import KernelProvisionerBase
 
 
-class LightProvisioner(KernelProvisionerBase):  # type: ignore[misc]
+class LightProvisioner(KernelProvisionerBase):
     """Starts nothing. The kernel is alive until it is asked to end."""
 
     request_port: ClassVar[int] = 0
@@ -41,7 +41,7 @@ class LightProvisioner(KernelProvisionerBase):  # type: ignore[misc]
         self._end()
 
     async def pre_launch(self, **kwargs: Any) -> dict[str, Any]:
-        # Providers of other kernels take these arguments from what is left for the process.
+        # As LocalProvisioner does: the rest is for the process, which there is not.
         kwargs.pop("extra_arguments", None)
         kwargs.pop("transport_encryption", None)
         launch: dict[str, Any] = await super().pre_launch(cmd=[], **kwargs)
@@ -49,14 +49,14 @@ class LightProvisioner(KernelProvisionerBase):  # type: ignore[misc]
 
     async def launch_kernel(self, cmd: list[str], **kwargs: Any) -> Any:
         self._iopub_port = self.free_ports.popleft()
-        requests = dict.fromkeys(
-            ("shell_port", "stdin_port", "control_port", "hb_port"), self.request_port
-        )
         self.connection_info = {
             "transport": "tcp",
             "ip": "127.0.0.1",
             "iopub_port": self._iopub_port,
-            **requests,
+            "shell_port": self.request_port,
+            "stdin_port": self.request_port,
+            "control_port": self.request_port,
+            "hb_port": self.request_port,
             "signature_scheme": self.parent.session.signature_scheme,
             "key": self.parent.session.key,
         }
