@@ -12,6 +12,7 @@ from nbsessions.replies import EncodedList, encode, encode_list, encode_session,
 from nbsessions.service.kernels import UNKNOWN
 from nbsessions.service.lookups import Lookups
 from nbsessions.stores.base import SessionStore
+from nbsessions.tasks import SharedRun
 
 
 class EncodedSessions:
@@ -26,6 +27,7 @@ class EncodedSessions:
         self._lookups = lookups
         self._changes = changes
         self._turn = asyncio.Lock()
+        self._asking = SharedRun(self._ask)
         self._sessions: Sequence[Session] = []
         """The sessions that the store listed last."""
         self._kept: list[bytes | None] = []
@@ -42,13 +44,14 @@ class EncodedSessions:
 
     async def read(self) -> EncodedList:
         """Return all sessions with their kernels, oldest first. See Lookups.list_sessions."""
-        sessions = await self._store.list_sessions()
         if self._changes.complete:
+            sessions = await self._store.list_sessions()
             # A second reader would find the changes taken, but the list not mended yet.
             async with self._turn:
-                await self._mend(sessions)
-                return self._listed()
-        await self._ask(sessions)
+                if self._changes.complete:
+                    await self._mend(sessions)
+                    return self._listed()
+        await self._asking.run()
         return self._listed()
 
     def _listed(self) -> EncodedList:
@@ -94,9 +97,9 @@ class EncodedSessions:
             self._sessions = sessions
             self._is_whole = False
 
-    async def _ask(self, sessions: Sequence[Session]) -> None:
+    async def _ask(self) -> None:
         """Ask for the models of all kernels, and make the list if any of them has changed."""
-        living = list(await self._lookups.living(sessions))
+        living = list(await self._lookups.list_sessions())
         # Their JSON, because a kernel manager may change the models that it has returned.
         told = [session for session, _ in living], encode([model for _, model in living])
         if told != self._told:

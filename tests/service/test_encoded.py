@@ -255,6 +255,7 @@ async def test_what_a_reader_had_begun_is_not_lost_when_it_gives_up(
         reader.cancel()
         await asyncio.wait([reader])
         bench.provider.model_gate = None
+        gate.open()
         (model,) = await bench.listed()
         assert model["kernel"]["execution_state"] == "busy"
 
