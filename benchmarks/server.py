@@ -63,6 +63,8 @@ class Server:
             "JUPYTER_CONFIG_DIR": str(self.folder / "config"),
             "JUPYTER_TOKEN": TOKEN,
             "PYTHONPATH": PYTHONPATH,
+            # Otherwise, each start would compile what is imported from a source tree.
+            "PYTHONDONTWRITEBYTECODE": "",
             **self._environment,
         }
         options = [f"--port={self.port}", "--ip=127.0.0.1", "--no-browser", "--allow-root"]
