@@ -32,6 +32,8 @@ class ClientState(msgspec.Struct, frozen=True, kw_only=True):
     connection: str | None = None
     away_since: float | None = None
     stood_in_for: bool = False
+    server_id: str | None = None
+    server_process: str = ""
 
 
 @dataclass(kw_only=True)
@@ -51,6 +53,9 @@ class Client:
     """The names of connections that have ended, until it is known what was sent on them."""
     delivery: Delivery | None = None
     server_id: str | None = None
+    """Its server, as far as that is known and not dead."""
+    server_process: str = ""
+    """The key of that server's process."""
     away_since: float | None = None
     then: list[Callable[[], None]] = field(default_factory=list)
     """What waits until it is known what the client was sent."""
@@ -74,6 +79,8 @@ class Client:
             connection=self.connection or next(iter(self.settling), None),
             away_since=self.away_since,
             stood_in_for=self.stood_in_for,
+            server_id=self.server_id,
+            server_process=self.server_process,
         )
 
 

@@ -169,8 +169,14 @@ class Connections:
                     Reply(position=client.position, lines=client.lines, answered=client.answered)
                 )
 
-        server_id = connection.server_id
-        kernel.attach(request.client, request.connection, delivery, server_id, reply)
+        kernel.attach(
+            request.client,
+            request.connection,
+            delivery,
+            connection.server_id,
+            connection.process,
+            reply,
+        )
 
     def _flush(self, connection: _Connection, kernel: KeptKernel | None) -> None:
         if kernel is None:

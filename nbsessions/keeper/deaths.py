@@ -47,6 +47,18 @@ class Deaths:
                 self._died(server_id)
         return bool(self._suspects) and time.monotonic() - self._suspected < _SOON_DEAD
 
+    def look_at_clients(self) -> None:
+        """Suspect the servers of clients that an earlier keeper knew, and that are not connected.
+
+        Such a server may have died before it found this keeper, and its kernels may belong to
+        another one since.
+        """
+        for kernel in self._kernels:
+            for client in kernel.clients.values():
+                server_id, process = client.server_id, client.server_process
+                if server_id is not None and process and not self._is_connected(server_id):
+                    self._suspects.setdefault(server_id, process)
+
     def look_at_owners(self) -> None:
         """Find out whether the owners of kernels have died that are not connected."""
         owners = {record.server_id for record in self._kernels.records}

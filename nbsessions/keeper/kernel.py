@@ -189,6 +189,7 @@ class KeptKernel:
         connection: str,
         delivery: Delivery | None,
         server_id: str,
+        server_process: str,
         then: Callable[[Client | None], None],
     ) -> None:
         """Note that a client is connected.
@@ -207,7 +208,8 @@ class KeptKernel:
         elif client.delivery is not None:
             client.delivery.close()
         client.connection, client.delivery = connection, delivery
-        client.server_id, client.away_since = server_id, None
+        client.server_id, client.server_process = server_id, server_process
+        client.away_since = None
         self._stop_standing_in(client)
         client.stood_in_for = False
         self._files.store(self.clients.values())

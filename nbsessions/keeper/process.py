@@ -186,6 +186,7 @@ class Keeper:
         except OSError as error:
             self._log.warning("The records cannot be listed: %s", error)
             return
+        self._deaths.look_at_clients()
         self._deaths.look_at_suspects()
         self._deaths.look_at_owners()
         delivering = [kernel.end_deliveries() for kernel in self._kernels]

@@ -26,10 +26,10 @@ def test_what_a_client_was_sent_is_not_stored_after_the_end_of_its_kernel(tmp_pa
     with zmq.Context() as context:
         kernel = KeptKernel(make_record(output_limit=10**6), folder, context, writer, log=LOG)
         kernel.open(Inheritance())
-        kernel.attach("client", "first", None, "a-server", answers.append)
+        kernel.attach("client", "first", None, "a-server", "", answers.append)
         Mark(folder.marks, "first").close()
         kernel.detach("client", "first")
-        kernel.attach("client", "second", None, "a-server", answers.append)
+        kernel.attach("client", "second", None, "a-server", "", answers.append)
         Mark(folder.marks, "second").close()
         kernel.remove()
         for _ in range(20):

@@ -242,6 +242,26 @@ def test_replies_to_a_client_that_stays_away_are_kept_over_keepers(
     assert not kernel.send("client", question, "stdin")
 
 
+def test_the_death_of_a_server_that_the_next_keeper_never_met_is_noticed(
+    keeper: RunningKeeper, server: Server, make_kernel: MakeKernel, other: OtherProcess
+) -> None:
+    dying, port = other.ask(keepers.become_server, keeper.folder.registry)
+    kernel = make_kernel(dying)
+    other.ask(keepers.watch, kernel.kernel_id)
+    kernel.wait_for_keeper()
+    with socket.create_connection(("127.0.0.1", port)) as client:
+        client.settimeout(30)
+        other.ask(keepers.accept, kernel.kernel_id, "client")
+        other.suspend()
+        keeper.start_version(NEWER)
+        # Nobody can tell by the kernel that its first server has clients.
+        kernel.belongs_to(server.servers.server_id)
+        other.kill()
+        assert client.recv(1) == b""
+    kernel.reply("client", reply := make_message("execute_reply"))
+    wait_for_replies(keeper, kernel, [reply])
+
+
 def wait_for_replies(
     keeper: RunningKeeper, kernel: FakeKernel, expected: list[list[bytes]]
 ) -> None:

@@ -65,6 +65,11 @@ class OtherProcess:
         self._process.kill()
         self._process.join()
 
+    def suspend(self) -> None:
+        """Stop the process, as if the machine had forgotten it."""
+        assert self._process.pid is not None
+        os.kill(self._process.pid, signal.SIGSTOP)
+
     def resume(self) -> None:
         """Let the process go on after it has stopped itself (SIGCONT)."""
         assert self._process.pid is not None
