@@ -17,6 +17,8 @@ from support.waiting import wait_until
 
 UPGRADES = int(os.environ.get("UPGRADES", "3"))
 EARLY = -20
+TIMEOUT = 240
+"""Seconds. The slow client first reads the megabytes that its socket has accepted."""
 CONFIG: dict[str, dict[str, Any]] = {
     "ZMQChannelsWebsocketConnection": {"limit_rate": False},
     "SurvivingKernels": {"output_limit": 200_000_000},
@@ -59,6 +61,7 @@ def wait_for_return(readers: Sequence[Reader], before: Sequence[int]) -> None:
     wait_until(
         lambda: all(each.connections > then for each, then in zip(readers, before, strict=True)),
         "all are connected again",
+        timeout=TIMEOUT,
     )
     read = [len(each.messages) for each in readers]
     wait_until(
@@ -68,7 +71,7 @@ def wait_for_return(readers: Sequence[Reader], before: Sequence[int]) -> None:
 
 
 def printing(server: Server) -> AbstractContextManager[Sequence[Reader]]:
-    return everyone_reading(server, flush=100, pause=0.01, timeout=240)
+    return everyone_reading(server, flush=100, pause=0.01, timeout=TIMEOUT)
 
 
 def test_every_line_reaches_every_client_once_over_upgrades(server: Server) -> None:
