@@ -27,8 +27,11 @@ MEGABYTES = int(os.environ.get("LOUD_MEGABYTES", "5"))
 LIMIT = int(os.environ.get("LOUD_LIMIT", "1"))
 LINE = 100
 LINES = MEGABYTES * 1_000_000 // LINE
-MOST_GAPS = 1 if KERNELS * MEGABYTES < 12 else 1000
-"""What waits to be written is thinned out, too, if there are more than 12 megabytes of it."""
+MOST_GAPS = 1 if len(os.sched_getaffinity(0)) >= KERNELS else 50
+"""With fewer cores than kernels, the keeper waits for its turn while they print without a pause.
+
+What waits to be written is thinned out then.
+"""
 MOST_MEMORY = 60_000_000
 """Bytes that the keeper may need for ten kernels."""
 
