@@ -189,10 +189,7 @@ def has_left(keeper: RunningKeeper, kernel: FakeKernel, position: int) -> bool:
 def test_the_clients_of_a_killed_server_lose_nothing(
     keeper: RunningKeeper, server: Server, make_kernel: MakeKernel, other: OtherProcess
 ) -> None:
-    dying, port = other.ask(keepers.become_server, keeper.folder.registry)
-    kernel = make_kernel(dying)
-    other.ask(keepers.watch, kernel.kernel_id)
-    kernel.wait_for_keeper()
+    kernel, port = keepers.start_elsewhere(keeper, make_kernel, other)
     with socket.create_connection(("127.0.0.1", port)) as client:
         assert other.ask(keepers.accept, kernel.kernel_id, "client") is None
         messages = said(10)

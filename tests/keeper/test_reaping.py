@@ -1,4 +1,4 @@
-"""Since when servers are dead, and which kernels a keeper ends because of that."""
+"""Since when servers are dead, as far as a keeper knows."""
 
 from __future__ import annotations
 

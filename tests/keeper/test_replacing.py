@@ -213,10 +213,7 @@ def test_replies_to_a_client_that_stays_away_are_kept_over_keepers(
     ends: tuple[socket.socket, socket.socket],
     killed: bool,
 ) -> None:
-    dying, port = other.ask(keepers.become_server, keeper.folder.registry)
-    kernel = make_kernel(dying)
-    other.ask(keepers.watch, kernel.kernel_id)
-    kernel.wait_for_keeper()
+    kernel, port = keepers.start_elsewhere(keeper, make_kernel, other)
     with socket.create_connection(("127.0.0.1", port)):
         other.ask(keepers.accept, kernel.kernel_id, "client")
         other.kill()
@@ -245,10 +242,7 @@ def test_replies_to_a_client_that_stays_away_are_kept_over_keepers(
 def test_the_death_of_a_server_that_the_next_keeper_never_met_is_noticed(
     keeper: RunningKeeper, server: Server, make_kernel: MakeKernel, other: OtherProcess
 ) -> None:
-    dying, port = other.ask(keepers.become_server, keeper.folder.registry)
-    kernel = make_kernel(dying)
-    other.ask(keepers.watch, kernel.kernel_id)
-    kernel.wait_for_keeper()
+    kernel, port = keepers.start_elsewhere(keeper, make_kernel, other)
     with socket.create_connection(("127.0.0.1", port)) as client:
         client.settimeout(30)
         other.ask(keepers.accept, kernel.kernel_id, "client")

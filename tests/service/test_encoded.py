@@ -14,6 +14,7 @@ from msgspec.structs import replace
 
 from nbsessions.errors import StoreUnavailable
 from nbsessions.models import Session
+from nbsessions.replies import EncodedList
 from nbsessions.service import encoded as encoded_module
 from nbsessions.stores.base import SessionStore
 from support.faults import Fault
@@ -199,19 +200,25 @@ async def test_changes_do_not_pile_up_while_nobody_reads(
 # Readers and writers at the same time
 
 
+async def hold_up_a_reader(bench: Bench) -> tuple[Session, Gate, asyncio.Task[EncodedList]]:
+    """Let a reader wait at a gate for the model of a kernel that is busy. Others do not wait."""
+    session = await bench.create()
+    await bench.listed()
+    bench.provider.say(session.kernel_id, "busy")
+    gate = bench.provider.model_gate = Gate()
+    reader = asyncio.create_task(bench.service.encode_sessions())
+    await gate.reached()
+    bench.provider.model_gate = None
+    return session, gate, reader
+
+
 @TELLING
 @pytest.mark.gen_test
 async def test_a_reader_sees_what_happened_before_it_came_while_another_one_is_held_up(
     tells: bool, tmp_path: Path
 ) -> None:
     async with bench_of(tmp_path, tells=tells) as bench:
-        session = await bench.create()
-        await bench.listed()
-        bench.provider.say(session.kernel_id, "busy")
-        gate = bench.provider.model_gate = Gate()
-        first = asyncio.create_task(bench.service.encode_sessions())
-        await gate.reached()
-        bench.provider.model_gate = None
+        session, gate, first = await hold_up_a_reader(bench)
         bench.provider.say(session.kernel_id, "restarting")
         second = asyncio.create_task(bench.service.encode_sessions())
         await asyncio.sleep(0)
@@ -224,13 +231,7 @@ async def test_a_reader_sees_what_happened_before_it_came_while_another_one_is_h
 @pytest.mark.gen_test
 async def test_what_is_outdated_is_not_dropped_while_a_reader_makes_it(tmp_path: Path) -> None:
     async with bench_of(tmp_path) as bench:
-        session = await bench.create()
-        await bench.listed()
-        bench.provider.say(session.kernel_id, "busy")
-        gate = bench.provider.model_gate = Gate()
-        reader = asyncio.create_task(bench.service.encode_sessions())
-        await gate.reached()
-        bench.provider.model_gate = None
+        session, gate, reader = await hold_up_a_reader(bench)
         bench.provider.say(session.kernel_id, "restarting")
         dropping = asyncio.create_task(bench.service._encoded.drop_changed())
         await asyncio.sleep(0)
@@ -246,15 +247,9 @@ async def test_what_a_reader_had_begun_is_not_lost_when_it_gives_up(
     tells: bool, tmp_path: Path
 ) -> None:
     async with bench_of(tmp_path, tells=tells) as bench:
-        session = await bench.create()
-        await bench.listed()
-        bench.provider.say(session.kernel_id, "busy")
-        gate = bench.provider.model_gate = Gate()
-        reader = asyncio.create_task(bench.service.encode_sessions())
-        await gate.reached()
+        _, gate, reader = await hold_up_a_reader(bench)
         reader.cancel()
         await asyncio.wait([reader])
-        bench.provider.model_gate = None
         gate.open()
         (model,) = await bench.listed()
         assert model["kernel"]["execution_state"] == "busy"

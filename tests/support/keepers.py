@@ -9,7 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from nbsessions.keeper.starting import start_keeper
 from nbsessions.registry.process import identify
 from nbsessions.registry.servers import Servers
 from support.spools import make_message, read_rest
+from support.store_processes import OtherProcess
 from support.surviving import SLEEP, Place
 from support.waiting import wait_until
 
@@ -341,6 +342,20 @@ def being_delivered(
         say(keeper, server, kernel, messages)
         send_and_let_go(server, kernel, websocket, messages)
         yield client, messages
+
+
+def start_elsewhere(
+    keeper: RunningKeeper, make_kernel: Callable[..., FakeKernel], other: OtherProcess
+) -> tuple[FakeKernel, int]:
+    """Let the other process be a server with a kernel, which the keeper listens to.
+
+    Return the kernel, and the port at which clients connect to the server.
+    """
+    server_id, port = other.ask(become_server, keeper.folder.registry)
+    kernel = make_kernel(server_id)
+    other.ask(watch, kernel.kernel_id)
+    kernel.wait_for_keeper()
+    return kernel, port
 
 
 # Functions that OtherProcess calls in other processes
