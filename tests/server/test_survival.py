@@ -408,6 +408,21 @@ def test_an_adoption_is_no_activity(start_server: StartServer) -> None:
     assert last_activity() == before
 
 
+def test_a_kernel_that_serves_its_widgets_meanwhile_stays_busy(start_server: StartServer) -> None:
+    server = start_server()
+    kernel_id = server.create("a.ipynb", "python3")["kernel"]["id"]
+    with Channel(server, kernel_id) as channel:
+        running = channel.start("import time\nwhile True: time.sleep(0.1)")
+        channel.wait_for("execute_input", running)
+
+        # Pages ask for a subshell when they connect, and so each time that they reconnect.
+        request = channel.send("create_subshell_request", {}, channel="control")
+        channel.wait_for_end(request)
+
+        (model,) = server.list_sessions()
+        assert model["kernel"]["execution_state"] == "busy"
+
+
 def test_adopted_kernels_are_culled(start_server: StartServer) -> None:
     culling = {"cull_idle_timeout": 1, "cull_interval": 1}
     server = start_server()

@@ -52,6 +52,12 @@ MAX_SOCKETS = 8192
 ZMQ's own limit of 1023 is reached when about 200 pages connect at once.
 """
 
+_SUBSHELL_MESSAGES = [
+    f"{action}_subshell_{kind}"
+    for action in ("create", "delete", "list")
+    for kind in ("request", "reply")
+]
+
 
 def _nothing() -> None:
     pass
@@ -179,6 +185,15 @@ class SurvivingKernels(LoggingConfigurable):
         # ZMQ takes the limit into account when the first socket is created.
         context.set(zmq.MAX_SOCKETS, min(MAX_SOCKETS, context.get(zmq.SOCKET_LIMIT)))
         return context
+
+    @default("untracked_message_types")
+    def _default_untracked_message_types(self) -> list[str]:
+        """Return the server's own ones, and what pages send to the control channel besides.
+
+        A busy kernel handles these at once. They are not the end of what keeps it busy.
+        """
+        trait: Any = AsyncMappingKernelManager.untracked_message_types
+        return [*trait.default(), *_SUBSHELL_MESSAGES]
 
     if TYPE_CHECKING:
         connection_dir: str
