@@ -37,6 +37,9 @@ class SurvivingProvisioner(LocalProvisioner):
 
     identity: ProcessIdentity | None = None
 
+    is_process_adopted = False
+    """Whether another server has launched the process that runs, or ran last."""
+
     async def pre_launch(self, **kwargs: Any) -> dict[str, Any]:
         """Prepare the launch of a kernel that does not exit when its parent process ends."""
         # Write the record twice. The first call ensures that a record exists before the connection
@@ -44,6 +47,7 @@ class SurvivingProvisioner(LocalProvisioner):
         await self.launching()
         kwargs = await super().pre_launch(**kwargs)
         self.identity = None
+        self.is_process_adopted = False
         if await self.launching():
             kwargs["independent"] = True
             # ipykernel exits when the process with this id ends, unless the id is 1. Set it in any
@@ -81,6 +85,7 @@ class SurvivingProvisioner(LocalProvisioner):
         if identity is not None:
             self.process = attach(identity)  # type: ignore[assignment]  # has all that is used
             self.identity = identity
+            self.is_process_adopted = True
             self.pid = self.pgid = identity.pid  # the kernel leads its own session
         self.cwd = cwd
         self.connection_info = cast(KernelConnectionInfo, connection_info)

@@ -51,6 +51,9 @@ class ClientReconnector:
     A client that reconnects has the same ZMQ identity as before. A kernel that was busy when the
     server died has not noticed yet that the old connection is gone. Unless its sockets hand
     identities over (ZMQ_ROUTER_HANDOVER), it silently rejects the new connection for good.
+
+    A process that this server has launched, as in a restart, knows no old connections. There, a
+    connection that replaces another one might be rejected in the same way.
     """
 
     def __init__(self, kernel: Any, requests: KernelInfoRequests) -> None:
@@ -72,6 +75,10 @@ class ClientReconnector:
         """Return the id of the request that a message answers."""
         return self._requests.parent_of(frames)
 
+    def may_know_clients(self) -> bool:
+        """Return whether the kernel's process may have connections from another server."""
+        return bool(getattr(self._kernel.provisioner, "is_process_adopted", False))
+
     def is_idle(self) -> bool:
         """Return whether the kernel is idle, so that it answers at once."""
         return bool(self._kernel.execution_state == "idle")
@@ -89,7 +96,11 @@ class _Client:
     async def reconnect(self) -> None:
         try:
             reconnections = 0
-            while reconnections < _MOST_RECONNECTIONS and not self._shell.closed():
+            while (
+                reconnections < _MOST_RECONNECTIONS
+                and not self._shell.closed()
+                and self._reconnector.may_know_clients()
+            ):
                 if not self._reconnector.is_idle():
                     await asyncio.sleep(_PAUSE)
                 elif await self._gets_answer():
