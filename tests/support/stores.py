@@ -20,9 +20,10 @@ from nbsessions.stores.memory import MemorySessionStore, _MemoryTables
 from nbsessions.stores.postgres import PostgresSessionStore
 from nbsessions.stores.postgres.settings import connection_settings
 from nbsessions.stores.postgres.tables import PostgresTables
+from nbsessions.stores.sql.store import SQLSessionStore
+from nbsessions.stores.sql.transaction import SQLTransaction
 from nbsessions.stores.sqlite import SQLiteSessionStore
 from nbsessions.stores.sqlite.tables import SQLiteTables
-from nbsessions.stores.sqlite.transaction import SQLiteTransaction
 from support.postgres import shared_cluster
 from support.values import SCOPE, make_owner, make_session
 
@@ -164,13 +165,13 @@ class WriterGate:
         self._reached = threading.Event()
         self._opened = threading.Event()
 
-    def __call__(self, transaction: SQLiteTransaction) -> None:
+    def __call__(self, transaction: SQLTransaction) -> None:
         self._reached.set()
         assert self._opened.wait(60)
 
     async def hold(self, store: SessionStore) -> asyncio.Task[None]:
         """Hold the writer. Return a task that ends when the writer has been released."""
-        assert isinstance(store, SQLiteSessionStore)
+        assert isinstance(store, SQLSessionStore)
         task = asyncio.ensure_future(store._write(self))
         await asyncio.to_thread(self._reached.wait, 60)
         return task

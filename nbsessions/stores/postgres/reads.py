@@ -36,6 +36,8 @@ READ_TIMEOUT = 1.5
 class Reads(CachedReads):
     """The reads for one scope, see CachedReads."""
 
+    _writer: Writer
+
     def __init__(
         self,
         database: Database,
@@ -49,7 +51,6 @@ class Reads(CachedReads):
     ) -> None:
         super().__init__(writer, cache, owner, log=log)
         self._database = database
-        self._writer = writer
         self._thread = thread
         self._namespace = namespace
         self._scope = owner.scope
@@ -133,6 +134,7 @@ class Reads(CachedReads):
         assert row is not None
         if self._cache.is_at(self._version(generation, mark, row)):
             return None
+        self._check_delivery(row[1])
         rows = connection.execute(
             statements.SELECT_SNAPSHOT, (*key, self._namespace, self._scope)
         ).fetchall()

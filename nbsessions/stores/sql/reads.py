@@ -15,6 +15,10 @@ from nbsessions.stores.sql.writer import BatchWriter
 from nbsessions.tasks import SharedRun
 
 
+class Undelivered(Exception):
+    """The store has a write of this server that has not reached the cache yet."""
+
+
 class CachedReads(ABC):
     """The reads for one scope. Call the methods on the event loop, unless documented otherwise."""
 
@@ -24,7 +28,8 @@ class CachedReads(ABC):
         self._cache = cache
         self._owner = owner
         self._log = log
-        self._heartbeat = writer.heartbeat
+        self._writer = writer
+        self._is_patient = True
         self._reloading = SharedRun(self._reload)
         self._restoring: asyncio.Task[None] | None = None
 
@@ -42,8 +47,17 @@ class CachedReads(ABC):
     async def _read_unless_current(self) -> tuple[Version, list[Session]] | None:
         """Return the sessions and their version, or None if the cache has that version.
 
-        Raises StoreReverted if the store lacks what this server wrote, and StoreError.
+        Calls ``_check_delivery`` before it reads the sessions. Raises Undelivered, StoreReverted
+        if the store lacks what this server wrote, and StoreError.
         """
+
+    def _check_delivery(self, written: int | None) -> None:
+        """Raise Undelivered if a read can be spared by waiting. Safe to call from any thread.
+
+        ``written`` is the number of this server's last write in the store.
+        """
+        if self._is_patient and written is not None and self._writer.is_undelivered(written):
+            raise Undelivered
 
     async def _reload(self) -> None:
         try:
@@ -59,20 +73,33 @@ class CachedReads(ABC):
 
     async def _read(self) -> None:
         try:
-            found = await self._read_unless_current()
+            found = await self._read_once_delivered()
         except StoreReverted:
             if not self._owner.shared_scope:
                 raise
             # Others have written to this scope, so it has to be read.
-            await self._heartbeat()
-            found = await self._read_unless_current()
+            await self._writer.heartbeat()
+            found = await self._read_once_delivered()
         while found is not None and not self._cache.replace(*found):
-            found = await self._read_unless_current()
+            found = await self._read_once_delivered()
+
+    async def _read_once_delivered(self) -> tuple[Version, list[Session]] | None:
+        """Return the sessions, unless the cache has what is new, or this server's own thread does.
+
+        To read thousands of sessions takes much longer than to wait for one's own write.
+        """
+        self._is_patient = True
+        while True:
+            try:
+                return await self._read_unless_current()
+            except Undelivered:
+                # If no write arrives, its outcome is uncertain, and only the store can tell.
+                self._is_patient = await self._writer.wait_for_delivery()
 
     def _restore(self) -> None:
         """Write this server's sessions and intents to the store again, in the background."""
         if self._restoring is None:
-            self._restoring = asyncio.ensure_future(self._heartbeat())
+            self._restoring = asyncio.ensure_future(self._writer.heartbeat())
             self._restoring.add_done_callback(self._restored)
 
     def _restored(self, task: asyncio.Task[None]) -> None:

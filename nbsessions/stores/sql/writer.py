@@ -46,6 +46,8 @@ class Committed:
     """The revision before the transaction."""
     after: int
     """The revision after the transaction."""
+    written: int = 0
+    """The number of the write, see ``Mark``."""
     changed: dict[str, Session | None] = field(default_factory=dict)
     intents: dict[str, Intent | None] = field(default_factory=dict)
 
@@ -69,6 +71,11 @@ class BatchWriter(ABC, Generic[Tx]):
         self._log = log
         self._intents: dict[str, Intent] = {}
         self._undelivered: deque[Committed] = deque()
+        self._batches_begun = 0
+        self._batches_delivered = 0
+        self._delivery = asyncio.Event()
+        self._delivered = 0
+        """The number of the last write that the event loop knows of, see ``Mark``."""
         self._loop = asyncio.get_running_loop()
         self._queue: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._closed = False
@@ -102,6 +109,24 @@ class BatchWriter(ABC, Generic[Tx]):
     async def heartbeat(self) -> None:
         """Renew the owner's heartbeat, and bring the store up to date if it was restored."""
         await self.submit(lambda transaction: transaction.register(self._owner), durable=False)
+
+    def is_undelivered(self, written: int) -> bool:
+        """Return whether the owner's write with this number has not reached the cache.
+
+        Safe to call from any thread.
+        """
+        return written > self._delivered
+
+    async def wait_for_delivery(self) -> bool:
+        """Wait until the transaction that is under way, if there is one, has reached the cache.
+
+        Returns whether the cache knows of later writes than before.
+        """
+        delivered = self._delivered
+        if self._batches_begun > self._batches_delivered:
+            self._delivery.clear()
+            await self._delivery.wait()
+        return self._delivered > delivered
 
     def close(self, last: Callable[[Tx], None]) -> bool:
         """Commit the queued operations and then ``last``, and disconnect. Idempotent.
@@ -148,6 +173,7 @@ class BatchWriter(ABC, Generic[Tx]):
 
     def _remember(self, committed: Committed, mark: Mark) -> None:
         self.mark = mark
+        committed.written = mark.written
         for token, intent in committed.intents.items():
             self._intents.pop(token, None)
             if intent is not None:
@@ -185,6 +211,7 @@ class BatchWriter(ABC, Generic[Tx]):
 
     def _work(self, jobs: Sequence[Job]) -> None:
         committed = None
+        self._batches_begun += 1
         try:
             committed = self._commit(jobs)
         except Exception as error:
@@ -203,6 +230,9 @@ class BatchWriter(ABC, Generic[Tx]):
                 committed.generation, committed.before, committed.after, committed.changed
             )
             self._undelivered.popleft()
+            self._delivered = committed.written
+        self._batches_delivered += 1
+        self._delivery.set()
         for job in jobs:
             if job.future.done():
                 continue

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Mapping, Sequence
 
 from nbsessions.errors import StoreUnavailable
+from nbsessions.stores.cache import Version
 from nbsessions.stores.sql.mark import Mark, StoreReverted
 from nbsessions.stores.sqlite.database import Database
 from nbsessions.stores.sqlite.statements import SELECT_VERSION
@@ -33,8 +34,8 @@ class Reader:
         except (sqlite3.Error, OSError) as error:
             raise self._database.error(error) from error
 
-    def version(self, namespace: str, owner_id: str, mark: Mark) -> tuple[int, int]:
-        """Return the file's generation and the revision of the namespace in the file.
+    def version(self, namespace: str, owner_id: str, mark: Mark) -> tuple[Version, int]:
+        """Return the version of the namespace in the file, and the number of the last write.
 
         ``mark`` is the last write of the owner before this call. Raises StoreReverted
         when the file lacks this write, and StoreError for other problems.
@@ -42,7 +43,7 @@ class Reader:
         ((revision, written),) = self.query(SELECT_VERSION, (namespace, owner_id))
         if not mark.is_contained_in(revision, written):
             raise StoreReverted
-        return self._generation, revision
+        return (self._generation, revision), written
 
     def snapshot(
         self,
@@ -51,12 +52,13 @@ class Reader:
         mark: Mark,
         statement: str,
         parameters: Sequence[object],
-    ) -> tuple[tuple[int, int], list[sqlite3.Row]]:
+    ) -> tuple[Version, list[sqlite3.Row]]:
         """Return the version and the rows from one transaction. Raises StoreError."""
         with self._lock:
             self.query("BEGIN")
             try:
-                return self.version(namespace, owner_id, mark), self.query(statement, parameters)
+                version, _ = self.version(namespace, owner_id, mark)
+                return version, self.query(statement, parameters)
             finally:
                 self.query("COMMIT")
 

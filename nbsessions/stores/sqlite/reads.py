@@ -24,6 +24,8 @@ T = TypeVar("T")
 class Reads(CachedReads):
     """The reads for one scope, see CachedReads."""
 
+    _writer: Writer
+
     def __init__(
         self,
         database: Database,
@@ -39,7 +41,6 @@ class Reads(CachedReads):
         """``busy_timeout`` is the number of seconds that a read in the thread waits for a lock."""
         super().__init__(writer, cache, owner, log=log)
         self._database = database
-        self._writer = writer
         self._thread = thread
         self._namespace = namespace
         self._checker = Reader(database, busy_timeout=0.0)
@@ -84,9 +85,10 @@ class Reads(CachedReads):
     def _is_fresh(self) -> bool:
         # This takes microseconds. In WAL mode, readers do not wait for writers.
         try:
-            return self._cache.is_at(self._version(self._checker, self._writer.mark))
+            version, _ = self._version(self._checker, self._writer.mark)
         except StoreError:
             return False
+        return self._cache.is_at(version)
 
     async def _read_unless_current(self) -> tuple[Version, list[Session]] | None:
         return await self._thread.run(self._read_in_thread, self._writer.mark)
@@ -101,8 +103,10 @@ class Reads(CachedReads):
         return self._database.is_in_place() and self._database.damage is None
 
     def _read_in_thread(self, mark: Mark) -> tuple[Version, list[Session]] | None:
-        if self._cache.is_at(self._version(self._reader, mark)):
+        version, written = self._version(self._reader, mark)
+        if self._cache.is_at(version):
             return None
+        self._check_delivery(written)
         version, rows = self._reader.snapshot(
             self._namespace,
             self._owner.owner_id,
@@ -112,5 +116,5 @@ class Reads(CachedReads):
         )
         return version, self._database.rows.sessions(rows)
 
-    def _version(self, reader: Reader, mark: Mark) -> Version:
+    def _version(self, reader: Reader, mark: Mark) -> tuple[Version, int]:
         return reader.version(self._namespace, self._owner.owner_id, mark)

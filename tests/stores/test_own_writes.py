@@ -1,0 +1,112 @@
+"""Reads that come between a commit of their own server and its way to the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import Any
+
+import pytest
+
+from nbsessions.errors import StoreError
+from nbsessions.models import Changes
+from nbsessions.stores.cache import SessionCache
+from nbsessions.stores.sql.writer import BatchWriter
+from support.stores import SQL_KINDS, Stores, WriterGate, ids
+from support.values import make_id, make_owner, make_session
+
+pytestmark = [pytest.mark.parametrize("stores", SQL_KINDS, indirect=True), pytest.mark.gen_test]
+
+
+class HeldUp:
+    """The writers' threads wait after each commit. They may also fail there."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.committed = threading.Event()
+        self._go_on = threading.Event()
+        self._error: Exception | None = None
+        remember = BatchWriter._remember
+
+        def wait_and_remember(*arguments: Any) -> None:
+            self.committed.set()
+            self._go_on.wait(30)
+            if self._error is not None:
+                raise self._error
+            remember(*arguments)
+
+        monkeypatch.setattr(BatchWriter, "_remember", wait_and_remember)
+
+    def go_on(self, error: Exception | None = None) -> None:
+        self._error = error
+        self._go_on.set()
+
+
+@pytest.fixture
+def replaced(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """What the contents of caches were replaced with."""
+    found: list[object] = []
+    replace = SessionCache.replace
+
+    def replace_and_note(cache: SessionCache, *read: Any) -> bool:
+        found.append(read)
+        return replace(cache, *read)
+
+    monkeypatch.setattr(SessionCache, "replace", replace_and_note)
+    return found
+
+
+async def test_they_wait_for_it_and_do_not_read_all_sessions_again(
+    stores: Stores, monkeypatch: pytest.MonkeyPatch, replaced: list[object]
+) -> None:
+    store = await stores.open()
+    first, second = make_session("a"), make_session("b")
+    await store.insert(first)
+    assert ids(await store.list_sessions()) == ids([first])
+    replaced.clear()
+    held_up = HeldUp(monkeypatch)
+    writing = asyncio.ensure_future(store.insert(second))
+    await asyncio.to_thread(held_up.committed.wait, 30)
+
+    reading = asyncio.ensure_future(store.list_sessions())
+    finding = asyncio.ensure_future(store.find_session(second.session_id))
+    done, _ = await asyncio.wait([reading, finding], timeout=0.2)
+    assert not done
+
+    held_up.go_on()
+    assert ids(await reading) == ids([first, second])
+    assert await finding == await writing
+    assert replaced == []
+
+
+async def test_they_ask_the_store_if_it_does_not_arrive(
+    stores: Stores, monkeypatch: pytest.MonkeyPatch, replaced: list[object]
+) -> None:
+    store = await stores.open()
+    session = await store.insert(make_session("a"))
+    held_up = HeldUp(monkeypatch)
+    changes = Changes(name="new")
+    writing = asyncio.ensure_future(
+        store.update(session.session_id, changes, stop_token=make_id())
+    )
+    await asyncio.to_thread(held_up.committed.wait, 30)
+
+    finding = asyncio.ensure_future(store.find_session(session.session_id))
+    held_up.go_on(StoreError("made on purpose"))
+
+    found = await finding
+    assert found is not None
+    assert found.name == "new"
+    assert replaced
+    with pytest.raises(StoreError, match="made on purpose"):
+        await writing
+
+
+async def test_they_do_not_wait_for_what_is_not_committed(stores: Stores) -> None:
+    store = await stores.open(make_owner("here", shared_scope="shared"))
+    other = await stores.open(make_owner("there", shared_scope="shared"))
+    theirs, gate = make_session("theirs", scope="shared"), WriterGate()
+    await other.insert(theirs)
+    held = await gate.hold(store)
+    assert ids(await store.list_sessions()) == ids([theirs])
+    gate.open()
+    await held
