@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import chain, compress, count
+from operator import is_not
 
 from nbsessions.kernels.noted import ModelChanges
 from nbsessions.models import Session
@@ -90,12 +92,19 @@ class EncodedSessions:
 
     def _keep(self, sessions: Sequence[Session]) -> None:
         """Keep what is there of these sessions, and forget the others."""
-        if sessions is not self._sessions:
-            # By identity, which takes a third of the time. The old sessions still exist here.
-            kept = dict(zip(map(id, self._sessions), self._kept, strict=True))
-            self._kept = list(map(kept.get, map(id, sessions)))
-            self._sessions = sessions
-            self._is_whole = False
+        before, kept = self._sessions, self._kept
+        if sessions is before:
+            return
+        # Nearly all sessions are the same objects as before, mostly in a row from either end.
+        first = _common_length(before, sessions)
+        most = min(len(before), len(sessions)) - first
+        last = min(_common_length(reversed(before), reversed(sessions)), most)
+        middle = slice(first, len(before) - last)
+        found = dict(zip(map(id, before[middle]), kept[middle], strict=True))
+        new = sessions[first : len(sessions) - last]
+        self._kept = [*kept[:first], *map(found.get, map(id, new)), *kept[middle.stop :]]
+        self._sessions = sessions
+        self._is_whole = False
 
     async def _ask(self) -> None:
         """Ask for the models of all kernels, and make the list if any of them has changed."""
@@ -112,3 +121,9 @@ class EncodedSessions:
         if content != self._content:
             self._content = content
             self._number += 1
+
+
+def _common_length(one: Iterable[Session], other: Iterable[Session]) -> int:
+    """Return with how many of the same objects both begin."""
+    different = map(is_not, one, other)
+    return next(compress(count(), chain(different, [True])))
