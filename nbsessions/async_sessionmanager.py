@@ -37,7 +37,7 @@ from nbsessions.plugins import (
     scheme_of,
     store_factory,
 )
-from nbsessions.replies import EncodedList, encode, reply_model, session_model
+from nbsessions.replies import Encoded, encode, reply_model, session_model
 from nbsessions.service import ServiceOpening, SessionService
 from nbsessions.stores.base import SessionStore
 from nbsessions.stores.memory import MemorySessionStore
@@ -309,18 +309,35 @@ class AsyncSessionManager(LoggingConfigurable):
         with _http_errors:
             return list(starmap(session_model, await (await self._opened()).list_sessions()))
 
-    async def encode_sessions(self) -> EncodedList:
+    async def encode_session(self, session_id: str) -> Encoded:
+        """Return the session as replies show it, in JSON. Raises HTTPError 404 and 503.
+
+        What has not changed since the last call is not made again.
+        """
+        if not self._uses_own("get_session"):
+            model: dict[str, Any] = await ensure_async(self.get_session(session_id=session_id))
+            return Encoded(encode(reply_model(model)), None)
+        with _http_errors:
+            return await (await self._opened()).encode_session(session_id)
+
+    async def encode_sessions(self) -> Encoded:
         """Return the sessions as ``GET /api/sessions`` lists them, in JSON.
 
         What has not changed since the last call is not made again.
         """
-        listed_by = getattr(self.list_sessions, "__func__", None)
-        if listed_by is not AsyncSessionManager.list_sessions:
-            # A subclass may list other sessions, or put more into their models.
+        if not self._uses_own("list_sessions"):
             models: list[dict[str, Any]] = await ensure_async(self.list_sessions())
-            return EncodedList(encode(list(map(reply_model, models))), None)
+            return Encoded(encode(list(map(reply_model, models))), None)
         with _http_errors:
             return await (await self._opened()).encode_sessions()
+
+    def _uses_own(self, method: str) -> bool:
+        """Return whether the method is that of this class.
+
+        A subclass may return other sessions, or put more into their models.
+        """
+        used = getattr(getattr(self, method), "__func__", None)
+        return used is getattr(AsyncSessionManager, method)
 
     async def delete_session(
         self, session_id: str, *, force_kernel_shutdown: bool = False

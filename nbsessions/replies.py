@@ -11,8 +11,8 @@ import msgspec
 from nbsessions.models import KernelModel, LiveSession, Session
 
 
-class EncodedList(NamedTuple):
-    """The sessions as a reply lists them."""
+class Encoded(NamedTuple):
+    """A session, or all of them, as in a reply."""
 
     content: bytes
     version: str | None

@@ -16,7 +16,7 @@ from nbsessions.errors import InvalidRequest, NotSupported
 from nbsessions.handlers.bodies import create_arguments, update_arguments
 from nbsessions.httperrors import RETRY_AFTER, error_body, http_error
 from nbsessions.models import document_of
-from nbsessions.replies import EncodedList, encode, reply_model
+from nbsessions.replies import Encoded, encode, reply_model
 
 SESSION_ID = r"(?P<session_id>\w+-\w+-\w+-\w+-\w+)"
 
@@ -78,14 +78,14 @@ class SessionsHandlerMixin(RequestHandler):
         self.set_header("Content-Type", "application/json")
         self.finish(encode(content))
 
-    def reply_encoded(self, encoded: EncodedList) -> None:
-        """Send the list, or 304 if the client has this version of it."""
+    def reply_encoded(self, encoded: Encoded) -> None:
+        """Send what is encoded, or 304 if the client has this version of it."""
         self._version = encoded.version
         self.set_header("Content-Type", "application/json")
         self.finish(encoded.content)
 
     def compute_etag(self) -> str | None:
-        """Return the version of a list. Tornado would hash all of it."""
+        """Return the version of what is sent. Tornado would hash all of it."""
         return super().compute_etag() if self._version is None else f'"{self._version}"'
 
     def argument(self, name: str) -> str | None:
@@ -187,6 +187,10 @@ class SessionHandlerMixin(SessionsHandlerMixin):
         self.finish()
 
     async def _reply_session(self, session_id: str) -> None:
+        encode_session = getattr(self.session_manager, "encode_session", None)
+        if encode_session is not None:
+            self.reply_encoded(await ensure_async(encode_session(session_id)))
+            return
         model = await ensure_async(self.session_manager.get_session(session_id=session_id))
         self.reply(200, reply_model(model))
 

@@ -1,16 +1,17 @@
-"""The list of sessions as JSON, which is kept and mended by what has changed."""
+"""Sessions as JSON, which is kept and mended by what has changed."""
 
 from __future__ import annotations
 
 import asyncio
 import uuid
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from itertools import chain, compress, count
-from operator import is_not
+from operator import attrgetter, is_not
 
 from nbsessions.kernels.noted import ModelChanges
 from nbsessions.models import Session
-from nbsessions.replies import EncodedList, encode, encode_list, encode_session, join_list
+from nbsessions.replies import Encoded, encode, encode_list, encode_session, join_list
 from nbsessions.service.kernels import UNKNOWN
 from nbsessions.service.lookups import Lookups
 from nbsessions.stores.base import SessionStore
@@ -18,7 +19,7 @@ from nbsessions.tasks import SharedRun
 
 
 class EncodedSessions:
-    """The list of sessions in replies. Used on one event loop.
+    """Sessions in replies. Used on one event loop.
 
     The JSON of a session is kept until the session or the model of its kernel changes. That of a
     session whose kernel is not plainly alive is never kept, so that each read asks for the kernel.
@@ -44,7 +45,19 @@ class EncodedSessions:
         self._name = uuid.uuid4().hex
         """Distinguishes the numbers from those of other servers, and of this one's last run."""
 
-    async def read(self) -> EncodedList:
+    async def read_one(self, session_id: str) -> Encoded:
+        """Return a session with its kernel. Raises SessionNotFound. See Lookups.get."""
+        if self._changes.complete:
+            session = await self._store.find_session(session_id)
+            async with self._turn:
+                content = await self._read_kept(session) if self._changes.complete else None
+            if content is not None:
+                # Python computes the hash of a bytes object only once.
+                return Encoded(content, f"{self._name}-{hash(content) % 2**64:x}")
+        found = await self._lookups.get(session_id=session_id)
+        return Encoded(encode_session(*found), None)
+
+    async def read(self) -> Encoded:
         """Return all sessions with their kernels, oldest first. See Lookups.list_sessions."""
         if self._changes.complete:
             sessions = await self._store.list_sessions()
@@ -56,8 +69,23 @@ class EncodedSessions:
         await self._asking.run()
         return self._listed()
 
-    def _listed(self) -> EncodedList:
-        return EncodedList(self._content, f"{self._name}-{self._number}")
+    async def _read_kept(self, session: Session | None) -> bytes | None:
+        """Return the JSON of the session. None if there is none, or if its kernel is dead."""
+        if session is None:
+            return None
+        self._drop_changed()
+        place = bisect_left(self._sessions, session.seq, key=attrgetter("seq"))
+        is_listed = self._sessions[place : place + 1] == [session]
+        kept = self._kept[place] if is_listed else None
+        if kept is None:
+            for _, model in await self._lookups.living([session]):
+                kept = encode_session(session, model)
+                if is_listed and model.get("execution_state") != UNKNOWN:
+                    self._kept[place] = kept
+        return kept
+
+    def _listed(self) -> Encoded:
+        return Encoded(self._content, f"{self._name}-{self._number}")
 
     async def drop_changed(self) -> None:
         """Drop what is outdated, so that changes do not pile up while nobody reads the list."""

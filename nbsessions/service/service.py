@@ -18,7 +18,7 @@ from nbsessions.models import (
     Owner,
     SessionPatch,
 )
-from nbsessions.replies import EncodedList
+from nbsessions.replies import Encoded
 from nbsessions.service.adopting import Adopting
 from nbsessions.service.changing import Changing
 from nbsessions.service.cleanup import Cleanup
@@ -143,9 +143,13 @@ class SessionService:
         """See Lookups.list_sessions."""
         return await self._lookups.list_sessions()
 
-    async def encode_sessions(self) -> EncodedList:
+    async def encode_sessions(self) -> Encoded:
         """See EncodedSessions.read."""
         return await self._encoded.read()
+
+    async def encode_session(self, session_id: str) -> Encoded:
+        """See EncodedSessions.read_one."""
+        return await self._encoded.read_one(session_id)
 
     async def get(self, **columns: str | None) -> LiveSession:
         """See Lookups.get."""

@@ -36,6 +36,9 @@ class MoreInModels(AsyncSessionManager):
     async def list_sessions(self) -> list[dict[str, Any]]:
         return [{**model, "more": self.number} for model in await super().list_sessions()]
 
+    async def get_session(self, **columns: str | None) -> dict[str, Any]:
+        return {**await super().get_session(**columns), "more": self.number}
+
 
 @pytest.fixture(params=KERNEL_MANAGERS)
 def kernel_manager(request: pytest.FixtureRequest, io_loop: Any, tmp_path: Path) -> Iterator[Any]:
@@ -209,10 +212,13 @@ class TestSubclass:
     @pytest.mark.gen_test
     async def test_what_it_lists_is_sent(self, api: Api, session_manager: MoreInModels) -> None:
         client = Client(api)
-        await api.create()
+        one = Client(api, f"/{(await api.create())['id']}")
         assert [each["more"] for each in await client.changed()] == [1]
         await client.unchanged()
+        assert (await one.changed())["more"] == 1
+        await one.unchanged()
         session_manager.number = 2
+        assert (await one.changed())["more"] == 2
         assert [each["more"] for each in await client.changed()] == [2]
 
 

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from nbsessions.errors import StoreUnavailable
+from nbsessions.errors import SessionNotFound, StoreUnavailable
 from nbsessions.models import Session
-from nbsessions.replies import EncodedList
+from nbsessions.replies import Encoded
 from nbsessions.service import encoded as encoded_module
 from nbsessions.stores.base import SessionStore
 from support.faults import Fault
@@ -148,6 +148,33 @@ async def test_only_the_kernels_that_have_changed_are_asked_for(tmp_path: Path) 
 
 
 @pytest.mark.gen_test
+async def test_a_session_has_one_version_for_as_long_as_nothing_changes(tmp_path: Path) -> None:
+    async with bench_of(tmp_path) as bench:
+        await bench.create("a.ipynb")
+        session = await bench.create("b.ipynb")
+        # Nobody has listed it yet.
+        unlisted = await bench.service.encode_session(session.session_id)
+        await bench.listed()
+        bench.provider.asked.clear()
+        first = await bench.service.encode_session(session.session_id)
+        assert first == unlisted
+        assert (await bench.service.encode_session(session.session_id)).content is first.content
+        assert bench.provider.asked == []
+        bench.provider.say(session.kernel_id, "busy")
+        busy = await bench.service.encode_session(session.session_id)
+        assert b"busy" in busy.content
+        assert busy.version != first.version
+        assert b"busy" in (await bench.service.encode_sessions()).content
+        assert bench.provider.asked == [session.kernel_id]
+        await bench.update(session, name="new")
+        renamed = await bench.service.encode_session(session.session_id)
+        assert renamed.version not in {first.version, busy.version}
+        await bench.service.delete(session.session_id)
+        with pytest.raises(SessionNotFound):
+            await bench.service.encode_session(session.session_id)
+
+
+@pytest.mark.gen_test
 async def test_nothing_is_kept_when_changes_may_be_missed(tmp_path: Path) -> None:
     async with bench_of(tmp_path) as bench:
         listed = Listed(bench)
@@ -200,7 +227,7 @@ async def test_changes_do_not_pile_up_while_nobody_reads(
 # Readers and writers at the same time
 
 
-async def hold_up_a_reader(bench: Bench) -> tuple[Session, Gate, asyncio.Task[EncodedList]]:
+async def hold_up_a_reader(bench: Bench) -> tuple[Session, Gate, asyncio.Task[Encoded]]:
     """Let a reader wait at a gate for the model of a kernel that is busy. Others do not wait."""
     session = await bench.create()
     await bench.listed()
@@ -221,10 +248,12 @@ async def test_a_reader_sees_what_happened_before_it_came_while_another_one_is_h
         session, gate, first = await hold_up_a_reader(bench)
         bench.provider.say(session.kernel_id, "restarting")
         second = asyncio.create_task(bench.service.encode_sessions())
+        third = asyncio.create_task(bench.service.encode_session(session.session_id))
         await asyncio.sleep(0)
         gate.open()
         assert b"busy" in (await first).content
         assert b"restarting" in (await second).content
+        assert b"restarting" in (await third).content
         assert b"restarting" in (await bench.service.encode_sessions()).content
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from nbsessions.errors import InvalidRequest, SessionNotFound, StoreUnavailable
 from nbsessions.stores.base import SessionStore
+from nbsessions.stores.sql.writer import MOST_AT_ONCE
 from nbsessions.stores.sqlite import SQLiteSessionStore
 from nbsessions.stores.sqlite.transaction import SQLiteTransaction
 from support.stores import (
@@ -43,6 +44,21 @@ async def test_what_is_queued_is_committed_at_once(
     assert connections.statements.count("COMMIT") == 2
     assert connections.statements.count("SAVEPOINT operation") == 50
     assert revision_of(stores.path) == revision + 2
+
+
+@pytest.mark.gen_test
+async def test_a_long_queue_is_committed_in_parts(
+    stores: Stores, connections: Connections
+) -> None:
+    store, gate = await stores.open(), WriterGate()
+    held = await gate.hold(store)
+    count = MOST_AT_ONCE + 1
+    tasks = await queue([store.insert(make_session(f"{n}")) for n in range(count)])
+    connections.statements.clear()
+    gate.open()
+    await asyncio.gather(held, *tasks)
+    assert connections.statements.count("COMMIT") == 3
+    assert len(await store.list_sessions()) == count
 
 
 @pytest.mark.gen_test

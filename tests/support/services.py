@@ -26,7 +26,7 @@ from nbsessions.models import (
     SessionPatch,
     Verb,
 )
-from nbsessions.replies import encode_list
+from nbsessions.replies import encode_list, encode_session
 from nbsessions.service import SessionService
 from nbsessions.stores.base import START_LEASE, SessionStore
 from nbsessions.stores.memory import MemorySessionStore
@@ -167,9 +167,16 @@ class Bench:
         return [session for session, _ in await self.service.list_sessions()]
 
     async def listed(self) -> list[dict[str, Any]]:
-        """Return the list that replies contain. It must be as one that is made anew."""
+        """Return the list that replies contain. It must be as one that is made anew.
+
+        So must each of its sessions.
+        """
         encoded = await self.service.encode_sessions()
-        assert encoded.content == encode_list(await self.service.list_sessions())
+        living = list(await self.service.list_sessions())
+        assert encoded.content == encode_list(living)
+        for session, kernel in living:
+            one = await self.service.encode_session(session.session_id)
+            assert one.content == encode_session(session, kernel)
         models: list[dict[str, Any]] = json.loads(encoded.content)
         return models
 

@@ -1,4 +1,4 @@
-"""The thread that writes. It commits all queued operations in one transaction."""
+"""The thread that writes. It commits what is queued in one transaction."""
 
 from __future__ import annotations
 
@@ -21,6 +21,9 @@ from nbsessions.stores.sql.transaction import SQLTransaction
 
 T = TypeVar("T")
 Tx = TypeVar("Tx", bound=SQLTransaction)
+
+MOST_AT_ONCE = 100
+"""Operations in a transaction. Databases limit how long a transaction may take."""
 
 _CLOSE_TIMEOUT = 10.0
 
@@ -201,7 +204,7 @@ class BatchWriter(ABC, Generic[Tx]):
         while not closing:
             batch = [self._queue.get()]
             with contextlib.suppress(queue.Empty):
-                while True:
+                while len(batch) < MOST_AT_ONCE:
                     batch.append(self._queue.get_nowait())
             closing = None in batch
             jobs = [job for job in batch if job is not None]
