@@ -47,7 +47,7 @@ class Watch:
             self._run(handle)
             self._callbacks.append(time.perf_counter() - start)
 
-        asyncio.Handle._run = run  # type: ignore[method-assign]  # noqa: SLF001
+        asyncio.Handle._run = run  # type: ignore[method-assign,assignment]  # noqa: SLF001
         try:
             yield
         finally:

@@ -16,7 +16,7 @@ class FakeKernelManager(AsyncMappingKernelManager):
         # A plain attribute: looking up a trait would take most of the measured time.
         self.models: dict[str, dict[str, Any]] = {}
 
-    async def start_kernel(
+    async def start_kernel(  # type: ignore[override]  # the base class takes anything
         self, *, kernel_id: str | None = None, kernel_name: str | None = None, **_: Any
     ) -> str:
         kernel_id = kernel_id or str(uuid.uuid4())
@@ -29,7 +29,9 @@ class FakeKernelManager(AsyncMappingKernelManager):
         }
         return kernel_id
 
-    async def shutdown_kernel(self, kernel_id: str, **_: Any) -> None:
+    async def shutdown_kernel(  # type: ignore[override]  # as above
+        self, kernel_id: str, **_: Any
+    ) -> None:
         del self.models[kernel_id]
 
     def kernel_model(self, kernel_id: str) -> dict[str, Any]:

@@ -76,10 +76,13 @@ def extension_in(folder: Path) -> Path:
 def open_pages(server: Server, count: int, extension: Path, extended: bool) -> Iterator[Pages]:
     """Yield pages of the server that are connected to its kernels."""
     url = f"http://127.0.0.1:{server.port}/"
-    arguments = [MODULES, extension, url, server.token, str(count), json.dumps(extended)]
+    settings = [url, server.token, str(count), json.dumps(extended)]
     script = Path(__file__).with_suffix(".mjs")
     with subprocess.Popen(
-        [NODE, script, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [NODE, script, MODULES, extension, *settings],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     ) as process:
         try:
             pages = Pages(process)

@@ -13,6 +13,7 @@ import multiprocessing
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
 from multiprocessing.queues import SimpleQueue
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
@@ -78,9 +79,10 @@ async def milliseconds(url: str, sessions: int, rounds: int) -> dict[str, list[f
     for number in range(rounds):
         await timed("list", store.list_sessions)
         await timed("get by path", lambda: store.find_by_document("1.ipynb"))
-        session = await timed("create", lambda n=number: create(store, "own", f"new {n}"))
+        session = await timed("create", partial(create, store, "own", f"new {number}"))
         assert isinstance(session, Session)
-        await timed("delete", lambda s=session: store.delete(s.session_id, stop_token=make_id()))
+        delete = partial(store.delete, session.session_id, stop_token=make_id())
+        await timed("delete", delete)
     store.close()
     return times
 
@@ -99,7 +101,7 @@ def rate(url: str, servers: int, seconds: float, processes: int = 1) -> float:
     ]
     for worker in workers:
         worker.start()
-    total = sum(counts.get() for _ in workers)
+    total: int = sum(counts.get() for _ in workers)
     for worker in workers:
         worker.join()
     return total / seconds

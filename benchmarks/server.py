@@ -17,7 +17,7 @@ from typing import Any
 
 import psutil
 import websocket
-from jupyter_client.blocking import BlockingKernelClient
+from jupyter_client.blocking.client import BlockingKernelClient
 
 import benchmarks
 import nbsessions

@@ -11,5 +11,5 @@ class AskedKernelManager(AsyncMappingKernelManager):
     """Makes its models itself, so that nobody else can know when they change."""
 
     def kernel_model(self, kernel_id: str) -> dict[str, Any]:
-        model: dict[str, Any] = super().kernel_model(kernel_id)  # type: ignore[no-untyped-call]
+        model: dict[str, Any] = super().kernel_model(kernel_id)
         return dict(model)

@@ -48,6 +48,7 @@ class LightProvisioner(KernelProvisionerBase):
         return launch
 
     async def launch_kernel(self, cmd: list[str], **kwargs: Any) -> Any:
+        session: Any = self.parent.session  # type: ignore[union-attr]  # it has one by now
         self._iopub_port = self.free_ports.popleft()
         self.connection_info = {
             "transport": "tcp",
@@ -57,8 +58,8 @@ class LightProvisioner(KernelProvisionerBase):
             "stdin_port": self.request_port,
             "control_port": self.request_port,
             "hb_port": self.request_port,
-            "signature_scheme": self.parent.session.signature_scheme,
-            "key": self.parent.session.key,
+            "signature_scheme": session.signature_scheme,
+            "key": session.key,
         }
         return self.connection_info
 

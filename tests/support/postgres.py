@@ -177,7 +177,7 @@ def packaged_programs() -> Path:
 
 
 @contextmanager
-def running_cluster(programs: Path | None = None, **settings: str) -> Iterator[Cluster]:
+def running_cluster(programs: Path | None = None, /, **settings: str) -> Iterator[Cluster]:
     """Yield a server of the newest version, or from the programs in a folder."""
     with private_folder() as folder:
         cluster = Cluster(folder, programs or packaged_programs()).create(**settings)
