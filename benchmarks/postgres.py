@@ -78,7 +78,7 @@ async def milliseconds(url: str, sessions: int, rounds: int) -> dict[str, list[f
 
     for number in range(rounds):
         await timed("list", store.list_sessions)
-        await timed("get by path", lambda: store.find_by_document("1.ipynb"))
+        await timed("get by path", lambda: store.list_by_document("1.ipynb"))
         session = await timed("create", partial(create, store, "own", f"new {number}"))
         assert isinstance(session, Session)
         delete = partial(store.delete, session.session_id, stop_token=make_id())

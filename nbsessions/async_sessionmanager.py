@@ -37,7 +37,14 @@ from nbsessions.plugins import (
     scheme_of,
     store_factory,
 )
-from nbsessions.replies import Encoded, encode, reply_model, session_model
+from nbsessions.replies import (
+    Encoded,
+    encode,
+    encode_list,
+    reply_model,
+    reply_models,
+    session_model,
+)
 from nbsessions.service import ServiceOpening, SessionService
 from nbsessions.stores.base import SessionStore
 from nbsessions.stores.memory import MemorySessionStore
@@ -320,16 +327,20 @@ class AsyncSessionManager(LoggingConfigurable):
         with _http_errors:
             return await (await self._opened()).encode_session(session_id)
 
-    async def encode_sessions(self) -> Encoded:
+    async def encode_sessions(self, **columns: str) -> Encoded:
         """Return the sessions as ``GET /api/sessions`` lists them, in JSON.
 
-        What has not changed since the last call is not made again.
+        With any of the columns path, type and kernel_id, only the sessions with these values. Of
+        the whole list, what has not changed since the last call is not made again.
         """
         if not self._uses_own("list_sessions"):
             models: list[dict[str, Any]] = await ensure_async(self.list_sessions())
-            return Encoded(encode(list(map(reply_model, models))), None)
+            return Encoded(encode(reply_models(models, **columns)), None)
         with _http_errors:
-            return await (await self._opened()).encode_sessions()
+            service = await self._opened()
+            if not columns:
+                return await service.encode_sessions()
+            return Encoded(encode_list(await service.list_sessions(**columns)), None)
 
     def _uses_own(self, method: str) -> bool:
         """Return whether the method is that of this class.

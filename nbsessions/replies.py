@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from nbsessions.models import KernelModel, LiveSession, Session
+from nbsessions.models import KernelModel, LiveSession, Session, document_of
 
 
 class Encoded(NamedTuple):
@@ -52,6 +52,23 @@ def reply_model(model: Mapping[str, Any]) -> Mapping[str, Any]:
     if "notebook" in model:
         reply["notebook"] = {"path": path, "name": name}
     return reply
+
+
+def reply_models(
+    models: Iterable[Mapping[str, Any]],
+    *,
+    path: str | None = None,
+    type: str | None = None,
+    kernel_id: str | None = None,
+) -> list[Mapping[str, Any]]:
+    """Return the models for a reply that have these values, of which None stands for any."""
+    return [
+        reply_model(model)
+        for model in models
+        if (path is None or document_of(model["path"]) == document_of(path))
+        and (type is None or model["type"] == type)
+        and (kernel_id is None or model["kernel"]["id"] == kernel_id)
+    ]
 
 
 def encode_session(session: Session, kernel: KernelModel) -> bytes:

@@ -15,8 +15,7 @@ from tornado.web import RequestHandler, authenticated
 from nbsessions.errors import InvalidRequest, NotSupported
 from nbsessions.handlers.bodies import create_arguments, update_arguments
 from nbsessions.httperrors import RETRY_AFTER, error_body, http_error
-from nbsessions.models import document_of
-from nbsessions.replies import Encoded, encode, reply_model
+from nbsessions.replies import Encoded, encode, reply_model, reply_models
 
 SESSION_ID = r"(?P<session_id>\w+-\w+-\w+-\w+-\w+)"
 
@@ -131,24 +130,14 @@ class SessionRootHandlerMixin(SessionsHandlerMixin):
     @operation("read")
     async def get(self) -> None:
         """List the sessions. The query arguments path, type and kernel_id filter them."""
-        path = self.argument("path")
-        type_ = self.argument("type")
-        kernel_id = self.argument("kernel_id")
+        given = {column: self.argument(column) for column in ("path", "type", "kernel_id")}
+        columns = {column: value for column, value in given.items() if value is not None}
         encode_sessions = getattr(self.session_manager, "encode_sessions", None)
-        if encode_sessions is not None and path is type_ is kernel_id is None:
-            self.reply_encoded(await ensure_async(encode_sessions()))
+        if encode_sessions is not None:
+            self.reply_encoded(await ensure_async(encode_sessions(**columns)))
             return
         models = await ensure_async(self.session_manager.list_sessions())
-        self.reply(
-            200,
-            [
-                reply_model(model)
-                for model in models
-                if (path is None or document_of(model["path"]) == document_of(path))
-                and (type_ is None or model["type"] == type_)
-                and (kernel_id is None or model["kernel"]["id"] == kernel_id)
-            ],
-        )
+        self.reply(200, reply_models(models, **columns))
 
     @operation("write")
     async def post(self) -> None:

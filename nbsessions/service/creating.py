@@ -141,7 +141,8 @@ class Creating:
         return await self._share_or_start(request, kernel_id)
 
     async def _find(self, document: str | None) -> Session | None:
-        return None if document is None else await self._store.find_by_document(document)
+        found = () if document is None else await self._store.list_by_document(document)
+        return next(iter(found), None)
 
     async def _share_or_start(self, request: NewSession, kernel_id: str | None) -> Session:
         sharing = sharing_of(request, kernel_id, self._provider.default_kernel_name)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from operator import attrgetter
 
 from nbsessions.errors import SessionNotFound
 from nbsessions.models import Ending, EndReason, LiveSession, Session, document_of
@@ -25,9 +26,13 @@ class Lookups:
         self._kernels = kernels
         self._endings = endings
 
-    async def list_sessions(self) -> Iterable[LiveSession]:
-        """Return all sessions with their kernels, oldest first. It can be iterated once."""
-        return await self.living(await self._store.list_sessions())
+    async def list_sessions(self, **columns: str | None) -> Iterable[LiveSession]:
+        """Return the sessions with their kernels, oldest first. It can be iterated once.
+
+        With columns, only the sessions with these values. Columns: session_id, path (normalised
+        before it is compared), name, type, kernel_id.
+        """
+        return await self.living(await self._find(columns))
 
     async def living(self, sessions: Sequence[Session]) -> Iterable[LiveSession]:
         """Return those of the sessions whose kernels are not dead. It can be iterated once."""
@@ -48,18 +53,12 @@ class Lookups:
         return found
 
     async def get(self, **columns: str | None) -> LiveSession:
-        """Return the oldest session whose columns have these values.
-
-        Columns: session_id, path (normalised before it is compared), name, type, kernel_id.
-        Raises SessionNotFound.
-        """
-        sessions = await self._find_first(columns)
-        for live in await self.living(sessions):
-            return live
-        # The oldest session may have a dead kernel. A read does not remove such a session, so
-        # check the others, too.
-        for live in await self.living(await self._find_all(columns) if sessions else []):
-            return live
+        """Return the first session that ``list_sessions`` returns. Raises SessionNotFound."""
+        found = await self._find(columns)
+        # The oldest session may have a dead kernel. A read does not remove such a session.
+        for sessions in (found[:1], found[1:]):
+            for live in await self.living(sessions):
+                return live
         raise SessionNotFound(**columns)
 
     async def find_missing(
@@ -83,29 +82,25 @@ class Lookups:
         endings = {**dead, **(await self._store.find_endings(others) if others else {})}
         return [(session_id, endings.get(session_id)) for session_id in missing]
 
-    async def _find_first(self, columns: dict[str, str | None]) -> Sequence[Session]:
-        path = columns.get("path")
-        if path is None or len(columns) > 1:
-            return await self._find_all(columns)
-        session = await self._store.find_by_document(document_of(path) or "")
-        return [] if session is None else [session]
+    async def _find(self, columns: Mapping[str, str | None]) -> Sequence[Session]:
+        """Return the sessions with these values, oldest first."""
+        found = await self._candidates(columns)
+        for column, value in columns.items():
+            if column == "path":
+                column, value = "document", document_of(value)
+            value_of = attrgetter(column)
+            found = [session for session in found if value_of(session) == value]
+        return found
 
-    async def _find_all(self, columns: dict[str, str | None]) -> Sequence[Session]:
-        wanted = dict(columns)
-        if "path" in wanted:
-            wanted["document"] = document_of(wanted.pop("path"))
-        return [
-            session
-            for session in await self._candidates(columns)
-            if all(getattr(session, column) == value for column, value in wanted.items())
-        ]
-
-    async def _candidates(self, columns: dict[str, str | None]) -> Sequence[Session]:
+    async def _candidates(self, columns: Mapping[str, str | None]) -> Sequence[Session]:
         """Return all sessions that may have these values, oldest first."""
         session_id, kernel_id = columns.get("session_id"), columns.get("kernel_id")
+        document = document_of(columns.get("path"))
         if session_id is not None:
             session = await self._store.find_session(session_id)
             return [] if session is None else [session]
+        if document is not None:
+            return await self._store.list_by_document(document)
         if kernel_id is not None:
             return await self._store.list_by_kernel(kernel_id)
         return await self._store.list_sessions()

@@ -139,9 +139,9 @@ class SessionService:
 
     # Use cases
 
-    async def list_sessions(self) -> Iterable[LiveSession]:
+    async def list_sessions(self, **columns: str | None) -> Iterable[LiveSession]:
         """See Lookups.list_sessions."""
-        return await self._lookups.list_sessions()
+        return await self._lookups.list_sessions(**columns)
 
     async def encode_sessions(self) -> Encoded:
         """See EncodedSessions.read."""

@@ -116,8 +116,8 @@ class SessionStore(ABC):
         """Return the session with this id, or None."""
 
     @abstractmethod
-    async def find_by_document(self, document: str) -> Session | None:
-        """Return the oldest session of this document (a normalised path), or None."""
+    async def list_by_document(self, document: str) -> Sequence[Session]:
+        """Return the sessions of this document (a normalised path), oldest first."""
 
     @abstractmethod
     async def list_by_kernel(self, kernel_id: str) -> Sequence[Session]:

@@ -45,9 +45,9 @@ class SessionCache:
         """Return the session with this id, or None."""
         return self._sessions.get(session_id)
 
-    def find_by_document(self, document: str) -> Session | None:
-        """Return the oldest session of this document, or None."""
-        return next(iter(self._by_document.oldest_first(document)), None)
+    def list_by_document(self, document: str) -> Sequence[Session]:
+        """Return the sessions of this document, oldest first."""
+        return self._by_document.oldest_first(document)
 
     def list_by_kernel(self, kernel_id: str) -> Sequence[Session]:
         """Return the sessions of this kernel, oldest first."""

@@ -64,8 +64,8 @@ class MemorySessionStore(SessionStore):
     async def find_session(self, session_id: str) -> Session | None:
         return self._tables.find_session(session_id)
 
-    async def find_by_document(self, document: str) -> Session | None:
-        return self._tables.find_by_document(document)
+    async def list_by_document(self, document: str) -> Sequence[Session]:
+        return self._tables.sessions.list_by_document(document)
 
     async def list_by_kernel(self, kernel_id: str) -> Sequence[Session]:
         return self._tables.list_by_kernel(kernel_id)
@@ -209,7 +209,7 @@ class _MemoryTables(Tables):
         return self.sessions.find(session_id)
 
     def find_by_document(self, document: str) -> Session | None:
-        return self.sessions.find_by_document(document)
+        return next(iter(self.sessions.list_by_document(document)), None)
 
     def list_by_kernel(self, kernel_id: str) -> Sequence[Session]:
         return self.sessions.list_by_kernel(kernel_id)

@@ -71,10 +71,10 @@ async def delete(bench: Bench, session: Session) -> object:
 
 
 BEFORE: list[tuple[UseCase, str]] = [
-    (create, "find_by_document"),
+    (create, "list_by_document"),
     (create, "acquire"),
     (create_under_id, "acquire"),
-    (attach, "find_by_document"),
+    (attach, "list_by_document"),
     (rename, "find_session"),
     (switch, "find_session"),
     (switch, "acquire"),

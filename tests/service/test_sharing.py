@@ -150,7 +150,7 @@ async def test_a_start_is_shared_for_a_moment_only(
 async def test_a_start_that_fails_fails_for_all_and_bars_nothing(bench: Bench) -> None:
     bench.provider.start_errors.append(KernelspecNotFound("light"))
     gate, first = await bench.hold_up(create(bench, placeholder()))
-    looked = bench.faults.hold("find_by_document", done=True)
+    looked = bench.faults.hold("list_by_document", done=True)
     second = asyncio.create_task(create(bench, placeholder()))
     await looked.reached()
     looked.open()

@@ -103,10 +103,10 @@ def test_sessions_that_come_at_once_in_any_order_are_listed_oldest_first() -> No
 def test_documents_follow_their_sessions(cache: SessionCache) -> None:
     moved = make_session("b", session_id="a")
     cache.apply(1, 5, 6, {"a": moved, "c": C})
-    assert cache.find_by_document("a") is None
-    assert cache.find_by_document("b") == moved
+    assert cache.list_by_document("a") == []
+    assert cache.list_by_document("b") == [moved]
     cache.apply(1, 6, 7, {"a": None})
-    assert cache.find_by_document("b") is None
+    assert cache.list_by_document("b") == []
     assert cache.find("a") is None
     assert cache.find("c") == C
 

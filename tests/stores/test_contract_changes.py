@@ -84,7 +84,7 @@ async def test_a_forced_update_removes_the_other_sessions_of_the_kernel(
     )
     assert release.kernel_id == before.kernel_id
     assert list(await store.list_sessions()) == [release.session, unrelated]
-    assert await store.find_by_document("b") is None
+    assert await store.list_by_document("b") == []
 
 
 @pytest.mark.gen_test

@@ -37,10 +37,10 @@ async def test_all_owners_list_find_change_and_delete_the_same_sessions(stores: 
     one, other = await open_several(stores)
     session = await one.insert(session_of("a"))
     assert list(await other.list_sessions()) == [session]
-    assert await other.find_by_document("a") == session
+    assert await other.list_by_document("a") == [session]
     renamed = await other.update(session.session_id, Changes(path="b"), stop_token=make_id())
     assert list(await one.list_sessions()) == [renamed.session]
-    assert await one.find_by_document("a") is None
+    assert await one.list_by_document("a") == []
     await one.delete(session.session_id, stop_token="stop")
     assert await other.find_session(session.session_id) is None
     with pytest.raises(SessionNotFound):

@@ -60,7 +60,7 @@ async def test_a_session_that_cannot_be_read_is_left_out_and_kept_and_named_once
             rows(stores.path, "UPDATE nbsessions_namespace SET revision = revision + 1")
             assert ids(await store.list_sessions()) == ids([first, last])
     assert await store.find_session(bad.session_id) is None
-    assert await store.find_by_document(str(bad.document)) is None
+    assert await store.list_by_document(str(bad.document)) == []
     await store.delete(last.session_id, stop_token=make_id())
     assert await store.rename_document("0.ipynb", "new.ipynb")
     assert raw(stores, bad) == row

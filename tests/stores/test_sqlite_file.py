@@ -178,7 +178,7 @@ async def test_reads_do_not_raise_the_revision_and_writes_do(stores: Stores) -> 
     revision = revision_of(stores.path)
     await store.list_sessions()
     await store.find_session("unknown")
-    await store.find_by_document("a")
+    await store.list_by_document("a")
     await store.find_intent("unknown")
     await store.list_intents()
     await store.count_by_kernel("unknown")

@@ -24,7 +24,7 @@ from nbsessions.errors import (
 from nbsessions.models import Changes, EndReason, Session, Verb
 from nbsessions.stores.base import START_LEASE, SessionStore
 from nbsessions.stores.sqlite import database
-from support.stores import NAMESPACE, OTHER_NAMESPACE, Stores, recover
+from support.stores import NAMESPACE, OTHER_NAMESPACE, Stores, ids, recover
 from support.values import LAPSED, make_id, make_owner, make_session, make_start, to_kernel
 
 T = TypeVar("T")
@@ -320,9 +320,8 @@ class StoreMachine(RuleBasedStateMachine):
         for session in listed:
             assert self.do(self.store.find_session(session.session_id)) == session
         for document in ("a", "b", "c/d", "e"):
-            found = self.do(self.store.find_by_document(document))
-            oldest = self.model.oldest(document)
-            assert (found and found.session_id) == (oldest and oldest.session_id)
+            found = self.do(self.store.list_by_document(document))
+            assert ids(found) == ids([each for each in expected if each.document == document])
         for kernel_id in ("k1", "k2", "k3", "k4"):
             holders = self.do(self.store.count_by_kernel(kernel_id))
             assert holders == len(self.model.holders(kernel_id))

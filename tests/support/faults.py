@@ -16,7 +16,7 @@ from support.provider import Gate
 READS = (
     "list_sessions",
     "find_session",
-    "find_by_document",
+    "list_by_document",
     "list_by_kernel",
     "find_intent",
     "list_intents",

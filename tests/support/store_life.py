@@ -44,7 +44,7 @@ async def _start_and_end(store: SessionStore) -> None:
     assert await store.acquire(make_start("a")) == session
     (renamed,) = await store.rename_document("a", "folder/b")
     assert (renamed.session_id, renamed.path) == (session.session_id, "folder/b")
-    assert await store.find_by_document("folder/b") == renamed
+    assert await store.list_by_document("folder/b") == [renamed]
     release = await store.delete(session.session_id, stop_token="stop")
     assert release.kernel_id == session.kernel_id
     assert [intent.verb for intent in await store.list_intents()] == [Verb.STOP]

@@ -54,8 +54,8 @@ class SQLSessionStore(SessionStore, Generic[Tx]):
     async def find_session(self, session_id: str) -> Session | None:
         return (await self._refreshed()).find(session_id)
 
-    async def find_by_document(self, document: str) -> Session | None:
-        return (await self._refreshed()).find_by_document(document)
+    async def list_by_document(self, document: str) -> Sequence[Session]:
+        return (await self._refreshed()).list_by_document(document)
 
     async def list_by_kernel(self, kernel_id: str) -> Sequence[Session]:
         return (await self._refreshed()).list_by_kernel(kernel_id)
