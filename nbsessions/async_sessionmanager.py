@@ -319,7 +319,7 @@ class AsyncSessionManager(LoggingConfigurable):
     async def encode_session(self, session_id: str) -> Encoded:
         """Return the session as replies show it, in JSON. Raises HTTPError 404 and 503.
 
-        What has not changed since the last call is not made again.
+        It is not made again if it has not changed since all sessions were listed last.
         """
         if not self._uses_own("get_session"):
             model: dict[str, Any] = await ensure_async(self.get_session(session_id=session_id))

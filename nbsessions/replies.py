@@ -12,7 +12,7 @@ from nbsessions.models import KernelModel, LiveSession, Session, document_of
 
 
 class Encoded(NamedTuple):
-    """A session, or all of them, as in a reply."""
+    """A session, or a list of them, as in a reply."""
 
     content: bytes
     version: str | None

@@ -21,8 +21,9 @@ from nbsessions.tasks import SharedRun
 class EncodedSessions:
     """Sessions in replies. Used on one event loop.
 
-    The JSON of a session is kept until the session or the model of its kernel changes. That of a
-    session whose kernel is not plainly alive is never kept, so that each read asks for the kernel.
+    The JSON of each session in the last list is kept until the session or the model of its kernel
+    changes. That of a session whose kernel is not plainly alive is never kept, so that each read
+    asks for the kernel.
     """
 
     def __init__(self, store: SessionStore, lookups: Lookups, changes: ModelChanges) -> None:

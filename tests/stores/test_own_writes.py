@@ -11,6 +11,8 @@ import pytest
 from nbsessions.errors import StoreError
 from nbsessions.models import Changes
 from nbsessions.stores.cache import SessionCache
+from nbsessions.stores.sql import writer as writer_module
+from nbsessions.stores.sql.store import SQLSessionStore
 from nbsessions.stores.sql.writer import BatchWriter
 from support.stores import SQL_KINDS, Stores, WriterGate, ids
 from support.values import make_id, make_owner, make_session
@@ -76,6 +78,31 @@ async def test_they_wait_for_it_and_do_not_read_all_sessions_again(
     assert ids(await reading) == ids([first, second])
     assert await finding == await writing
     assert replaced == []
+
+
+async def test_they_do_not_wait_for_a_later_write(stores: Stores) -> None:
+    store = await stores.open()
+    assert isinstance(store, SQLSessionStore)
+    await store.insert(make_session("a"))
+    writer, gate = store._opened(store._writer), WriterGate()
+    held = await gate.hold(store)
+    assert await asyncio.wait_for(writer.wait_for_delivery(writer.mark.written), 30)
+    gate.open()
+    await held
+
+
+async def test_they_read_what_takes_long_to_arrive(
+    stores: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer_module, "_DELIVERY_TIMEOUT", 0.01)
+    store = await stores.open()
+    session, held_up = make_session("a"), HeldUp(monkeypatch)
+    writing = asyncio.ensure_future(store.insert(session))
+    await asyncio.to_thread(held_up.committed.wait, 30)
+    assert ids(await store.list_sessions()) == ids([session])
+    assert not writing.done()
+    held_up.go_on()
+    await writing
 
 
 async def test_they_ask_the_store_if_it_does_not_arrive(

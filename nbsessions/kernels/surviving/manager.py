@@ -192,7 +192,7 @@ class SurvivingKernels(LoggingConfigurable):
 
         A busy kernel handles these at once. They are not the end of what keeps it busy.
         """
-        trait: Any = AsyncMappingKernelManager.untracked_message_types
+        trait: Any = self.traits()["untracked_message_types"]
         return [*trait.default(), *_SUBSHELL_MESSAGES]
 
     if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from nbsessions.kernels.surviving.asking import KernelInfoRequests
 _ANSWER_TIMEOUT = 1.0
 """Seconds that an idle kernel has to answer a request."""
 _PAUSE = 0.2
-_MOST_RECONNECTIONS = 3
+_MOST_ATTEMPTS = 3
 _SERVED_WHEN_IDLE = ("shell", "stdin")
 """Channels whose sockets a kernel attends to only when it is idle."""
 
@@ -95,12 +95,8 @@ class _Client:
 
     async def reconnect(self) -> None:
         try:
-            reconnections = 0
-            while (
-                reconnections < _MOST_RECONNECTIONS
-                and not self._shell.closed()
-                and self._reconnector.may_know_clients()
-            ):
+            attempts = 0
+            while attempts < _MOST_ATTEMPTS and not self._shell.closed():
                 if not self._reconnector.is_idle():
                     await asyncio.sleep(_PAUSE)
                 elif await self._gets_answer():
@@ -109,8 +105,9 @@ class _Client:
                 # while the stream had another receiver was not seen here. Only an idle kernel
                 # that does not answer proves that it does not receive the client's messages.
                 elif self._reconnector.is_idle() and self._is_listening():
-                    self._reconnect()
-                    reconnections += 1
+                    attempts += 1
+                    if self._reconnector.may_know_clients():
+                        self._reconnect()
         finally:
             if not self._shell.closed():
                 if self._is_listening():

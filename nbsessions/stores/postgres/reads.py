@@ -132,9 +132,8 @@ class Reads(CachedReads):
         key = (self._namespace, self._owner.owner_id)
         row = connection.execute(statements.SELECT_VERSION, key).fetchone()
         assert row is not None
-        if self._cache.is_at(self._version(generation, mark, row)):
+        if self._is_current(self._version(generation, mark, row), row[1]):
             return None
-        self._check_delivery(row[1])
         rows = connection.execute(
             statements.SELECT_SNAPSHOT, (*key, self._namespace, self._scope)
         ).fetchall()

@@ -18,6 +18,11 @@ from nbsessions.tasks import SharedRun
 class Undelivered(Exception):
     """The store has a write of this server that has not reached the cache yet."""
 
+    def __init__(self, written: int) -> None:
+        """``written`` is the number of the write, see ``Mark``."""
+        super().__init__(f"write {written} is not delivered")
+        self.written = written
+
 
 class CachedReads(ABC):
     """The reads for one scope. Call the methods on the event loop, unless documented otherwise."""
@@ -47,17 +52,23 @@ class CachedReads(ABC):
     async def _read_unless_current(self) -> tuple[Version, list[Session]] | None:
         """Return the sessions and their version, or None if the cache has that version.
 
-        Calls ``_check_delivery`` before it reads the sessions. Raises Undelivered, StoreReverted
-        if the store lacks what this server wrote, and StoreError.
+        Decides by ``_is_current``. Raises Undelivered, StoreReverted if the store lacks what this
+        server wrote, and StoreError.
         """
 
-    def _check_delivery(self, written: int | None) -> None:
-        """Raise Undelivered if a read can be spared by waiting. Safe to call from any thread.
+    def _is_current(self, version: Version, written: int) -> bool:
+        """Return whether the cache has this version. Safe to call from any thread.
 
-        ``written`` is the number of this server's last write in the store.
+        ``written`` is the number of this server's last write in that version. Raises Undelivered
+        if the cache will have that write in a moment.
         """
-        if self._is_patient and written is not None and self._writer.is_undelivered(written):
-            raise Undelivered
+        # First, because the write may be delivered in between.
+        is_undelivered = self._writer.is_undelivered(written)
+        if self._cache.is_at(version):
+            return True
+        if is_undelivered and self._is_patient:
+            raise Undelivered(written)
+        return False
 
     async def _reload(self) -> None:
         try:
@@ -92,9 +103,9 @@ class CachedReads(ABC):
         while True:
             try:
                 return await self._read_unless_current()
-            except Undelivered:
-                # If no write arrives, its outcome is uncertain, and only the store can tell.
-                self._is_patient = await self._writer.wait_for_delivery()
+            except Undelivered as undelivered:
+                # If the write does not arrive, only the store can tell.
+                self._is_patient = await self._writer.wait_for_delivery(undelivered.written)
 
     def _restore(self) -> None:
         """Write this server's sessions and intents to the store again, in the background."""

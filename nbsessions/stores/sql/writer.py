@@ -25,6 +25,9 @@ Tx = TypeVar("Tx", bound=SQLTransaction)
 MOST_AT_ONCE = 100
 """Operations in a transaction. Databases limit how long a transaction may take."""
 
+_DELIVERY_TIMEOUT = 1.0
+"""Seconds after which a committed write is read from the store."""
+
 _CLOSE_TIMEOUT = 10.0
 
 
@@ -120,16 +123,20 @@ class BatchWriter(ABC, Generic[Tx]):
         """
         return written > self._delivered
 
-    async def wait_for_delivery(self) -> bool:
-        """Wait until the transaction that is under way, if there is one, has reached the cache.
+    async def wait_for_delivery(self, written: int) -> bool:
+        """Wait until the owner's write with this number, which is committed, reaches the cache.
 
-        Returns whether the cache knows of later writes than before.
+        Returns False if it does not: the thread did not learn that it was committed, or has to
+        find that out first.
         """
-        delivered = self._delivered
-        if self._batches_begun > self._batches_delivered:
+        last = self._batches_begun
+        while self._delivered < written and self._batches_delivered < last:
             self._delivery.clear()
-            await self._delivery.wait()
-        return self._delivered > delivered
+            try:
+                await asyncio.wait_for(self._delivery.wait(), _DELIVERY_TIMEOUT)
+            except asyncio.TimeoutError:
+                break
+        return self._delivered >= written
 
     def close(self, last: Callable[[Tx], None]) -> bool:
         """Commit the queued operations and then ``last``, and disconnect. Idempotent.

@@ -103,10 +103,8 @@ class Reads(CachedReads):
         return self._database.is_in_place() and self._database.damage is None
 
     def _read_in_thread(self, mark: Mark) -> tuple[Version, list[Session]] | None:
-        version, written = self._version(self._reader, mark)
-        if self._cache.is_at(version):
+        if self._is_current(*self._version(self._reader, mark)):
             return None
-        self._check_delivery(written)
         version, rows = self._reader.snapshot(
             self._namespace,
             self._owner.owner_id,

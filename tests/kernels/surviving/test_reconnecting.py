@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -37,26 +36,51 @@ async def deaf_client(folder: Path) -> AsyncIterator[Deaf]:
         yield Deaf(kernel)
 
 
-@pytest.mark.gen_test
-async def test_a_process_of_this_server_knows_no_old_connections(tmp_path: Path) -> None:
-    async with deaf_client(tmp_path) as client:
-        await asyncio.wait_for(client.reconnect(), 30)
-        assert len(client.requests) == 0
-
-
-@pytest.mark.gen_test
-async def test_a_restarted_kernel_keeps_the_connections_that_it_gets(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def reconnections(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """The reconnections of clients, which do not happen here."""
     monkeypatch.setattr(reconnecting, "_ANSWER_TIMEOUT", 0.01)
-    monkeypatch.setattr(reconnecting, "_MOST_RECONNECTIONS", 10**9)
-    reconnected = asyncio.Semaphore(0)
-    monkeypatch.setattr(reconnecting._Client, "_reconnect", lambda _: reconnected.release())
+    found: list[object] = []
+    monkeypatch.setattr(reconnecting._Client, "_reconnect", lambda each: found.append(each))
+    return found
+
+
+@pytest.mark.gen_test
+async def test_a_process_of_a_dead_server_may_know_an_old_connection(
+    tmp_path: Path, reconnections: list[object]
+) -> None:
     async with deaf_client(tmp_path) as client:
         client.kernel.provisioner.is_process_adopted = True
-        reconnecting_it = asyncio.ensure_future(client.reconnect())
-        await reconnected.acquire()
+        await client.reconnect()
+        assert len(reconnections) == len(client.requests) == 3
 
-        await client.kernel.restart_kernel(now=True)
 
-        await asyncio.wait_for(reconnecting_it, 30)
+@pytest.mark.gen_test
+async def test_a_process_of_this_server_knows_no_old_connections(
+    tmp_path: Path, reconnections: list[object]
+) -> None:
+    async with deaf_client(tmp_path) as client:
+        await client.reconnect()
+        assert reconnections == []
+        # An answer tells that earlier replies have arrived.
+        assert len(client.requests) == 3
+
+
+@pytest.mark.gen_test
+async def test_a_kernel_that_is_restarted_meanwhile_keeps_its_connections(
+    tmp_path: Path, reconnections: list[object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gets_answer = reconnecting._Client._gets_answer
+
+    async with deaf_client(tmp_path) as client:
+        client.kernel.provisioner.is_process_adopted = True
+
+        async def restart_and_ask(asking: reconnecting._Client) -> bool:
+            if client.kernel.provisioner.is_process_adopted:
+                await client.kernel.restart_kernel(now=True)
+                client.kernel.execution_state = "idle"
+            return await gets_answer(asking)
+
+        monkeypatch.setattr(reconnecting._Client, "_gets_answer", restart_and_ask)
+        await client.reconnect()
+        assert reconnections == []
