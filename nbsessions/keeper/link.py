@@ -12,8 +12,9 @@ import time
 import uuid
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
 from typing import TypeVar
+
+from msgspec import Struct
 
 from nbsessions.identity import process_key
 from nbsessions.keeper.asking import OtherVersion, Refused, exchange
@@ -41,8 +42,7 @@ _LONGEST_PAUSE = 60.0
 """Seconds between attempts to start a keeper that cannot be started."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Attached:
+class Attached(Struct, frozen=True, kw_only=True):
     """A client's connection that the keeper knows of."""
 
     mark: Mark
@@ -50,8 +50,7 @@ class Attached:
     """What the client has been sent before. None if the client is new."""
 
 
-@dataclass(kw_only=True)
-class _Client:
+class _Client(Struct, kw_only=True):
     request: Attach
     descriptor: int | None
     mark: Mark | None = None

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from nbsessions.keeper import records
 from nbsessions.keeper.messages import count_lines
@@ -23,8 +24,7 @@ LIMIT = "there was more than is kept"
 _CHUNK = 1_000_000
 
 
-@dataclass(kw_only=True)
-class Losses:
+class Losses(Struct, kw_only=True):
     """What is missing in a part of a spool that has been read."""
 
     messages: int = 0

@@ -6,9 +6,10 @@ import contextlib
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
+
+from msgspec import Struct
 
 from nbsessions.keeper.messages import CONTENT, HEADER, KEY_SIZE, SIGNATURE, key_of
 
@@ -37,8 +38,7 @@ class Kind(IntEnum):
 CHANNELS: Final = {Kind.IOPUB: "iopub", Kind.SHELL: "shell", Kind.STDIN: "stdin"}
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Record:
+class Record(Struct, frozen=True, kw_only=True):
     """One record of a spool."""
 
     kind: Kind
@@ -52,8 +52,7 @@ class Record:
     """The session id of the client that a reply is for."""
 
 
-@dataclass(kw_only=True, slots=True)
-class Unwritten:
+class Unwritten(Struct, kw_only=True):
     """What will be a record. It is encoded only if there is time to write it."""
 
     kind: Kind

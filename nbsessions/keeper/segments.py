@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from nbsessions.keeper import records
 from nbsessions.private import PrivateFolder
@@ -13,8 +14,7 @@ from nbsessions.private import PrivateFolder
 _SUFFIX = ".spool"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Segment:
+class Segment(Struct, frozen=True, kw_only=True):
     """A file with consecutive records. A kernel's spool is one or more of them."""
 
     kernel_id: str

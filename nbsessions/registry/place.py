@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import socket
-from dataclasses import dataclass
 from urllib.parse import quote
+
+from msgspec import Struct
 
 from nbsessions.identity import machine_key, pid_namespace
 from nbsessions.models import KernelTrace
@@ -22,8 +23,7 @@ def is_local(provider: str) -> bool:
     return provider.startswith("local:")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Place:
+class Place(Struct, frozen=True, kw_only=True):
     """A boot of a host, a pid namespace on it, and the folder that holds the kernels' files.
 
     Servers with the same place see the same processes and kernel records. Other servers cannot
@@ -57,8 +57,7 @@ class Place:
         return is_here and bool(ours[2]) and bool(theirs[2]) and theirs[2] != ours[2]
 
 
-@dataclass(frozen=True, kw_only=True)
-class RecordedKernel:
+class RecordedKernel(Struct, frozen=True, kw_only=True):
     """A kernel that has a record in this place, and whether it may still run."""
 
     kernel_id: str

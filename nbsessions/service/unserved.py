@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Collection
-from dataclasses import dataclass
 from datetime import timedelta
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from nbsessions.errors import StoreError
@@ -25,8 +25,7 @@ A later server completes the rest.
 """
 
 
-@dataclass(frozen=True, kw_only=True)
-class Ended:
+class Ended(Struct, frozen=True, kw_only=True):
     """What was ended in a namespace that no server served."""
 
     sessions: tuple[Session, ...]

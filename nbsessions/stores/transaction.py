@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TypeVar
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from nbsessions.errors import KernelConflict, SessionNotFound, StartInProgress, StartLost
@@ -33,8 +33,7 @@ from nbsessions.stores.base import (
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class SharedStart:
+class SharedStart(Struct, frozen=True):
     """A start that is running or was committed a short time ago, and can be shared."""
 
     kernel_id: str | None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from nbsessions.errors import StoreUnavailable
 
@@ -16,8 +16,7 @@ class StoreReverted(StoreUnavailable):
         super().__init__(text)
 
 
-@dataclass(frozen=True)
-class Mark:
+class Mark(Struct, frozen=True):
     """The last write of a writer, to check that the store has not lost it."""
 
     revision: int = 0

@@ -10,8 +10,9 @@ import threading
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
+
+from msgspec import Struct, field
 
 from nbsessions.errors import InvalidRequest, SessionError, StoreUnavailable
 from nbsessions.models import Intent, Owner, Session
@@ -31,8 +32,7 @@ _DELIVERY_TIMEOUT = 1.0
 _CLOSE_TIMEOUT = 10.0
 
 
-@dataclass(eq=False)
-class Job:
+class Job(Struct, eq=False):
     """An operation in the queue, and its outcome."""
 
     operation: Callable[[Any], Any]
@@ -42,8 +42,7 @@ class Job:
     error: BaseException | None = None
 
 
-@dataclass(eq=False)
-class Committed:
+class Committed(Struct, eq=False):
     """The changes of one transaction, to be applied to the cache and the writer's intents."""
 
     generation: int
