@@ -1,4 +1,4 @@
-"""Reads that come between a commit of their own server and its way to the event loop."""
+"""Reads that come after a commit of their own server, but before the event loop knows of it."""
 
 from __future__ import annotations
 
@@ -18,6 +18,12 @@ from support.stores import SQL_KINDS, Stores, WriterGate, ids
 from support.values import make_id, make_owner, make_session
 
 pytestmark = [pytest.mark.parametrize("stores", SQL_KINDS, indirect=True), pytest.mark.gen_test]
+
+
+@pytest.fixture(autouse=True)
+def _is_patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let reads wait for longer than a test takes."""
+    monkeypatch.setattr(writer_module, "_DELIVERY_TIMEOUT", 300.0)
 
 
 class HeldUp:

@@ -188,9 +188,10 @@ class SurvivingKernels(LoggingConfigurable):
 
     @default("untracked_message_types")
     def _default_untracked_message_types(self) -> list[str]:
-        """Return the server's own ones, and what pages send to the control channel besides.
+        """Return those of jupyter_server, and the messages about subshells.
 
-        A busy kernel handles these at once. They are not the end of what keeps it busy.
+        Pages send these on the control channel, where a busy kernel answers at once. It goes on
+        with its cell, so the answer does not mean that it is idle.
         """
         trait: Any = self.traits()["untracked_message_types"]
         return [*trait.default(), *_SUBSHELL_MESSAGES]

@@ -106,6 +106,8 @@ class _Client:
                 # that does not answer proves that it does not receive the client's messages.
                 elif self._reconnector.is_idle() and self._is_listening():
                     attempts += 1
+                    # Other processes are only asked. An answer tells that all earlier replies
+                    # have arrived.
                     if self._reconnector.may_know_clients():
                         self._reconnect()
         finally:

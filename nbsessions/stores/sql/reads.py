@@ -35,6 +35,7 @@ class CachedReads(ABC):
         self._log = log
         self._writer = writer
         self._is_patient = True
+        """Whether the read that is under way waits for a write of this server."""
         self._reloading = SharedRun(self._reload)
         self._restoring: asyncio.Task[None] | None = None
 
@@ -95,9 +96,10 @@ class CachedReads(ABC):
             found = await self._read_once_delivered()
 
     async def _read_once_delivered(self) -> tuple[Version, list[Session]] | None:
-        """Return the sessions, unless the cache has what is new, or this server's own thread does.
+        """Return the sessions and their version, or None if the cache has that version.
 
-        To read thousands of sessions takes much longer than to wait for one's own write.
+        Waits for a write of this server that is about to reach the cache. To read thousands of
+        sessions instead would take much longer.
         """
         self._is_patient = True
         while True:
