@@ -10,6 +10,7 @@ from playwright.sync_api import Browser, BrowserContext
 
 from support.browser import LAB_CONFIG, NOTEBOOK7_CONFIG, PAGE_IS_GONE, running_browser
 from support.gaps import ROUNDS, Gap
+from support.pagelog import PageLog
 from support.server import Server, StartServer
 
 
@@ -20,12 +21,15 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture
-def context(browser: Browser) -> Iterator[BrowserContext]:
+def context(browser: Browser, request: pytest.FixtureRequest) -> Iterator[BrowserContext]:
     """A browser's profile: its tabs share cookies, and nothing with those of other tests."""
     with browser.new_context() as context:
         # JupyterLab looks for a lost kernel again after 10 to 30 seconds, each time.
         context.set_default_timeout(90_000)
+        log = PageLog(context)
         yield context
+        # pytest shows it if the test has failed.
+        request.node.add_report_section("teardown", "pages", log.text())
 
 
 @pytest.fixture

@@ -56,6 +56,13 @@ def flush(server: Server, kernel: FakeKernel) -> None:
     server.link.flush(kernel.kernel_id).result(30)
 
 
+def wait_for_arrival(keeper: RunningKeeper, kernel: FakeKernel, count: int) -> None:
+    """Wait until the keeper has received so many messages of the kernel in all."""
+    wait_until(
+        lambda: keeper.status()["kernels"][kernel.kernel_id]["position"] == count, "all arrived"
+    )
+
+
 # Listening
 
 
@@ -75,6 +82,7 @@ def test_nothing_is_kept_without_clients(
     keeper: RunningKeeper, server: Server, kernel: FakeKernel
 ) -> None:
     kernel.publish(*said(10))
+    wait_for_arrival(keeper, kernel, 10)
     flush(server, kernel)
     assert kept(keeper, kernel) == []
 
@@ -85,7 +93,7 @@ def test_a_kernel_that_publishes_elsewhere_is_followed(
     server.attach(kernel.kernel_id, "client", websocket[0])
     before, after = said(3), said(3)
     kernel.publish(*before)
-    wait_until(lambda: flush(server, kernel) or kept(keeper, kernel), "some have arrived")
+    wait_for_arrival(keeper, kernel, 3)
     kernel.move()
     server.link.watch(kernel.kernel_id)
     kernel.wait_for_keeper()
@@ -250,13 +258,13 @@ def test_positions_that_clients_have_are_not_used_again(
     keeper: RunningKeeper, server: Server, kernel: FakeKernel, websocket: Websocket
 ) -> None:
     kernel.publish(*said(100))
-    flush(server, kernel)
+    wait_for_arrival(keeper, kernel, 100)
     server.attach(kernel.kernel_id, "client", websocket[0])
     keeper.kill()
     kernel.wait_for_another_keeper()
     after = said(3)
     kernel.publish(*after)
-    wait_until(lambda: flush(server, kernel) or kept(keeper, kernel), "they have arrived")
+    wait_until(lambda: flush(server, kernel) or len(kept(keeper, kernel)) == 3, "all arrived")
     known = server.attach(kernel.kernel_id, "client", websocket[0])
     assert known is not None
     assert [each.frames for each in kept(keeper, kernel, known)] == after
