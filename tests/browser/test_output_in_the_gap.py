@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 
 import pytest
@@ -68,6 +69,29 @@ def test_a_cell_that_ends_in_the_gap_shows_its_result(gap: Gap, context: Browser
     assert notebook.text(0) == f"{lines}'the result'"
     assert notebook.execution_count(0) == 1
     assert notebook.execute("number") == "9"
+
+
+def test_a_cell_whose_reply_was_lost_with_the_server_has_its_number(
+    gap: Gap, context: BrowserContext
+) -> None:
+    notebook = open_lab(context, gap.server).open_notebook(gap.write(ENDING, "tell('replied')"))
+
+    def kill_before_it_passes_on_the_reply(server: Server) -> None:
+        server.send_signal(signal.SIGSTOP)
+        gap.tell("gone")
+        gap.wait_for("replied")
+        server.kill()
+
+    notebook.run(0)
+    gap.wait_for("begun")
+    notebook.run(1)
+    notebook.wait_until_received()
+    with gap.away(notebook, end=kill_before_it_passes_on_the_reply):
+        pass
+    for index in range(2):
+        notebook.wait_for_end(index)
+        assert notebook.execution_count(index) == index + 1
+    assert notebook.text(0) == "".join(f"{number}\n" for number in range(10))
 
 
 def test_a_cell_that_fails_in_the_gap_shows_why_and_the_next_one_does_not_run(

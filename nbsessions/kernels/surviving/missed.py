@@ -9,6 +9,7 @@ from jupyter_client.session import Session
 from nbsessions.keeper.messages import CONTENT, HEADER, PARENT, count_lines, decoded, type_of
 from nbsessions.keeper.reading import Losses, SpoolReader
 from nbsessions.keeper.records import Kind, Record
+from nbsessions.kernels.surviving.made_up import make_up
 from nbsessions.models import Missed
 
 _MOST_CLIENTS = 1000
@@ -58,9 +59,7 @@ class MissedOutput:
             return None
         self._pending = Losses()
         content = {"name": "stderr", "text": f"[{text}]\n"}
-        line = session.msg("stream", content, parent={"header": parent})
-        frames: list[bytes] = session.serialize(line)
-        return frames
+        return make_up(session, "stream", content, request=parent, header=record.frames[HEADER])
 
     def summary(self) -> Missed:
         """Return what there is to tell."""

@@ -14,6 +14,7 @@ from typing import Any
 from jupyter_client.session import Session
 
 from nbsessions.keeper.messages import CONTENT, HEADER, PARENT, decoded, key_of_request, type_of
+from nbsessions.kernels.surviving.made_up import make_up
 
 _TELLING = {"execute_input", "error", "status"}
 
@@ -29,8 +30,8 @@ class Unanswered:
         """The requests that something was published for. Their cells were not skipped."""
         self._inputs: dict[bytes, dict[str, Any]] = {}
         self._errors: dict[bytes, dict[str, Any]] = {}
-        self._ended: dict[bytes, dict[str, Any]] = {}
-        """The headers of the requests of cells that have ended, by key."""
+        self._ended: dict[bytes, tuple[dict[str, Any], bytes]] = {}
+        """Of each cell that has ended: the header of its request, and that of its last message."""
         self._parent = b""
         """The last parent header. Most messages have that of the one before."""
 
@@ -63,7 +64,11 @@ class Unanswered:
         elif kind == "error":
             self._errors[key] = content
         elif content.get("execution_state") == "idle" and key not in self._answered:
-            self._ended[key] = request
+            self._ended[key] = request, message[HEADER]
+
+    def waits_for_other_than(self, key: bytes) -> bool:
+        """Return whether a cell has ended without a reply, and it is not that of this request."""
+        return bool(self._ended) and key not in self._ended
 
     def ended(self) -> list[bytes]:
         """Return the keys of the requests whose cells have ended without a reply."""
@@ -73,12 +78,20 @@ class Unanswered:
         """Return signed replies to those of the requests that have none yet."""
         replies = []
         for key in keys:
-            request = self._ended.pop(key, None)
-            if request is None:
+            ended = self._ended.pop(key, None)
+            if ended is None:
                 continue
-            reply = session.msg("execute_reply", self._content(key), parent={"header": request})
-            reply["metadata"] = {"nbsessions": {"lost": True}}
-            replies.append(session.serialize(reply))
+            request, header = ended
+            replies.append(
+                make_up(
+                    session,
+                    "execute_reply",
+                    self._content(key),
+                    request=request,
+                    header=header,
+                    metadata={"nbsessions": {"lost": True}},
+                )
+            )
         return replies
 
     def _content(self, key: bytes) -> dict[str, Any]:

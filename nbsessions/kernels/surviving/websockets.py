@@ -58,6 +58,8 @@ class SurvivingConnection(ZMQChannelsWebsocketConnection):
     _catching_up: CatchingUp | None = None
     _handshakes: Handshakes | None = None
     _unanswered: Unanswered | None = None
+    _later: list[list[Any]]
+    """Replies to be sent after those that are made up."""
     _has_ended = False
     _noting: tuple[int, bytes] | None = None
     """The kind and the key of the message that is being sent."""
@@ -103,13 +105,16 @@ class SurvivingConnection(ZMQChannelsWebsocketConnection):
         await reconnector.reconnect([self.channels])
         await self._caught_up.wait()
         unanswered = self._unanswered
-        ended = unanswered.ended() if unanswered is not None else []
+        if unanswered is None:
+            return
+        ended = unanswered.ended()
         if ended:
             # Kernels send a reply before they publish that the cell has ended. It would come
             # before the answer to another request.
             await reconnector.reconnect([self.channels])
         self._unanswered = None
-        for frames in unanswered.make_up(ended, self.session) if unanswered is not None else ():
+        later, self._later = self._later, []
+        for frames in [*unanswered.make_up(ended, self.session), *later]:
             self.send("shell", frames)
 
     async def _catch_up(self, catching_up: CatchingUp) -> None:
@@ -144,6 +149,7 @@ class SurvivingConnection(ZMQChannelsWebsocketConnection):
         self._mark = attached.mark
         if attached.known is not None and self._handshakes is not None:
             self._unanswered = Unanswered(self.session.session, attached.known.answered)
+            self._later = []
 
     def see(self, record: Record) -> None:
         """Note what the client has been sent before."""
@@ -166,6 +172,11 @@ class SurvivingConnection(ZMQChannelsWebsocketConnection):
             key = key_of(frames[start + SIGNATURE], frames[start + HEADER])
         else:
             kind, key = marks.ANSWERED, key_of_request(frames[start + PARENT])
+        unanswered = self._unanswered if channel == "shell" else None
+        if unanswered is not None and unanswered.waits_for_other_than(key):
+            # Kernels answer in order. To a client, this reply means that no earlier one comes.
+            self._later.append(frames)
+            return
         self._send(channel, frames, kind, key)
 
     def send_kept(self, record: Record) -> None:

@@ -15,6 +15,7 @@ from nbsessions.models import Missed
 from nbsessions.private import PrivateFolder
 
 SESSION = Session(key=b"secret")
+SERVER = Session(key=b"secret")
 CELL = SESSION.msg_header("execute_request")
 QUESTION = SESSION.msg_header("kernel_info_request")
 
@@ -50,6 +51,8 @@ def text_of(line: list[bytes] | None) -> str:
     message = SESSION.deserialize(SESSION.feed_identities(line)[1])
     assert message["parent_header"]["msg_id"] == CELL["msg_id"]
     assert (message["msg_type"], message["content"]["name"]) == ("stream", "stderr")
+    # JupyterLab would drop messages if they came from different sessions.
+    assert message["header"]["session"] == SESSION.session
     text: str = message["content"]["text"]
     return text
 
@@ -77,29 +80,29 @@ OTHERS = {
 @pytest.mark.parametrize("place", PLACES)
 def test_a_line_tells_of_a_loss_once(missed: MissedOutput, place: str) -> None:
     lose(missed, Losses(messages=9, lines=1234, reason=LIMIT), PLACES[place])
-    text = text_of(missed.line_before(PLACES[place], SESSION))
+    text = text_of(missed.line_before(PLACES[place], SERVER))
     assert text == f"[1,234 lines of output are missing: {LIMIT}.]\n"
-    assert missed.line_before(PLACES[place], SESSION) is None
+    assert missed.line_before(PLACES[place], SERVER) is None
 
 
 @pytest.mark.parametrize("other", OTHERS)
 def test_the_line_waits_for_its_place(missed: MissedOutput, other: str) -> None:
     lose(missed, Losses(messages=1, lines=1, reason="the disk was full"), OTHERS[other])
-    assert missed.line_before(OTHERS[other], SESSION) is None
+    assert missed.line_before(OTHERS[other], SERVER) is None
     lose(missed, Losses(messages=1, lines=2, reason=LIMIT), PLACES["a plot"])
-    text = text_of(missed.line_before(PLACES["a plot"], SESSION))
+    text = text_of(missed.line_before(PLACES["a plot"], SERVER))
     assert text == f"[3 lines of output are missing: {LIMIT}.]\n"
 
 
 def test_nothing_is_said_of_what_was_superseded(missed: MissedOutput) -> None:
     lose(missed, Losses(messages=100, reason=LIMIT), PLACES["a plot"])
-    assert missed.line_before(PLACES["a plot"], SESSION) is None
+    assert missed.line_before(PLACES["a plot"], SERVER) is None
     assert missed.summary().problem is None
 
 
 def test_a_loss_of_unknown_size_is_told(missed: MissedOutput) -> None:
     lose(missed, Losses(messages=1, reason="nobody was there"), PLACES["the end"])
-    text = text_of(missed.line_before(PLACES["the end"], SESSION))
+    text = text_of(missed.line_before(PLACES["the end"], SERVER))
     assert text == "[Output may be missing: nobody was there.]\n"
 
 
@@ -143,7 +146,7 @@ def test_those_who_connected_long_ago_are_forgotten() -> None:
 
 def test_the_line_is_like_what_a_kernel_says(missed: MissedOutput) -> None:
     lose(missed, Losses(messages=1, lines=1, reason=LIMIT), PLACES["the end"])
-    line = missed.line_before(PLACES["the end"], SESSION)
+    line = missed.line_before(PLACES["the end"], SERVER)
     assert line is not None
     _, *frames = line
     assert json.loads(frames[PARENT]) == json.loads(PLACES["the end"].frames[PARENT])
