@@ -34,6 +34,10 @@ class KernelHost(Struct, frozen=True, kw_only=True):
     """The logger for the provider's warnings and errors."""
 
 
+def _ignore_launch(kernel_id: str, kernel_name: str) -> None:
+    pass
+
+
 class StartRequest(Struct, frozen=True, kw_only=True):
     """A request to start a kernel for a session."""
 
@@ -50,6 +54,14 @@ class StartRequest(Struct, frozen=True, kw_only=True):
     path: str | None
     name: str | None
     type: str | None
+    launched: Callable[[str, str], object] = _ignore_launch
+    """Called with the kernel's id and the name of its kernelspec, at most once.
+
+    A provider may do so as soon as the process exists, so that the session is written while the
+    rest of the start goes on. Until ``start`` has returned, ``models`` then does not count the
+    kernel as dead, and ``shutdown`` waits for the end of the start. If the start fails after all,
+    that is certain: it raises no KernelStartUncertain.
+    """
 
 
 class LeftKernels(Struct, frozen=True, kw_only=True):
@@ -184,6 +196,13 @@ class KernelProvider(ABC):
         A kernel that this server cannot see does not count as ended. It may run on another host
         or in another container, or it may wait for another server to adopt it. Never raises.
         """
+
+    def may_find_left(self) -> bool:
+        """Return whether ``find_left`` may return any kernels. It is called for each new session.
+
+        If the result is False, there certainly were none a moment ago.
+        """
+        return True
 
     async def find_left(self) -> Collection[LeftKernels]:
         """Return the kernels that dead servers have left, and this server may take over.

@@ -30,8 +30,8 @@ from nbsessions.kernels.base import (
     KernelProvider,
     LeftKernels,
     StartRequest,
-    current_start,
 )
+from nbsessions.kernels.launches import Launches
 from nbsessions.kernels.noted import ModelChanges
 from nbsessions.models import (
     EndReason,
@@ -63,6 +63,7 @@ class HostKernelProvider(KernelProvider):
         self._kernel_env = host.kernel_env
         self._log = host.log
         self._last_known: dict[str, KernelModel] = {}
+        self._launches = Launches()
         self._connected: set[str] = set()
         self._known_specs: set[str] = set()
         """The kernelspecs found so far. Caching them avoids reading their files at every start."""
@@ -83,18 +84,18 @@ class HostKernelProvider(KernelProvider):
         if request.kernel_id is not None and self._takes_kernel_id:
             self._refuse_foreign(request.kernel_id)
             options["kernel_id"] = request.kernel_id
-        started = current_start.set(request)
         try:
-            await self._check_kernelspec(request.kernel_name)
-            if self._server_version is not None:
-                options["env"] = self._kernel_env(request.path, request.name)
-            kernel_id: str = await ensure_async(
-                self._kernel_manager.start_kernel(
-                    path=await self._kernel_path(request.path),
-                    kernel_name=request.kernel_name,
-                    **options,
+            with self._launches.start(request):
+                await self._check_kernelspec(request.kernel_name)
+                if self._server_version is not None:
+                    options["env"] = self._kernel_env(request.path, request.name)
+                kernel_id: str = await ensure_async(
+                    self._kernel_manager.start_kernel(
+                        path=await self._kernel_path(request.path),
+                        kernel_name=request.kernel_name,
+                        **options,
+                    )
                 )
-            )
         except SessionError:
             raise
         except NoSuchKernel as error:
@@ -108,7 +109,6 @@ class HostKernelProvider(KernelProvider):
             self._log.error("Kernel %r did not start", request.kernel_name, exc_info=True)
             raise KernelStartFailed(request.kernel_name, error) from error
         finally:
-            current_start.reset(started)
             self._forget_failed_starts()
         model = (await self.models([kernel_id])).alive.get(kernel_id, {})
         return Kernel(
@@ -206,6 +206,8 @@ class HostKernelProvider(KernelProvider):
         if kernel_id in self._kernel_manager:
             self._log.warning("The state of kernel %s is unknown: %r", kernel_id, error)
             unknown[kernel_id] = self._last_known.get(kernel_id)
+        elif kernel_id in self._launches:
+            unknown[kernel_id] = None
         else:
             self._last_known.pop(kernel_id, None)
 
@@ -235,6 +237,7 @@ class HostKernelProvider(KernelProvider):
         return is_addressable(kernel_id)
 
     async def shutdown(self, kernel_id: str) -> None:
+        await self._launches.wait(kernel_id)
         self._last_known.pop(kernel_id, None)
         if kernel_id not in self._kernel_manager:
             return
@@ -299,6 +302,9 @@ class HostKernelProvider(KernelProvider):
             return []
         running = {each.kernel_id for each in list_kernels(self._folder)}
         return [each for each in traces if each.kernel_id not in running]
+
+    def may_find_left(self) -> bool:
+        return self._succession is not None and not self._succession.is_alone()
 
     async def find_left(self) -> Collection[LeftKernels]:
         if self._succession is None:

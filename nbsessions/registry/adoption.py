@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import socket
+import time
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from msgspec.structs import replace
 
@@ -21,6 +22,9 @@ from nbsessions.registry.process import (
 from nbsessions.registry.records import KernelRecord, KernelRecords, forget_kernel
 from nbsessions.registry.servers import Servers, State
 from nbsessions.registry.trouble import explain
+
+_MOMENT = 1.0
+"""Seconds after which another change of a folder has another value, see Servers.last_change."""
 
 _ELSEWHERE_KEPT_FOR = ABANDONED_AFTER.total_seconds()
 
@@ -62,6 +66,10 @@ class Adoption:
         """How many kernels go on running for each of the other root directories."""
         self._in_other_namespaces: Counter[str] = Counter()
         """How many kernels in our root directory go on running for each of the others."""
+        self._last_change: tuple[int, int] | None = None
+        self._change_seen = 0.0
+        self._alone_since: tuple[int, int] | None = None
+        """The last change of the servers' folder if it has no other server since then."""
         self._last_problem: str | None = None
 
     # When this server starts
@@ -122,12 +130,31 @@ class Adoption:
 
     def _find_dead(self) -> set[str]:
         """Return the dead servers that need another look, and forget those that are gone."""
-        server_ids = set(self._servers.list_ids())
+        change = self._servers.last_change()
+        server_ids = set(self._servers.list_ids()) - {self._servers.server_id}
+        self._note_others(server_ids, change)
         self._settled = {each: sign for each, sign in self._settled.items() if each in server_ids}
         others = {each for each in server_ids if not self._is_settled(each)}
         # Almost all of them are alive.
         others = {each for each in others if not self._servers.holds_lock(each)}
         return {each for each in others if self._servers.state(each) is State.DEAD}
+
+    def _note_others(self, others: Collection[str], change: tuple[int, int] | None) -> None:
+        now = time.monotonic()
+        if change != self._last_change:
+            self._last_change, self._change_seen = change, now
+        # A server that came in the moment of the last change would not be noticed by its value.
+        is_certain = not others and now - self._change_seen >= _MOMENT
+        self._alone_since = change if is_certain else None
+
+    def is_alone(self) -> bool:
+        """Return whether there was no other server in the last look, and none has come since.
+
+        False says nothing. Unlike the other methods, this may be used in any thread, and it is
+        only one system call. It relies on the time of the folder's last change.
+        """
+        since = self._alone_since
+        return since is not None and since == self._servers.last_change()
 
     def _is_settled(self, server_id: str) -> bool:
         # A server that is about to register looks dead for a moment, and lives on after that.

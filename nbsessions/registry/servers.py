@@ -168,6 +168,17 @@ class Servers:
         names = self._folder.list_names()
         return [name.removesuffix(".lock") for name in names if name.endswith(".lock")]
 
+    def last_change(self) -> tuple[int, int] | None:
+        """Return a value that changes with the files in the folder. None if there is no folder.
+
+        Changes of the same moment may give the same value. This is one system call.
+        """
+        try:
+            status = os.stat(self._folder.path)
+        except OSError:
+            return None
+        return status.st_ino, status.st_mtime_ns
+
     def forget(self, server_id: str) -> None:
         """Remove the files of a server that has no kernels left."""
         for name in (_lock_name(server_id), _ending_name(server_id)):

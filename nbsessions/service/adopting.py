@@ -37,6 +37,8 @@ class Adopting:
         self._new: set[str] = set()
         """The adopted kernels whose sessions were not taken over yet."""
         self._must_recover = False
+        self.count = 0
+        """How often sessions may have been taken over."""
 
     def begin(self) -> None:
         """Begin to look, if the provider can take over kernels."""
@@ -57,15 +59,12 @@ class Adopting:
         self._tasks.cancel()
         self._looking.cancel()
 
-    async def look(self) -> bool:
-        """Take over now what dead servers have left.
-
-        Returns whether there may be sessions now that were not there before. Raises StoreError.
-        """
+    async def look(self) -> None:
+        """Take over now what dead servers have left. Raises StoreError."""
         if self._provider.adoption_interval is None or self._stopped:
-            return False
-        await self._looking.run()
-        return True
+            return
+        if self._must_recover or self._provider.may_find_left():
+            await self._looking.run()
 
     def list_recent(self) -> Collection[str]:
         """Return the ids of the kernels that were adopted a few seconds ago."""
@@ -94,6 +93,7 @@ class Adopting:
                 await self._provider.leave(left.server_id)
         if self._must_recover:
             await self._recovery.run()
+            self.count += 1
             await self._recovery.log_kernels_without_session(self._new)
             self._new.clear()
             self._must_recover = False

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
 import uuid
 from collections.abc import Awaitable
 
-from nbsessions.errors import KernelConflict, StartInProgress, StartLost, StoreUncertain
+from nbsessions.errors import (
+    KernelConflict,
+    SessionError,
+    StartInProgress,
+    StartLost,
+    StoreUncertain,
+)
 from nbsessions.kernels.base import KernelProvider
 from nbsessions.models import Kernel, LiveSession, NewSession, Session, Sharing, utcnow
 from nbsessions.service.adopting import Adopting
@@ -126,9 +134,12 @@ class Creating:
         return await self._written(session, self._store.insert(session))
 
     async def _find_or_create(self, request: NewSession) -> Session:
+        count = self._adopting.count
         existing = await self._find(request.document)
-        if existing is None and await self._adopting.look():
-            existing = await self._find(request.document)
+        if existing is None:
+            await self._adopting.look()
+            if self._adopting.count > count:
+                existing = await self._find(request.document)
         if existing is not None:
             return existing
         kernel_id = self._kernels.addressable(request.kernel_id)
@@ -184,8 +195,7 @@ class Creating:
     async def _create_with_kernel(
         self, request: NewSession, kernel_id: str | None, sharing: Sharing | None = None
     ) -> Session:
-        session_id, token = str(uuid.uuid4()), str(uuid.uuid4())
-        kernel_id = self._starts.choose_id(kernel_id)
+        token, kernel_id = str(uuid.uuid4()), self._starts.choose_id(kernel_id)
         while (
             found := await self._starts.acquire(token, request.document, kernel_id, sharing)
         ) is not None:
@@ -194,12 +204,34 @@ class Creating:
             shared = await self._share(request, found)
             if shared is not None:
                 return shared
-        kernel = await self._starts.start(
-            token, session_id, request, request.kernel_name, kernel_id
-        )
-        session = self._new_session(request, kernel, session_id)
+        return await self._start(token, request, kernel_id, sharing)
+
+    async def _start(
+        self, token: str, request: NewSession, kernel_id: str | None, sharing: Sharing | None
+    ) -> Session:
+        """Start a kernel under the intent, and return the session that replaces the intent."""
+        session_id = str(uuid.uuid4())
+        committing: asyncio.Task[Session] | None = None
+
+        def commit(kernel: Kernel) -> asyncio.Task[Session]:
+            nonlocal committing
+            if committing is None:
+                session = self._new_session(request, kernel, session_id)
+                commit = self._store.commit(token, session, sharing=sharing)
+                committing = self._mutations.spawn(commit)
+            return committing
+
         try:
-            return await self._store.commit(token, session, sharing=sharing)
+            # If the provider tells of the launch, the session is written while the start goes on.
+            kernel = await self._starts.start(
+                token, session_id, request, request.kernel_name, kernel_id, commit
+            )
+        except BaseException:
+            if committing is not None:
+                await self._take_back(committing)
+            raise
+        try:
+            return await commit(kernel)
         except StartLost as lost:
             await self._cleanup.stop_kernel(token, kernel.kernel_id)
             if lost.winner is None:
@@ -211,6 +243,15 @@ class Creating:
             if written is None:
                 raise
             return written
+
+    async def _take_back(self, committing: Awaitable[Session]) -> None:
+        """End a session that was written before the start of its kernel failed.
+
+        If this fails, too, it is ended as that of any dead kernel, once somebody reads it.
+        """
+        with contextlib.suppress(SessionError):
+            session = await committing
+            await self._endings.end([session.kernel_id])
 
     async def _written(self, session: Session, write: Awaitable[Session]) -> Session:
         """Return the result of the write. If it is uncertain, check whether it succeeded."""

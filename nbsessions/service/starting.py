@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+from collections.abc import Callable, Sequence
 
 from nbsessions.errors import (
     KernelIdRefused,
@@ -111,11 +112,23 @@ class KernelStarts:
         about: NewSession | Session,
         kernel_name: str | None,
         kernel_id: str | None = None,
+        launched: Callable[[Kernel], asyncio.Future[Session]] | None = None,
     ) -> Kernel:
         """Start a kernel for a session. Drop the intent with this token if the start fails.
 
+        ``launched`` may be called with the kernel before the start is complete, or not at all. It
+        begins to exchange the intent for the session.
+
         Raises the errors of the provider's ``start``, and ServiceClosed when the server stops.
         """
+        writing: list[asyncio.Future[Session]] = []
+
+        def note(kernel_id: str, kernel_name: str) -> None:
+            if launched is not None:
+                provider = self._provider.name
+                kernel = Kernel(kernel_id=kernel_id, kernel_name=kernel_name, provider=provider)
+                writing.append(launched(kernel))
+
         request = StartRequest(
             token=token,
             session_id=session_id,
@@ -124,19 +137,28 @@ class KernelStarts:
             path=about.path,
             name=about.name,
             type=about.type,
+            launched=note,
         )
         renewing = asyncio.ensure_future(self._renew(token))
         try:
             kernel = await self._provider.start(request)
         except BaseException as error:
-            await self._cleanup.undo_start(token, kernel_id if _may_run(error) else None)
+            await self._undo(token, kernel_id if _may_run(error) else None, writing)
             raise
         finally:
             renewing.cancel()
         if self.closing:
-            await self._cleanup.undo_start(token, kernel.kernel_id)
+            await self._undo(token, kernel.kernel_id, writing)
             raise ServiceClosed
         return kernel
+
+    async def _undo(
+        self, token: str, kernel_id: str | None, writing: Sequence[asyncio.Future[Session]]
+    ) -> None:
+        if writing:
+            # What has to be undone depends on what became of the intent.
+            await asyncio.wait(writing)
+        await self._cleanup.undo_start(token, kernel_id)
 
 
 def _may_run(error: BaseException) -> bool:

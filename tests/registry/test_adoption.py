@@ -614,6 +614,33 @@ def test_only_servers_with_kernels_in_our_root_directory_are_found(
     assert set(place.servers.list_ids()) == {elsewhere, bare, place.servers.server_id}
 
 
+def test_a_server_knows_that_it_is_alone_until_another_one_comes(
+    place: Place, other: OtherProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nbsessions.registry.adoption._MOMENT", 0.1)
+    place.servers.register()
+    adoption = place.adoption()
+
+    def look_twice() -> bool:
+        found(adoption)
+        # Another server might have come in the moment of the last change.
+        assert not adoption.is_alone()
+        time.sleep(0.2)
+        found(adoption)
+        return adoption.is_alone()
+
+    assert look_twice()
+    server_id = other.ask(register_server, place.folder / "servers")
+    assert not adoption.is_alone()
+    assert not look_twice()
+    other.kill()
+    assert not look_twice()
+    adoption.take_over(server_id, Adopted(place))
+    assert look_twice()
+    place.servers.unregister(kernels_left=False)
+    assert not adoption.is_alone()
+
+
 def test_what_is_left_to_others_is_not_found_again(place: Place, spawn: Processes) -> None:
     server_id = place.dead_server()
     record = place.record(server_id, spawn.stranger())

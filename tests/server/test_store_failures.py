@@ -158,7 +158,7 @@ def test_what_a_full_disk_left_undone_is_settled_when_there_is_room(
     server: Server, failpoints: Failpoints
 ) -> None:
     trouble = broken(failpoints, "readonly")
-    reply = post_into(trouble, server, failpoints, "after start", LONG)
+    reply = post_into(trouble, server, failpoints, "before commit", LONG)
 
     check_refused(reply, "readonly")
     wait_until(lambda: len(server.kernel_ids()) == 1, "its kernel was shut down")

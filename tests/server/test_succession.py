@@ -208,7 +208,7 @@ def test_what_was_taken_over_survives_its_new_server(
 # Servers that die in the middle of something
 
 
-@pytest.mark.parametrize("point", ["after acquire", "before start", "after start"])
+@pytest.mark.parametrize("point", ["after acquire", "before start", "before commit"])
 def test_a_start_that_a_death_cuts_short_is_undone(
     running: Server, start_neighbour: StartNeighbour, failpoints: Failpoints, point: str
 ) -> None:
@@ -225,6 +225,22 @@ def test_a_start_that_a_death_cuts_short_is_undone(
     wait_for_rest(second.store)
     assert second.kernel_ids() == {kept["kernel"]["id"]}
     assert second.create("b.ipynb")["path"] == "b.ipynb"
+
+
+def test_a_session_that_was_written_before_the_start_was_complete_is_taken_over(
+    running: Server, start_neighbour: StartNeighbour, failpoints: Failpoints
+) -> None:
+    second = start_neighbour()
+    failpoints.set("kill", "after commit")
+    with pytest.raises((http.client.HTTPException, OSError)):
+        running.create("a.ipynb", "python3")
+    running.wait_for_end()
+
+    wait_until(second.list_sessions, "the session is taken over")
+    (model,) = second.list_sessions()
+    assert model["path"] == "a.ipynb"
+    assert second.kernel_ids() == {model["kernel"]["id"]}
+    assert second.execute(model["kernel"]["id"], "6 * 7") == "42"
 
 
 def test_a_stop_that_a_death_cuts_short_is_finished(

@@ -119,6 +119,25 @@ async def test_a_document_that_has_a_session_needs_no_look(
 
 
 @pytest.mark.gen_test
+async def test_a_server_without_neighbours_needs_no_look(
+    first: Bench, kind: str, tmp_path: Path
+) -> None:
+    async with neighbour(kind, tmp_path, SELDOM) as second:
+        second.provider.is_alone = True
+        await second.create("b.ipynb")
+        assert second.provider.looks == 0
+        # Until the sessions of adopted kernels are taken over, that is tried again.
+        second.provider.is_alone = False
+        session = await first.create()
+        crash(first, second)
+        second.faults.fail("recover")
+        with pytest.raises(StoreUnavailable):
+            await second.create()
+        second.provider.is_alone = True
+        assert (await second.create()).session_id == session.session_id
+
+
+@pytest.mark.gen_test
 async def test_a_kernel_that_is_asked_for_by_its_id_gets_the_new_session(
     first: Bench, kind: str, tmp_path: Path
 ) -> None:
@@ -270,7 +289,7 @@ async def test_a_stop_waits_for_the_look_and_begins_none(kind: str, tmp_path: Pa
         gate.open()
         await stop
         looks = second.provider.looks
-        assert not await second.service._adopting.look()
+        await second.service._adopting.look()
         assert second.provider.looks == looks
 
 

@@ -8,7 +8,8 @@ import uuid
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 
 from nbsessions.errors import KernelConflict, KernelspecNotFound, KernelStartFailed, SessionError
-from nbsessions.kernels.base import KernelProvider, LeftKernels, StartRequest
+from nbsessions.kernels.base import KernelProvider, LeftKernels, StartRequest, current_start
+from nbsessions.kernels.launches import Launches
 from nbsessions.kernels.noted import ModelChanges
 from nbsessions.models import EndReason, Kernel, KernelModel, KernelModels, KernelTrace
 from support.interruptions import Interruption
@@ -43,12 +44,18 @@ class FakeKernelProvider(KernelProvider):
     """Its kernels are entries in a ledger of kernels that started, stopped or died.
 
     ``start_gate``, ``shutdown_gate`` and ``model_gate`` hold up the calls that begin while they
-    are set. The next calls raise the errors in ``start_errors`` and ``shutdown_errors``, one per
-    call.
+    are set, and ``launch_gate`` starts whose kernel has been launched. The next calls raise the
+    errors in ``start_errors``, ``launch_errors`` (after the launch) and ``shutdown_errors``, one
+    per call.
     """
 
-    def __init__(self, name: str = "local:test", *, tells: bool = False) -> None:
-        """``tells`` is whether it can tell which kernels have changed, see ``watch_models``."""
+    def __init__(
+        self, name: str = "local:test", *, tells: bool = False, announces: bool = True
+    ) -> None:
+        """``tells`` is whether it can tell which kernels have changed, see ``watch_models``.
+
+        ``announces`` is whether it tells of launches, see ``StartRequest.launched``.
+        """
         self.name = name
         self.tells = tells
         self.asked: list[str] = []
@@ -60,9 +67,12 @@ class FakeKernelProvider(KernelProvider):
         self.environments: dict[str, tuple[str | None, str | None]] = {}
         self.unknown: set[str] = set()
         """Kernels whose state cannot be determined at the moment."""
+        self.announces = announces
         self.start_gate: Gate | None = None
         self.shutdown_gate: Gate | None = None
+        self.launch_gate: Gate | None = None
         self.start_errors: list[SessionError] = []
+        self.launch_errors: list[SessionError] = []
         self.shutdown_errors: list[Exception] = []
         self.before_stop: Callable[[str], Awaitable[None]] | None = None
         """Called with each kernel that is about to be stopped."""
@@ -77,9 +87,12 @@ class FakeKernelProvider(KernelProvider):
         """Kernels that were taken over from dead servers."""
         self.left: dict[str, dict[str, str | None]] = {}
         """The tokens of the kernels that dead servers have left, by server and kernel id."""
+        self.is_alone = False
+        """Whether it knows that there are no servers beside it."""
         self.looks = 0
         """How often such kernels were looked for."""
         self.look_gate: Gate | None = None
+        self._launches = Launches()
         self._states: dict[str, str] = {}
         self._changes = ModelChanges()
         self._names: dict[str, str] = {}
@@ -152,16 +165,31 @@ class FakeKernelProvider(KernelProvider):
         self._changes.add(kernel_id)
         self._tokens[request.token] = kernel_id
         self.events.append(("start", kernel_id))
-        await self.interruption.moment()
+        await self._complete_start(request, kernel_id)
         return Kernel(kernel_id=kernel_id, kernel_name=name, provider=self.name)
+
+    async def _complete_start(self, request: StartRequest, kernel_id: str) -> None:
+        with self._launches.start(request):
+            if self.announces:
+                started = current_start.get()
+                assert started is not None
+                started.launched(kernel_id, self._names[kernel_id])
+            await self.interruption.moment()
+            if self.launch_gate is not None:
+                await self.launch_gate.enter()
+            if self.launch_errors:
+                del self._names[kernel_id]
+                self.events.append(("stop", kernel_id))
+                raise self.launch_errors.pop(0)
 
     async def models(self, kernel_ids: Sequence[str]) -> KernelModels:
         await self.interruption.moment()
         self.asked += kernel_ids
         asked = set(kernel_ids)
+        unknown = asked & self.unknown | {each for each in asked if each in self._launches}
         models = KernelModels(
-            alive={each: self.model(each) for each in asked & self.running - self.unknown},
-            unknown=dict.fromkeys(asked & self.unknown),
+            alive={each: self.model(each) for each in asked & self.running - unknown},
+            unknown=dict.fromkeys(unknown),
         )
         if self.model_gate is not None:
             await self.model_gate.enter()
@@ -187,6 +215,7 @@ class FakeKernelProvider(KernelProvider):
         return len(kernel_id) <= 64 and bool(re.fullmatch(r"\w+-\w+-\w+-\w+-\w+", kernel_id))
 
     async def shutdown(self, kernel_id: str) -> None:
+        await self._launches.wait(kernel_id)
         await self.interruption.moment()
         if self.shutdown_gate is not None:
             await self.shutdown_gate.enter()
@@ -219,6 +248,9 @@ class FakeKernelProvider(KernelProvider):
         """Let the server of this provider be dead, and have left all its kernels to another."""
         tokens = {kernel_id: token for token, kernel_id in self._tokens.items()}
         other.left[server_id] = {each: tokens.get(each) for each in self.running}
+
+    def may_find_left(self) -> bool:
+        return not self.is_alone
 
     async def find_left(self) -> Collection[LeftKernels]:
         self.looks += 1

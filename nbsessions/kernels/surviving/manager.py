@@ -278,6 +278,7 @@ class SurvivingKernels(LoggingConfigurable):
         provisioner.launching = partial(self._launching, kernel, kernel_id)
         provisioner.open_log = partial(self._records.open_log, kernel_id)
         provisioner.launched = partial(self.recorder.launched, kernel, kernel_id)
+        provisioner.announce = partial(self.recorder.announce, kernel_id)
         provisioner.ended = partial(self.recorder.forget, kernel_id)
         return provisioner
 

@@ -27,12 +27,14 @@ class SurvivingProvisioner(LocalProvisioner):
     ``launching`` is awaited before the process starts. It returns whether the kernel has been
     recorded, so that the next server can find it. If it returns False, the kernel ends with its
     server. ``open_log`` opens the file for the process's output. ``launched`` is awaited after
-    the start. ``ended`` is called when the kernel has ended and will not be restarted.
+    the launch, and ``announce`` is called some time later. ``ended`` is called when the kernel has
+    ended and will not be restarted.
     """
 
     launching: Callable[[], Awaitable[bool]]
     open_log: Callable[[], int]
     launched: Callable[[], Awaitable[None]]
+    announce: Callable[[], None]
     ended: Callable[[], None]
 
     identity: ProcessIdentity | None = None
@@ -74,6 +76,12 @@ class SurvivingProvisioner(LocalProvisioner):
             raise
         await self.launched()
         return info
+
+    async def post_launch(self, **kwargs: Any) -> None:
+        """Announce the kernel. Right after this, jupyter_client pauses for 10 ms."""
+        await super().post_launch(**kwargs)
+        if self.identity is not None:
+            self.announce()
 
     def adopt(
         self, identity: ProcessIdentity | None, connection_info: dict[str, Any], cwd: str | None

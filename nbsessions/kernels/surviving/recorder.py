@@ -159,6 +159,13 @@ class KernelRecorder:
             # The record from before the launch is sufficient to find the process.
             await self._write(record)
 
+    def announce(self, kernel_id: str) -> None:
+        """Tell the one who asked for the kernel that its process runs."""
+        request, record = current_start.get(), self._current.get(kernel_id)
+        # A restart may run in the context of another start.
+        if request is not None and record is not None and request.token == record.token:
+            request.launched(kernel_id, record.kernel_name)
+
     def adopted(self, kernel: Any, record: KernelRecord) -> None:
         """Make this server the owner of another server's kernel record. Blocks. Raises OSError."""
         record = replace(

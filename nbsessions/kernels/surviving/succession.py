@@ -32,6 +32,10 @@ class Succession:
         self._tasks = Tasks()
         self._stopping = False
 
+    def is_alone(self) -> bool:
+        """See Adoption.is_alone."""
+        return self._adoption.is_alone()
+
     async def find_left(self) -> Mapping[str, Sequence[KernelRecord]]:
         """See Adoption.find_left."""
         async with self._turn:

@@ -18,6 +18,7 @@ from tornado.ioloop import IOLoop
 
 from nbsessions.kernels import internals
 from nbsessions.kernels.base import StartRequest, current_start
+from nbsessions.kernels.launches import Launches
 from nbsessions.kernels.surviving import recorder as recorder_module
 from nbsessions.registry.process import KERNEL_ID_VARIABLE, identify
 from nbsessions.registry.records import KernelRecord, KernelRecords
@@ -27,6 +28,15 @@ from support.surviving import Place
 from support.surviving_managers import runtime_place, surviving_kernel_manager
 
 KERNEL_ID = "11111111-2222-4333-8444-555555555555"
+REQUEST = StartRequest(
+    token="a-token",
+    session_id="a-session",
+    kernel_name=None,
+    kernel_id=None,
+    path=None,
+    name=None,
+    type=None,
+)
 _LONG_AGO = datetime(2020, 1, 2, 3, 4, 5, 678901, tzinfo=timezone.utc)
 
 
@@ -100,16 +110,7 @@ async def test_a_started_kernel_is_written_down_with_all_that_is_known(
 async def test_a_start_for_a_session_is_written_down_with_it(
     tmp_path: Path, managed: Place
 ) -> None:
-    request = StartRequest(
-        token="a-token",
-        session_id="a-session",
-        kernel_name=None,
-        kernel_id=None,
-        path=None,
-        name=None,
-        type=None,
-    )
-    current_start.set(request)
+    current_start.set(REQUEST)
     async with started(tmp_path) as (kernel_manager, _):
         current_start.set(None)
         assert (read(managed).session_id, read(managed).token) == ("a-session", "a-token")
@@ -117,6 +118,29 @@ async def test_a_start_for_a_session_is_written_down_with_it(
         assert kernel_manager.find_started("another") is None
         await kernel_manager.restart_kernel(KERNEL_ID, now=True)
         assert (read(managed).session_id, read(managed).token) == ("a-session", "a-token")
+
+
+@pytest.mark.gen_test
+async def test_a_launch_is_announced_when_the_kernel_has_a_record_of_its_process(
+    tmp_path: Path, managed: Place
+) -> None:
+    announced: list[tuple[str, str]] = []
+
+    def launched(kernel_id: str, kernel_name: str) -> None:
+        assert read(managed).process is not None
+        assert kernel_id not in manager
+        announced.append((kernel_id, kernel_name))
+
+    request = replace(REQUEST, launched=launched)
+    async with surviving_kernel_manager(tmp_path) as manager:
+        with Launches().start(request):
+            await manager.start_kernel(kernel_id=KERNEL_ID)
+            assert announced == [(KERNEL_ID, "light")]
+            # In the context of the start, and of another one.
+            await manager.restart_kernel(KERNEL_ID, now=True)
+        with Launches().start(replace(request, token="another")):
+            await manager.restart_kernel(KERNEL_ID, now=True)
+        assert announced == [(KERNEL_ID, "light")]
 
 
 @pytest.mark.gen_test
