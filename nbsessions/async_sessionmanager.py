@@ -47,7 +47,6 @@ from nbsessions.replies import (
 )
 from nbsessions.service import ServiceOpening, SessionService
 from nbsessions.stores.base import SessionStore
-from nbsessions.stores.memory import MemorySessionStore
 from nbsessions.stores.sqlite.location import default_file
 from nbsessions.stores.sqlite.repair import real_path
 from nbsessions.stores.sqlite.store import SQLiteSessionStore
@@ -185,6 +184,9 @@ class AsyncSessionManager(LoggingConfigurable):
                 self.store_url, namespace=self.namespace, log=self.log
             )
         if self.database_filepath == ":memory:":
+            # Imported only where it is needed, because that takes a millisecond.
+            from nbsessions.stores.memory import MemorySessionStore
+
             return MemorySessionStore()
         path = Path(os.path.expanduser(self.database_filepath))
         private = real_path(path).parent == real_path(_private_folder())

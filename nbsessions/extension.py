@@ -21,6 +21,15 @@ class SessionsExtension(ExtensionApp):
     _kernels: SurvivingKernels | None = None
     _signals: StopSignals | None = None
 
+    def load_config_file(self, *args: Any, **kwargs: Any) -> None:
+        """Load nothing. All settings are in the files of the server, which has loaded them.
+
+        ``jupyter nbsessions`` reads these files only. To look for others takes a millisecond.
+        """
+
+    def parse_command_line(self, argv: Any = None) -> None:
+        """Parse nothing. There are no options but those of traits, which the server has parsed."""
+
     def _link_jupyter_server_extension(self, serverapp: Any) -> None:
         super()._link_jupyter_server_extension(serverapp)
         jupyter_server.offer_managers(serverapp)

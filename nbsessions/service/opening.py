@@ -21,7 +21,6 @@ from nbsessions.identity import new_owner
 from nbsessions.kernels.base import KernelProvider
 from nbsessions.service.service import SessionService
 from nbsessions.stores.base import SessionStore
-from nbsessions.stores.memory import MemorySessionStore
 
 _OPEN_TIMEOUT = 5.0
 """Seconds that a request waits for a store that is not open yet."""
@@ -100,6 +99,9 @@ class ServiceOpening:
                 "Sessions are kept in memory and will be lost when this server ends: %s", error
             )
             service.close()
+            # Imported only where it is needed, because that takes a millisecond.
+            from nbsessions.stores.memory import MemorySessionStore
+
             service = SessionService(MemorySessionStore(), provider, owner=owner, log=self._log)
             await service.open()
         except BaseException:
