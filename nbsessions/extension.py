@@ -24,7 +24,8 @@ class SessionsExtension(ExtensionApp):
     def load_config_file(self, *args: Any, **kwargs: Any) -> None:
         """Load nothing. All settings are in the files of the server, which has loaded them.
 
-        ``jupyter nbsessions`` reads these files only. To look for others takes a millisecond.
+        ``jupyter nbsessions`` reads these files only, too. So ``jupyter_nbsessions_config`` is
+        ignored on purpose. To look for it would take a millisecond.
         """
 
     def parse_command_line(self, argv: Any = None) -> None:

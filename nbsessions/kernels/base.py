@@ -168,6 +168,9 @@ class KernelProvider(ABC):
     async def shutdown(self, kernel_id: str) -> None:
         """Shut a kernel down. Does nothing if the kernel has already ended."""
 
+    async def wait_for_start(self, kernel_id: str) -> None:  # noqa: B027  # needs no launches
+        """Wait while the kernel has been launched, but ``start`` has not returned."""
+
     async def undo_start(self, kernel_id: str) -> None:
         """Shut down the kernel of a start that did not complete, here or on another server.
 
@@ -198,9 +201,9 @@ class KernelProvider(ABC):
         """
 
     def may_find_left(self) -> bool:
-        """Return whether ``find_left`` may return any kernels. It is called for each new session.
+        """Return False if ``find_left`` would certainly have returned no kernels a moment ago.
 
-        If the result is False, there certainly were none a moment ago.
+        This is asked for each new session, and does no I/O that takes long.
         """
         return True
 

@@ -85,7 +85,7 @@ class HostKernelProvider(KernelProvider):
             self._refuse_foreign(request.kernel_id)
             options["kernel_id"] = request.kernel_id
         try:
-            with self._launches.start(request):
+            with self._launches.start(request) as launched:
                 await self._check_kernelspec(request.kernel_name)
                 if self._server_version is not None:
                     options["env"] = self._kernel_env(request.path, request.name)
@@ -107,6 +107,7 @@ class HostKernelProvider(KernelProvider):
             if shut_down is not None:
                 raise KernelConflict(shut_down, "was shut down while it was starting") from error
             self._log.error("Kernel %r did not start", request.kernel_name, exc_info=True)
+            await self._end_launched(launched)
             raise KernelStartFailed(request.kernel_name, error) from error
         finally:
             self._forget_failed_starts()
@@ -116,6 +117,17 @@ class HostKernelProvider(KernelProvider):
             kernel_name=model.get("name", request.kernel_name),
             provider=self.name,
         )
+
+    async def _end_launched(self, kernel_ids: Collection[str]) -> None:
+        """Shut down kernels that the manager has got before their start failed. Never raises."""
+        for kernel_id in kernel_ids:
+            try:
+                await self.shutdown(kernel_id)
+            except Exception as error:
+                self._log.warning("Kernel %s could not be shut down: %r", kernel_id, error)
+
+    async def wait_for_start(self, kernel_id: str) -> None:
+        await self._launches.wait(kernel_id)
 
     async def _check_kernelspec(self, name: str | None) -> None:
         """Raise NoSuchKernel before jupyter_client does, which would also log a traceback.
@@ -203,11 +215,11 @@ class HostKernelProvider(KernelProvider):
     def _handle_failure(
         self, kernel_id: str, error: BaseException, unknown: dict[str, KernelModel | None]
     ) -> None:
-        if kernel_id in self._kernel_manager:
+        if kernel_id in self._launches:
+            unknown[kernel_id] = None
+        elif kernel_id in self._kernel_manager:
             self._log.warning("The state of kernel %s is unknown: %r", kernel_id, error)
             unknown[kernel_id] = self._last_known.get(kernel_id)
-        elif kernel_id in self._launches:
-            unknown[kernel_id] = None
         else:
             self._last_known.pop(kernel_id, None)
 
@@ -237,7 +249,7 @@ class HostKernelProvider(KernelProvider):
         return is_addressable(kernel_id)
 
     async def shutdown(self, kernel_id: str) -> None:
-        await self._launches.wait(kernel_id)
+        await self.wait_for_start(kernel_id)
         self._last_known.pop(kernel_id, None)
         if kernel_id not in self._kernel_manager:
             return

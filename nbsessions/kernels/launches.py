@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from msgspec.structs import replace
@@ -27,8 +27,11 @@ class Launches:
             await ended.wait()
 
     @contextmanager
-    def start(self, request: StartRequest) -> Iterator[None]:
-        """In the body, a kernel manager can read the request, and tell of the launch."""
+    def start(self, request: StartRequest) -> Iterator[Sequence[str]]:
+        """In the body, a kernel manager can read the request, and tell of the launch.
+
+        Yields a sequence that then has the kernel's id.
+        """
         ended = asyncio.Event()
         launched: list[str] = []
 
@@ -41,7 +44,7 @@ class Launches:
 
         reset = current_start.set(replace(request, launched=note))
         try:
-            yield
+            yield launched
         finally:
             current_start.reset(reset)
             ended.set()

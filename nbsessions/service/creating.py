@@ -217,8 +217,9 @@ class Creating:
             nonlocal committing
             if committing is None:
                 session = self._new_session(request, kernel, session_id)
-                commit = self._store.commit(token, session, sharing=sharing)
-                committing = self._mutations.spawn(commit)
+                committing = self._mutations.spawn(
+                    self._store.commit(token, session, sharing=sharing)
+                )
             return committing
 
         try:

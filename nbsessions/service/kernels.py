@@ -30,6 +30,7 @@ class SessionKernels:
 
     async def find(self, kernel_id: str) -> Kernel | None:
         """Return the kernel, unless it is dead. Raises KernelsUnavailable if nothing is known."""
+        await self._provider.wait_for_start(kernel_id)
         models = await self._provider.models([kernel_id])
         if models.is_dead(kernel_id):
             return None
@@ -40,6 +41,7 @@ class SessionKernels:
 
         Raises KernelNotFound when it is dead, and KernelsUnavailable when its state is unknown.
         """
+        await self._provider.wait_for_start(kernel_id)
         models = await self._provider.models([kernel_id])
         if models.is_dead(kernel_id):
             raise KernelNotFound(kernel_id)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from nbsessions.errors import (
     KernelIdRefused,
@@ -112,22 +112,23 @@ class KernelStarts:
         about: NewSession | Session,
         kernel_name: str | None,
         kernel_id: str | None = None,
-        launched: Callable[[Kernel], asyncio.Future[Session]] | None = None,
+        on_launch: Callable[[Kernel], asyncio.Future[Session]] | None = None,
     ) -> Kernel:
         """Start a kernel for a session. Drop the intent with this token if the start fails.
 
-        ``launched`` may be called with the kernel before the start is complete, or not at all. It
-        begins to exchange the intent for the session.
+        ``on_launch`` may be called with the kernel before the start is complete, or not at all.
+        It begins to exchange the intent for the session.
 
         Raises the errors of the provider's ``start``, and ServiceClosed when the server stops.
         """
-        writing: list[asyncio.Future[Session]] = []
+        writing: asyncio.Future[Session] | None = None
 
-        def note(kernel_id: str, kernel_name: str) -> None:
-            if launched is not None:
+        def note_launch(kernel_id: str, kernel_name: str) -> None:
+            nonlocal writing
+            if on_launch is not None:
                 provider = self._provider.name
                 kernel = Kernel(kernel_id=kernel_id, kernel_name=kernel_name, provider=provider)
-                writing.append(launched(kernel))
+                writing = on_launch(kernel)
 
         request = StartRequest(
             token=token,
@@ -137,7 +138,7 @@ class KernelStarts:
             path=about.path,
             name=about.name,
             type=about.type,
-            launched=note,
+            launched=note_launch,
         )
         renewing = asyncio.ensure_future(self._renew(token))
         try:
@@ -153,11 +154,11 @@ class KernelStarts:
         return kernel
 
     async def _undo(
-        self, token: str, kernel_id: str | None, writing: Sequence[asyncio.Future[Session]]
+        self, token: str, kernel_id: str | None, writing: asyncio.Future[Session] | None
     ) -> None:
-        if writing:
+        if writing is not None:
             # What has to be undone depends on what became of the intent.
-            await asyncio.wait(writing)
+            await asyncio.wait([writing])
         await self._cleanup.undo_start(token, kernel_id)
 
 

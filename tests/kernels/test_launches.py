@@ -27,7 +27,7 @@ class Launched:
         self.manager = manager
         self.gate = Gate()
         self.announced: list[str] = []
-        self.fails = False
+        self.fails = self.fails_late = False
         self._start = manager.start_kernel
 
     async def start_kernel(self, **options: Any) -> str:
@@ -38,6 +38,8 @@ class Launched:
         if self.fails:
             raise OSError("the rest of the start")
         kernel_id: str = await self._start(kernel_id=KERNEL_ID, **options)
+        if self.fails_late:
+            raise OSError("no descriptor left")
         return kernel_id
 
     async def start(self) -> str:
@@ -94,6 +96,19 @@ async def test_a_launched_kernel_whose_start_fails_is_dead(
         launched.gate.open()
         with pytest.raises(KernelStartFailed):
             await starting
+        assert await launched.state() == "dead"
+
+
+@pytest.mark.gen_test
+async def test_a_kernel_that_the_manager_has_when_its_start_fails_is_shut_down(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with launching(tmp_path, monkeypatch) as (launched, starting):
+        launched.fails_late = True
+        launched.gate.open()
+        with pytest.raises(KernelStartFailed):
+            await starting
+        assert list(launched.provider.list_running()) == []
         assert await launched.state() == "dead"
 
 

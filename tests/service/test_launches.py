@@ -83,6 +83,24 @@ async def test_a_kernel_that_is_no_longer_wanted_is_shut_down_after_its_start(
 
 
 @pytest.mark.gen_test
+async def test_another_session_can_have_the_kernel_once_its_start_is_complete(
+    bench: Bench,
+) -> None:
+    other = await bench.create("other.ipynb")
+    gate, creating, session = await launch(bench)
+    console = asyncio.create_task(bench.create("console", kernel_id=session.kernel_id))
+    switch = asyncio.create_task(bench.update(other, kernel_id=session.kernel_id))
+    await asyncio.sleep(0.05)
+    assert not console.done()
+    assert not switch.done()
+
+    gate.open()
+    await creating
+    assert (await console).kernel_id == (await switch).kernel_id == session.kernel_id
+    await bench.rest()
+
+
+@pytest.mark.gen_test
 async def test_a_start_that_has_lost_its_intent_and_then_fails_leaves_nothing(
     bench: Bench,
 ) -> None:

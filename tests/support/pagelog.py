@@ -42,15 +42,16 @@ class PageLog:
 
     def _follow_websocket(self, websocket: WebSocket) -> None:
         name = websocket.url.partition("/api/")[2].partition("?")[0]
+        described = _described if name.startswith("kernels/") else _size
         self._note("opens", name)
-        websocket.on("framesent", lambda frame: self._note("sends", name, _described(frame)))
-        websocket.on("framereceived", lambda frame: self._note("gets", name, _described(frame)))
+        websocket.on("framesent", lambda frame: self._note("sends", name, described(frame)))
+        websocket.on("framereceived", lambda frame: self._note("gets", name, described(frame)))
         websocket.on("socketerror", lambda error: self._note("error", name, error))
         websocket.on("close", lambda _: self._note("closed", name))
 
 
 def _described(frame: str | bytes) -> str:
-    """Return the types of a message and of its request, and the beginning of its content."""
+    """Return the types of a kernel's message and of its request, and how its content begins."""
     if isinstance(frame, str):
         return frame
     try:
@@ -59,4 +60,8 @@ def _described(frame: str | bytes) -> str:
         of = parent.get("msg_type"), str(parent.get("msg_id"))[:8]
         return f"{channel} {header['msg_type']} of {of} {parts[3].decode()}"
     except (ValueError, LookupError, AttributeError):
-        return f"{len(frame)} bytes"
+        return _size(frame)
+
+
+def _size(frame: str | bytes) -> str:
+    return f"{len(frame)} bytes"

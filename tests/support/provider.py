@@ -215,7 +215,7 @@ class FakeKernelProvider(KernelProvider):
         return len(kernel_id) <= 64 and bool(re.fullmatch(r"\w+-\w+-\w+-\w+-\w+", kernel_id))
 
     async def shutdown(self, kernel_id: str) -> None:
-        await self._launches.wait(kernel_id)
+        await self.wait_for_start(kernel_id)
         await self.interruption.moment()
         if self.shutdown_gate is not None:
             await self.shutdown_gate.enter()
@@ -226,6 +226,9 @@ class FakeKernelProvider(KernelProvider):
         if kernel_id in self._names:
             self._ended("stop", kernel_id)
         await self.interruption.moment()
+
+    async def wait_for_start(self, kernel_id: str) -> None:
+        await self._launches.wait(kernel_id)
 
     def update_env(self, kernel_id: str, *, path: str | None, name: str | None) -> None:
         self.environments[kernel_id] = (path, name)

@@ -27,8 +27,8 @@ class SurvivingProvisioner(LocalProvisioner):
     ``launching`` is awaited before the process starts. It returns whether the kernel has been
     recorded, so that the next server can find it. If it returns False, the kernel ends with its
     server. ``open_log`` opens the file for the process's output. ``launched`` is awaited after
-    the launch, and ``announce`` is called some time later. ``ended`` is called when the kernel has
-    ended and will not be restarted.
+    the launch. ``announce`` is called afterwards, when the record names the process. ``ended`` is
+    called when the kernel has ended and will not be restarted.
     """
 
     launching: Callable[[], Awaitable[bool]]

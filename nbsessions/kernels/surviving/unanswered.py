@@ -9,6 +9,7 @@ nothing about other requests.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import takewhile
 from typing import Any
 
 from jupyter_client.session import Session
@@ -66,9 +67,9 @@ class Unanswered:
         elif content.get("execution_state") == "idle" and key not in self._answered:
             self._ended[key] = request, message[HEADER]
 
-    def waits_for_other_than(self, key: bytes) -> bool:
-        """Return whether a cell has ended without a reply, and it is not that of this request."""
-        return bool(self._ended) and key not in self._ended
+    def ended_before(self, key: bytes) -> list[bytes]:
+        """Return those of ``ended`` that have ended before the cell of another request."""
+        return list(takewhile(lambda each: each != key, self._ended))
 
     def ended(self) -> list[bytes]:
         """Return the keys of the requests whose cells have ended without a reply."""

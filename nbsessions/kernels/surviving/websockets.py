@@ -58,8 +58,6 @@ class SurvivingConnection(ZMQChannelsWebsocketConnection):
     _catching_up: CatchingUp | None = None
     _handshakes: Handshakes | None = None
     _unanswered: Unanswered | None = None
-    _later: list[list[Any]]
-    """Replies to be sent after those that are made up."""
     _has_ended = False
     _noting: tuple[int, bytes] | None = None
     """The kind and the key of the message that is being sent."""
@@ -113,8 +111,7 @@ class SurvivingConnection(ZMQChannelsWebsocketConnection):
             # before the answer to another request.
             await reconnector.reconnect([self.channels])
         self._unanswered = None
-        later, self._later = self._later, []
-        for frames in [*unanswered.make_up(ended, self.session), *later]:
+        for frames in unanswered.make_up(ended, self.session):
             self.send("shell", frames)
 
     async def _catch_up(self, catching_up: CatchingUp) -> None:
@@ -149,7 +146,6 @@ class SurvivingConnection(ZMQChannelsWebsocketConnection):
         self._mark = attached.mark
         if attached.known is not None and self._handshakes is not None:
             self._unanswered = Unanswered(self.session.session, attached.known.answered)
-            self._later = []
 
     def see(self, record: Record) -> None:
         """Note what the client has been sent before."""
@@ -172,12 +168,20 @@ class SurvivingConnection(ZMQChannelsWebsocketConnection):
             key = key_of(frames[start + SIGNATURE], frames[start + HEADER])
         else:
             kind, key = marks.ANSWERED, key_of_request(frames[start + PARENT])
-        unanswered = self._unanswered if channel == "shell" else None
-        if unanswered is not None and unanswered.waits_for_other_than(key):
-            # Kernels answer in order. To a client, this reply means that no earlier one comes.
-            self._later.append(frames)
-            return
+        if channel == "shell":
+            self._send_lost_before(key)
         self._send(channel, frames, kind, key)
+
+    def _send_lost_before(self, key: bytes) -> None:
+        """Send the replies that should have come before the reply to this request.
+
+        Kernels answer in order, and clients rely on that. What has not come by now is lost.
+        """
+        if self._unanswered is not None:
+            lost = self._unanswered.ended_before(key)
+            for frames in self._unanswered.make_up(lost, self.session):
+                start = frames.index(DELIMITER) + 1
+                self._send("shell", frames, marks.ANSWERED, key_of_request(frames[start + PARENT]))
 
     def send_kept(self, record: Record) -> None:
         """Send a message from the spool."""
