@@ -11,6 +11,7 @@ from playwright.sync_api import BrowserContext, ConsoleMessage, Page, Request, W
 
 _MOST = 400
 _LONGEST = 200
+_MOST_PARTS = 1000
 
 
 class PageLog:
@@ -54,6 +55,8 @@ def _described(frame: str | bytes) -> str:
     """Return the types of a kernel's message and of its request, and how its content begins."""
     if isinstance(frame, str):
         return frame
+    if int.from_bytes(frame[:8], "little") > _MOST_PARTS:
+        return _size(frame)  # It is of another protocol, and would be decoded for ever.
     try:
         channel, parts = deserialize_msg_from_ws_v1(frame)  # type: ignore[no-untyped-call]
         header, parent = (json.loads(part) for part in parts[:2])
