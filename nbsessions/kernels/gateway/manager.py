@@ -23,6 +23,8 @@ _DELETE_TIMEOUT = 4.0
 It may be asked again while it is at work on that.
 """
 
+_MOST_LISTINGS = 3
+
 _STOP_TIMEOUT = 10.0
 """Seconds that the gateway gets to end kernels when the server stops."""
 
@@ -169,8 +171,18 @@ class GatewayKernels(_Stock):  # type: ignore[misc]
         """Return the models of the kernels of all sessions, and of those that are known here.
 
         Raises HTTPError 503 if it is not known which sessions there are, because JupyterLab takes
-        a kernel that is missing for dead.
+        a kernel that is missing for dead. That is also why kernels are listed again if others have
+        got sessions while the gateway was asked.
         """
+        held = set(await self.sessions.list_session_kernels())
+        for _ in range(_MOST_LISTINGS):
+            listed = await self._list()
+            before, held = held, set(await self.sessions.list_session_kernels())
+            if held <= before:
+                break
+        return list(listed.values())
+
+    async def _list(self) -> dict[str, KernelModel]:
         listed = {
             each["kernel"]["id"]: each["kernel"] for each in await self.sessions.list_sessions()
         }
@@ -181,7 +193,7 @@ class GatewayKernels(_Stock):  # type: ignore[misc]
                 self.remove_kernel(kernel_id)
             elif kernel_id in self:  # It may have been shut down in the meantime.
                 listed[kernel_id] = models.alive.get(kernel_id) or self._unknown(kernel_id, models)
-        return list(listed.values())
+        return listed
 
     async def shutdown_kernel(
         self, kernel_id: str, now: bool = False, restart: bool = False

@@ -83,6 +83,26 @@ async def test_a_kernel_that_ends_while_a_list_is_made_is_not_in_it(
 
 
 @pytest.mark.gen_test
+async def test_a_kernel_that_gets_a_session_while_a_list_is_made_is_in_it(tmp_path: Path) -> None:
+    async with fake_gateway() as gateway:
+        sessions = FakeSessions({})
+        manager = make_manager(tmp_path, sessions)
+        await manager.learn(known := make_started(gateway))
+        gateway.flows.clear()
+        gateway.requests.clear()
+        listing = asyncio.create_task(manager.list_kernels())
+
+        async def is_asked() -> bool:
+            return bool(gateway.requests)
+
+        await eventually(is_asked, "the gateway is asked")
+        sessions.models = [{"kernel": UNKNOWN}]
+        sessions.of_kernels = {UNKNOWN["id"]: ["a session"]}
+        gateway.flows.set()
+        assert await listing == [UNKNOWN, gateway.kernels[known]]
+
+
+@pytest.mark.gen_test
 async def test_a_kernel_has_ended_only_if_the_gateway_itself_says_so(tmp_path: Path) -> None:
     async with fake_gateway() as gateway:
         manager = make_manager(tmp_path, FakeSessions({}))
