@@ -28,6 +28,7 @@ from nbsessions.httperrors import error_body, http_error
 from nbsessions.kernels.base import StartRequest
 from nbsessions.models import EndReason, KernelTrace
 from support.hosts import make_contents_manager, make_provider, running_kernel_manager
+from support.starts import start_request
 from support.waiting import wait_until
 
 CHOSEN_ID = "11111111-2222-4333-8444-555555555555"
@@ -37,15 +38,7 @@ def request(
     kernel_name: str = "light", kernel_id: str | None = None, path: str | None = "a.ipynb"
 ) -> StartRequest:
     """Return a request to start a kernel for a notebook."""
-    return StartRequest(
-        token="token",
-        session_id="session",
-        kernel_name=kernel_name,
-        kernel_id=kernel_id,
-        path=path,
-        name=None,
-        type="notebook",
-    )
+    return start_request(kernel_name=kernel_name, kernel_id=kernel_id, path=path, type="notebook")
 
 
 # Starting

@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 
 from nbsessions.errors import KernelStartFailed
-from nbsessions.kernels.base import StartRequest, current_start
+from nbsessions.kernels.base import current_start
 from nbsessions.kernels.host import HostKernelProvider
 from support.hosts import make_provider, running_kernel_manager
 from support.provider import Gate
+from support.starts import start_request
 
 KERNEL_ID = "11111111-2222-4333-8444-555555555555"
 
@@ -27,7 +28,9 @@ class Launched:
         self.manager = manager
         self.gate = Gate()
         self.announced: list[str] = []
-        self.fails = self.fails_late = False
+        self.fails_early = False
+        self.fails_late = False
+        """Fail once the kernel manager has the kernel."""
         self._start = manager.start_kernel
 
     async def start_kernel(self, **options: Any) -> str:
@@ -35,7 +38,7 @@ class Launched:
         assert request is not None
         request.launched(KERNEL_ID, "light")
         await self.gate.enter()
-        if self.fails:
+        if self.fails_early:
             raise OSError("the rest of the start")
         kernel_id: str = await self._start(kernel_id=KERNEL_ID, **options)
         if self.fails_late:
@@ -43,15 +46,8 @@ class Launched:
         return kernel_id
 
     async def start(self) -> str:
-        request = StartRequest(
-            token="token",
-            session_id="session",
-            kernel_name="light",
-            kernel_id=None,
-            path=None,
-            name=None,
-            type=None,
-            launched=lambda kernel_id, _: self.announced.append(kernel_id),
+        request = start_request(
+            kernel_name="light", launched=lambda kernel_id, _: self.announced.append(kernel_id)
         )
         return (await self.provider.start(request)).kernel_id
 
@@ -88,23 +84,12 @@ async def test_a_launched_kernel_is_not_dead_before_the_manager_knows_it(
 
 
 @pytest.mark.gen_test
-async def test_a_launched_kernel_whose_start_fails_is_dead(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("fails", ["fails_early", "fails_late"])
+async def test_of_a_launched_kernel_whose_start_fails_nothing_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str
 ) -> None:
     async with launching(tmp_path, monkeypatch) as (launched, starting):
-        launched.fails = True
-        launched.gate.open()
-        with pytest.raises(KernelStartFailed):
-            await starting
-        assert await launched.state() == "dead"
-
-
-@pytest.mark.gen_test
-async def test_a_kernel_that_the_manager_has_when_its_start_fails_is_shut_down(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async with launching(tmp_path, monkeypatch) as (launched, starting):
-        launched.fails_late = True
+        setattr(launched, fails, True)
         launched.gate.open()
         with pytest.raises(KernelStartFailed):
             await starting

@@ -29,7 +29,6 @@ from hypothesis.stateful import (
 )
 
 from nbsessions.errors import SessionError, StoreError, StoreUnavailable
-from nbsessions.kernels.base import StartRequest
 from nbsessions.models import NewSession, Session, SessionPatch, is_within, named_document
 from nbsessions.service import cleanup
 from nbsessions.stores import transaction
@@ -37,6 +36,7 @@ from nbsessions.stores.base import LONGEST_LEASE, SessionStore
 from support.faults import Fault
 from support.provider import FakeKernelProvider
 from support.services import Bench, make_owner, make_store, notebook
+from support.starts import start_request
 from support.storefile import read_rows
 
 T = TypeVar("T")
@@ -376,15 +376,7 @@ class ServiceMachine(RuleBasedStateMachine):
 
     @rule()
     def a_kernel_is_started_by_others(self) -> None:
-        request = StartRequest(
-            token=str(uuid.uuid4()),
-            session_id="of nobody",
-            kernel_name=None,
-            kernel_id=None,
-            path=None,
-            name=None,
-            type=None,
-        )
+        request = start_request(token=str(uuid.uuid4()), session_id="of nobody")
         self.outside.add(self.run(self.provider.start(request)).kernel_id)
 
     @rule(pick=PICKS)

@@ -11,6 +11,7 @@ from tornado.web import HTTPError
 
 from nbsessions.kernels.gateway import models as models_module
 from support.fake_gateway import (
+    FakeGateway,
     FakeSessions,
     fake_gateway,
     make_gateway_provider,
@@ -59,6 +60,19 @@ async def test_there_is_no_list_of_kernels_without_one_of_sessions(tmp_path: Pat
             await manager.list_kernels()
 
 
+async def begin_to_list(manager: Any, gateway: FakeGateway) -> asyncio.Task[list[Any]]:
+    """Begin to list the kernels, and return when the gateway is asked and does not answer yet."""
+    gateway.flows.clear()
+    gateway.requests.clear()
+    listing = asyncio.create_task(manager.list_kernels())
+
+    async def is_asked() -> bool:
+        return bool(gateway.requests)
+
+    await eventually(is_asked, "the gateway is asked")
+    return listing
+
+
 @pytest.mark.gen_test
 async def test_a_kernel_that_ends_while_a_list_is_made_is_not_in_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -69,14 +83,7 @@ async def test_a_kernel_that_ends_while_a_list_is_made_is_not_in_it(
         kept, ended = make_started(gateway), make_started(gateway)
         for kernel_id in (kept, ended):
             await manager.learn(kernel_id)
-        gateway.flows.clear()
-        gateway.requests.clear()
-        listing = asyncio.create_task(manager.list_kernels())
-
-        async def is_asked() -> bool:
-            return bool(gateway.requests)
-
-        await eventually(is_asked, "the gateway is asked")
+        listing = await begin_to_list(manager, gateway)
         manager.models.ended(ended)
         manager.remove_kernel(ended)
         assert [each["id"] for each in await listing] == [kept]
@@ -88,14 +95,7 @@ async def test_a_kernel_that_gets_a_session_while_a_list_is_made_is_in_it(tmp_pa
         sessions = FakeSessions({})
         manager = make_manager(tmp_path, sessions)
         await manager.learn(known := make_started(gateway))
-        gateway.flows.clear()
-        gateway.requests.clear()
-        listing = asyncio.create_task(manager.list_kernels())
-
-        async def is_asked() -> bool:
-            return bool(gateway.requests)
-
-        await eventually(is_asked, "the gateway is asked")
+        listing = await begin_to_list(manager, gateway)
         sessions.models = [{"kernel": UNKNOWN}]
         sessions.of_kernels = {UNKNOWN["id"]: ["a session"]}
         gateway.flows.set()

@@ -17,26 +17,19 @@ from msgspec.structs import replace
 from tornado.ioloop import IOLoop
 
 from nbsessions.kernels import internals
-from nbsessions.kernels.base import StartRequest, current_start
+from nbsessions.kernels.base import current_start
 from nbsessions.kernels.launches import Launches
 from nbsessions.kernels.surviving import recorder as recorder_module
 from nbsessions.registry.process import KERNEL_ID_VARIABLE, identify
 from nbsessions.registry.records import KernelRecord, KernelRecords
 from nbsessions.registry.servers import State
 from support.server import remove_at_once
+from support.starts import start_request
 from support.surviving import Place
 from support.surviving_managers import runtime_place, surviving_kernel_manager
 
 KERNEL_ID = "11111111-2222-4333-8444-555555555555"
-REQUEST = StartRequest(
-    token="a-token",
-    session_id="a-session",
-    kernel_name=None,
-    kernel_id=None,
-    path=None,
-    name=None,
-    type=None,
-)
+REQUEST = start_request()
 _LONG_AGO = datetime(2020, 1, 2, 3, 4, 5, 678901, tzinfo=timezone.utc)
 
 
