@@ -76,7 +76,11 @@ class RestClient:
         sent = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
         token = {"Authorization": f"token {self.token}"} if with_token else {}
         connection.request(method, self.url_path(path), sent, {**headers, **token})
-        answer = connection.getresponse()
+        try:
+            answer = connection.getresponse()
+        except TimeoutError as error:
+            what = f"{method} {path} was not answered within {connection.timeout} s"
+            raise TimeoutError(f"{what}\n{self.explain_silence()}") from error
         cookies: SimpleCookie = SimpleCookie()
         for value in answer.headers.get_all("Set-Cookie", []):
             cookies.load(value)
@@ -86,6 +90,10 @@ class RestClient:
             answer.read(),
             {name: morsel.value for name, morsel in cookies.items()},
         )
+
+    def explain_silence(self) -> str:
+        """Return what the server is doing, as far as it can be found out."""
+        return ""
 
     def answers(self) -> bool:
         """Return whether the server has begun to answer."""

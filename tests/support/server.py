@@ -27,6 +27,7 @@ SUPPORT = Path(__file__).parent
 TOKEN = "a-token-of-the-tests"  # protects a short-lived server on the loopback interface
 _QUIET = ("jupyterlab", "jupyter_lsp", "jupyter_server_terminals", "notebook", "notebook_shim")
 _START_TIMEOUT = 60.0
+_SHOWN_LINES = 400
 # Root, without what puts it above permissions.
 AS_A_USER = (
     ["setpriv", "--bounding-set=-dac_override,-dac_read_search,-fowner"]
@@ -189,6 +190,15 @@ class Server(RestClient):
         if not self.is_running:
             pytest.fail(f"the server ended:\n{self.log}")
         return self.answers()
+
+    def explain_silence(self) -> str:
+        """Return the end of the server's log, after it has written there where it is."""
+        if self.is_running:
+            before = len(self.log)
+            self.send_signal(signal.SIGUSR2)
+            with suppress(AssertionError):
+                wait_until(lambda: "== end of tasks" in self.log[before:], "it tells", timeout=5)
+        return "\n".join(self.log.splitlines()[-_SHOWN_LINES:])
 
     def run(self, *arguments: str) -> str:
         """Run the server's Python with the server's environment, and return all its output."""

@@ -14,6 +14,7 @@
 - A server with ``KEEPER_PROTOCOL`` has that version of the protocol between servers and keepers,
   and so has a keeper that it starts.
 - A server with ``SIGTERM_WHILE_LOGGING`` receives a SIGTERM while it logs a line with that text.
+- On SIGUSR2, a server writes to its log where its threads are, and what its tasks wait for.
 """
 
 import importlib.abc
@@ -99,6 +100,33 @@ def _stop_while_logging(text):
     sys.stderr = io.TextIOWrapper(io.BufferedWriter(Log()), line_buffering=True)
 
 
+def _tell_where_it_is(module):
+    import faulthandler
+    import signal
+
+    signal.signal(signal.SIGUSR2, lambda signum, frame: os.write(2, _describe_tasks().encode()))
+    # It comes first, and also tells where the main thread is if that runs no Python code.
+    faulthandler.register(signal.SIGUSR2, chain=True)
+
+
+def _describe_tasks():
+    import asyncio
+
+    lines = []
+    try:
+        for task in asyncio.all_tasks():
+            lines.append(f"== {task}")
+            waiting = task.get_coro()
+            while frame := getattr(waiting, "cr_frame", None) or getattr(waiting, "gi_frame", None):
+                code = frame.f_code
+                lines.append(f"    {code.co_filename}:{frame.f_lineno} in {code.co_name}")
+                waiting = getattr(waiting, "cr_await", None) or getattr(waiting, "gi_yieldfrom", None)
+            lines.append(f"    {waiting!r}")
+    except Exception as error:
+        lines.append(f"== {error!r}")
+    return "\n".join([*lines, "== end of tasks", ""])
+
+
 for _name in ("rfc3987_syntax", "debugpy", "jedi"):
     sys.modules[_name] = None
 if os.environ.pop("WITHOUT_LOCKS", None):
@@ -114,5 +142,6 @@ if _variables:
     sys.meta_path.insert(0, _AtImport("nbsessions", before=_measure))
 if "KEEPER_PROTOCOL" in os.environ:
     sys.meta_path.insert(0, _AtImport("nbsessions.keeper.protocol", after=_set_version))
+sys.meta_path.insert(0, _AtImport("tornado.ioloop", after=_tell_where_it_is))
 sys.meta_path.insert(0, _AtImport("jupyter_client.connect", after=_reserve))
 sys.meta_path.insert(0, _AtImport("jupyterlab.commands", after=_skip_node))
