@@ -10,12 +10,15 @@ from itertools import chain, compress, count
 from operator import attrgetter, is_not
 
 from nbsessions.kernels.noted import ModelChanges
-from nbsessions.models import Session
+from nbsessions.models import LiveSession, Session
 from nbsessions.replies import Encoded, encode, encode_list, encode_session, join_list
 from nbsessions.service.kernels import UNKNOWN
 from nbsessions.service.lookups import Lookups
 from nbsessions.stores.base import SessionStore
 from nbsessions.tasks import SharedRun
+
+_MOST_LISTINGS = 3
+"""How often a list is made again while sessions keep coming. It has to end some time."""
 
 
 class EncodedSessions:
@@ -137,11 +140,25 @@ class EncodedSessions:
 
     async def _ask(self) -> None:
         """Ask for the models of all kernels, and make the list if any of them has changed."""
-        living = list(await self._lookups.list_sessions())
+        living = await self._ask_for_all()
         # Their JSON, because a kernel manager may change the models that it has returned.
         told = [session for session, _ in living], encode([model for _, model in living])
         if told != self._told:
             self._set_content(encode_list(living), told)
+
+    async def _ask_for_all(self) -> list[LiveSession]:
+        """Return all sessions with their kernels.
+
+        A session may come while a gateway is being asked. A page that has just got it drops it if
+        it is not in the list.
+        """
+        sessions = await self._store.list_sessions()
+        for _ in range(_MOST_LISTINGS):
+            living = list(await self._lookups.living(sessions))
+            asked, sessions = sessions, await self._store.list_sessions()
+            if _ids(sessions) <= _ids(asked):
+                break
+        return living
 
     def _set_content(
         self, content: bytes, told: tuple[list[Session], bytes] | None = None
@@ -150,6 +167,10 @@ class EncodedSessions:
         if content != self._content:
             self._content = content
             self._number += 1
+
+
+def _ids(sessions: Iterable[Session]) -> set[str]:
+    return {session.session_id for session in sessions}
 
 
 def _common_length(one: Iterable[Session], other: Iterable[Session]) -> int:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 from msgspec.structs import replace
 
 from nbsessions.errors import SessionNotFound, StoreUnavailable
-from nbsessions.models import Session
+from nbsessions.models import KernelModels, Session
 from nbsessions.replies import Encoded
 from nbsessions.service import encoded as encoded_module
 from nbsessions.stores.base import SessionStore
@@ -255,6 +256,34 @@ async def test_a_reader_sees_what_happened_before_it_came_while_another_one_is_h
         assert b"restarting" in (await second).content
         assert b"restarting" in (await third).content
         assert b"restarting" in (await bench.service.encode_sessions()).content
+
+
+@pytest.mark.gen_test
+async def test_a_session_that_comes_while_kernels_are_asked_for_is_listed(tmp_path: Path) -> None:
+    async with bench_of(tmp_path, tells=False) as bench:
+        session, gate, reader = await hold_up_a_reader(bench)
+        other = await bench.create("other.ipynb")
+        gate.open()
+        models = json.loads((await reader).content)
+        assert [each["id"] for each in models] == [session.session_id, other.session_id]
+
+
+@pytest.mark.gen_test
+async def test_a_list_ends_although_sessions_keep_coming(tmp_path: Path) -> None:
+    async with bench_of(tmp_path, tells=False) as bench:
+        models, asked = bench.provider.models, 0
+
+        async def ask(kernel_ids: Sequence[str]) -> KernelModels:
+            nonlocal asked
+            bench.provider.models = models  # type: ignore[method-assign]
+            await bench.create(f"{(asked := asked + 1)}.ipynb")
+            bench.provider.models = ask  # type: ignore[method-assign]
+            return await models(kernel_ids)
+
+        await bench.create()
+        bench.provider.models = ask  # type: ignore[method-assign]
+        listed = json.loads((await bench.service.encode_sessions()).content)
+        assert len(listed) == asked == 3
 
 
 @pytest.mark.gen_test

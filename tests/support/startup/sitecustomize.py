@@ -117,14 +117,18 @@ def _describe_tasks():
         for task in asyncio.all_tasks():
             lines.append(f"== {task}")
             waiting = task.get_coro()
-            while frame := getattr(waiting, "cr_frame", None) or getattr(waiting, "gi_frame", None):
+            while frame := _either(waiting, "cr_frame", "gi_frame"):
                 code = frame.f_code
                 lines.append(f"    {code.co_filename}:{frame.f_lineno} in {code.co_name}")
-                waiting = getattr(waiting, "cr_await", None) or getattr(waiting, "gi_yieldfrom", None)
+                waiting = _either(waiting, "cr_await", "gi_yieldfrom")
             lines.append(f"    {waiting!r}")
     except Exception as error:
         lines.append(f"== {error!r}")
     return "\n".join([*lines, "== end of tasks", ""])
+
+
+def _either(waiting, of_coroutine, of_generator):
+    return getattr(waiting, of_coroutine, None) or getattr(waiting, of_generator, None)
 
 
 for _name in ("rfc3987_syntax", "debugpy", "jedi"):
