@@ -213,17 +213,19 @@ class Creating:
         session_id = str(uuid.uuid4())
         committing: asyncio.Task[Session] | None = None
 
-        def commit(kernel: Kernel) -> asyncio.Task[Session]:
+        def commit(kernel: Kernel, *, urgent: bool = False) -> asyncio.Task[Session]:
             nonlocal committing
             if committing is None:
                 session = self._new_session(request, kernel, session_id)
                 committing = self._mutations.spawn(
-                    self._store.commit(token, session, sharing=sharing)
+                    self._store.commit(token, session, sharing=sharing, urgent=urgent)
                 )
             return committing
 
         try:
             # If the provider tells of the launch, the session is written while the start goes on.
+            # It is not urgent then: jupyter_client pauses, and an event loop that is woken in a
+            # pause rounds up what is left of it to whole milliseconds.
             kernel = await self._starts.start(
                 token, session_id, request, request.kernel_name, kernel_id, commit
             )
@@ -232,7 +234,8 @@ class Creating:
                 await self._take_back(committing)
             raise
         try:
-            return await commit(kernel)
+            self._store.hurry()
+            return await commit(kernel, urgent=True)
         except StartLost as lost:
             await self._cleanup.stop_kernel(token, kernel.kernel_id)
             if lost.winner is None:

@@ -96,7 +96,12 @@ class MemorySessionStore(SessionStore):
         return self._opened().acquire(intent, sharing, lease)
 
     async def commit(
-        self, token: str, session: Session, *, sharing: Sharing | None = None
+        self,
+        token: str,
+        session: Session,
+        *,
+        sharing: Sharing | None = None,
+        urgent: bool = True,
     ) -> Session:
         return raise_if_lost(self._opened().commit(token, session, sharing))
 

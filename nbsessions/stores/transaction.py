@@ -198,18 +198,13 @@ class Transaction:
             return found
         if intent.kernel_id is not None:
             self._refuse_used(intent.kernel_id)
-        if intent.document is not None:
-            now = self._tables.now()
-            # A lease that ends too late was granted before the clock was set back.
-            self._tables.expire_starts(intent.document, now, now + LONGEST_LEASE)
-        if not self._tables.add_intent(intent, self._tables.now() + lease):
+        if not self._add_start(intent, lease):
             raise StartInProgress(intent.document)
         if intent.kernel_id is not None:
             self._tables.forget_ended(intent.kernel_id)
         if sharing is not None:
-            now = self._tables.now()
-            self._tables.forget_shared_before(now)
-            self._tables.put_shared(sharing.key, intent.token, now + LONGEST_LEASE)
+            until = self._tables.now() + LONGEST_LEASE
+            self._tables.put_shared(sharing.key, intent.token, until)
         return None
 
     def commit(
@@ -222,7 +217,9 @@ class Transaction:
             self._add_stop(token, session.kernel_id)
             return StartLost(winner)
         if sharing is not None:
-            until = self._tables.now() + SHARED_FOR
+            now = self._tables.now()
+            self._tables.forget_shared_before(now)
+            until = now + SHARED_FOR
             self._tables.complete_shared(sharing.key, token, session.kernel_id, until)
         return self._add(session)
 
@@ -313,6 +310,17 @@ class Transaction:
         return sessions
 
     # Steps
+
+    def _add_start(self, intent: Intent, lease: timedelta) -> bool:
+        """Add a 'start' intent unless the document has another one whose lease is valid."""
+        now = self._tables.now()
+        if self._tables.add_intent(intent, now + lease):
+            return True
+        if intent.document is None:
+            return False
+        # A lease that ends too late was granted before the clock was set back.
+        self._tables.expire_starts(intent.document, now, now + LONGEST_LEASE)
+        return self._tables.add_intent(intent, now + lease)
 
     def _find_shared(self, sharing: Sharing | None) -> Kernel | None:
         """Return the kernel that another request has started, if this one can share it.

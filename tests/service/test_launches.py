@@ -10,6 +10,7 @@ import pytest
 from nbsessions.errors import KernelStartFailed, ServiceClosed, SessionNotFound
 from nbsessions.models import LiveSession, Session
 from nbsessions.service import service
+from nbsessions.stores.sql import writer
 from support.provider import Gate
 from support.services import Bench, eventually, notebook
 
@@ -42,6 +43,19 @@ async def test_the_session_is_there_before_the_start_is_complete(bench: Bench) -
     assert kernel["execution_state"] == "idle"
     (listed,) = await bench.listed()
     assert listed["kernel"] == kernel
+
+
+@pytest.mark.gen_test
+async def test_the_session_is_answered_as_soon_as_the_start_is_complete(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The event loop is not woken when the session is written.
+    monkeypatch.setattr(writer, "_LONGEST_REST", 300.0)
+    gate = bench.provider.launch_gate = Gate()
+    creating = asyncio.create_task(bench.service.create(notebook()))
+    await gate.reached()
+    gate.open()
+    await asyncio.wait_for(creating, 60)
 
 
 @pytest.mark.gen_test

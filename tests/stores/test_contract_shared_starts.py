@@ -174,5 +174,5 @@ async def test_starts_that_can_no_longer_be_shared_are_forgotten(
             intent = make_start(session.document)
             await store.acquire(intent, sharing=sharing)
             await store.commit(intent.token, session, sharing=sharing)
-    await start(store, make_placeholder())
+    await started(store, make_placeholder())
     assert count_shared(stores, store) == 1

@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 
 from nbsessions.errors import StoreError
-from nbsessions.models import Changes
+from nbsessions.models import Changes, Session
 from nbsessions.stores.cache import SessionCache
 from nbsessions.stores.sql import writer as writer_module
 from nbsessions.stores.sql.store import SQLSessionStore
 from nbsessions.stores.sql.writer import BatchWriter
-from support.stores import SQL_KINDS, Stores, WriterGate, ids
-from support.values import make_id, make_owner, make_session
+from support.services import eventually
+from support.stores import SQL_KINDS, Stores, WriterGate, ids, queue
+from support.values import make_id, make_owner, make_session, make_start
 
 pytestmark = [pytest.mark.parametrize("stores", SQL_KINDS, indirect=True), pytest.mark.gen_test]
 
@@ -143,3 +144,93 @@ async def test_they_do_not_wait_for_what_is_not_committed(stores: Stores) -> Non
     assert ids(await store.list_sessions()) == ids([theirs])
     gate.open()
     await held
+
+
+# Results that nobody waits for yet
+
+
+@pytest.fixture
+def woken(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """The writers that have woken their event loop. None of them does so by itself."""
+    monkeypatch.setattr(writer_module, "_LONGEST_REST", 300.0)
+    found: list[object] = []
+    wake = BatchWriter._wake
+
+    def wake_and_note(writer: BatchWriter[Any]) -> None:
+        found.append(writer)
+        wake(writer)
+
+    monkeypatch.setattr(BatchWriter, "_wake", wake_and_note)
+    return found
+
+
+async def begin_to_commit(store: SQLSessionStore[Any]) -> tuple[Session, asyncio.Task[Session]]:
+    """Commit the session of a start, without urgency."""
+    start, session = make_start("a"), make_session("a")
+    await store.acquire(start)
+    [committing] = await queue([store.commit(start.token, session, urgent=False)])
+    return session, committing
+
+
+async def rests(store: SQLSessionStore[Any]) -> bool:
+    """Return whether something is committed, but not delivered."""
+    return bool(store._opened(store._writer)._done)
+
+
+async def test_they_do_not_wake_the_event_loop_until_somebody_does(
+    stores: Stores, woken: list[object]
+) -> None:
+    store = await stores.open()
+    session, committing = await begin_to_commit(store)
+    woken.clear()
+    await eventually(lambda: rests(store), "the session is committed")
+    assert not committing.done()
+    assert woken == []
+    store.hurry()
+    assert ids([await committing]) == ids([session])
+    assert ids(await store.list_sessions()) == ids([session])
+    assert woken == []
+
+
+async def test_they_come_when_somebody_reads(stores: Stores, woken: list[object]) -> None:
+    store = await stores.open()
+    session, committing = await begin_to_commit(store)
+    await eventually(lambda: rests(store), "the session is committed")
+    assert ids(await store.list_by_document("a")) == ids([session])
+    assert await committing == await store.find_session(session.session_id)
+
+
+async def test_they_come_with_the_next_write(stores: Stores, woken: list[object]) -> None:
+    store = await stores.open()
+    first, committing = await begin_to_commit(store)
+    second = await store.insert(make_session("b"))
+    assert ids([await committing, second]) == ids([first, second])
+    assert ids(await store.list_sessions()) == ids([first, second])
+
+
+async def test_they_come_at_once_if_there_is_a_hurry_before_they_are_committed(
+    stores: Stores, monkeypatch: pytest.MonkeyPatch, woken: list[object]
+) -> None:
+    store = await stores.open()
+    start, session = make_start("a"), make_session("a")
+    await store.acquire(start)
+    held_up = HeldUp(monkeypatch)
+    [committing] = await queue([store.commit(start.token, session, urgent=False)])
+    await asyncio.to_thread(held_up.committed.wait, 30)
+    store.hurry()
+    held_up.go_on()
+    assert ids([await committing]) == ids([session])
+
+
+async def test_they_come_soon_if_nobody_hurries(stores: Stores) -> None:
+    store = await stores.open()
+    session, committing = await begin_to_commit(store)
+    assert ids([await committing]) == ids([session])
+
+
+async def test_they_come_when_the_store_is_closed(stores: Stores, woken: list[object]) -> None:
+    store = await stores.open()
+    session, committing = await begin_to_commit(store)
+    await eventually(lambda: rests(store), "the session is committed")
+    await asyncio.to_thread(store.close)
+    assert ids([await committing]) == ids([session])

@@ -17,6 +17,7 @@ from msgspec.structs import replace
 
 from nbsessions.errors import (
     KernelConflict,
+    SessionError,
     SessionNotFound,
     StartInProgress,
     StartLost,
@@ -77,7 +78,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     kind = "memory"
     counts_all = True
-    """Whether each write raises the revision."""
+    """Whether each write that does not fail raises the revision."""
 
     @initialize()
     def open(self) -> None:
@@ -115,8 +116,14 @@ class StoreMachine(RuleBasedStateMachine):
         return self.loop.run_until_complete(coroutine)
 
     def write(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        self.wrote = True
-        return self.do(coroutine)
+        wrote, self.wrote = self.wrote, True
+        try:
+            return self.do(coroutine)
+        except StartLost:
+            raise  # It has added a 'stop' intent.
+        except SessionError:
+            self.wrote = wrote
+            raise
 
     def pick(self, number: int) -> str:
         """Return the id of an existing session, or an unknown id."""

@@ -30,8 +30,6 @@ class PostgresTransaction(SQLTransaction):
         """The number of this transaction in the namespace."""
         self.revision: int = row[1]
         """The number of the last transaction that changed sessions."""
-        self.is_for_one = False
-        """Whether there is only one operation. A savepoint would cost it two round trips."""
         super().__init__(PostgresTables(connection, namespace, owner, row[2]), owner)
         self._connection = connection
         self._namespace = namespace

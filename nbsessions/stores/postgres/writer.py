@@ -20,7 +20,7 @@ from nbsessions.stores.postgres.schema import migrate
 from nbsessions.stores.postgres.statements import LOCK_NAMESPACE, SELECT_WRITTEN
 from nbsessions.stores.postgres.transaction import PostgresTransaction
 from nbsessions.stores.sql.mark import Mark, StoreReverted
-from nbsessions.stores.sql.writer import BatchWriter, Committed, Job
+from nbsessions.stores.sql.writer import BatchWriter, Committed, Job, NothingWritten
 
 _TRANSACTION_TIMEOUT = 6.0
 """Seconds for one attempt. The database itself allows each statement 5 seconds."""
@@ -89,7 +89,7 @@ class Writer(BatchWriter[PostgresTransaction]):
                     if committed.changed:
                         transaction.raise_revision()
                         committed.after = transaction.writes
-            except _NothingWritten:
+            except NothingWritten:
                 return None
             except StoreUncertain as error:
                 if not self._was_committed(transaction.writes, error):
@@ -103,16 +103,6 @@ class Writer(BatchWriter[PostgresTransaction]):
         if not is_known or not transaction.record_write(self.mark.written):
             raise StoreReverted
         return transaction
-
-    def _perform_all(
-        self, transaction: PostgresTransaction, jobs: Sequence[Job], committed: Committed
-    ) -> None:
-        transaction.is_for_one = len(jobs) == 1
-        for job in jobs:
-            transaction.tables.changed, transaction.tables.intents = {}, {}
-            self._perform(transaction, job, committed)
-        if all(job.error for job in jobs):
-            raise _NothingWritten
 
     def _was_committed(self, writes: int, error: StoreUncertain) -> bool:
         """Find out whether a transaction of this writer was committed. Raises ``error`` if not."""
@@ -186,10 +176,6 @@ class Writer(BatchWriter[PostgresTransaction]):
 
     def _disconnect(self) -> None:
         pass  # The pool replaces connections that are broken.
-
-
-class _NothingWritten(Exception):
-    """All operations of a transaction have failed, so it is rolled back."""
 
 
 class _Settled(Exception):

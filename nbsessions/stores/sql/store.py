@@ -36,9 +36,12 @@ class SQLSessionStore(SessionStore, Generic[Tx]):
     async def _refreshed(self) -> SessionCache:
         return await self._opened(self._reads).refresh()
 
-    async def _write(self, operation: Callable[[Tx], T], *, durable: bool = True) -> T:
+    async def _write(
+        self, operation: Callable[[Tx], T], *, durable: bool = True, urgent: bool = True
+    ) -> T:
         """Return the result of the operation after its transaction is committed."""
-        return await self._opened(self._writer).submit(operation, durable=durable)
+        writer = self._opened(self._writer)
+        return await writer.submit(operation, durable=durable, urgent=urgent)
 
     @staticmethod
     def _opened(part: T | None) -> T:
@@ -72,11 +75,21 @@ class SQLSessionStore(SessionStore, Generic[Tx]):
         )
 
     async def commit(
-        self, token: str, session: Session, *, sharing: Sharing | None = None
+        self,
+        token: str,
+        session: Session,
+        *,
+        sharing: Sharing | None = None,
+        urgent: bool = True,
     ) -> Session:
-        return raise_if_lost(
-            await self._write(lambda transaction: transaction.commit(token, session, sharing))
+        outcome = await self._write(
+            lambda transaction: transaction.commit(token, session, sharing), urgent=urgent
         )
+        return raise_if_lost(outcome)
+
+    def hurry(self) -> None:
+        if self._writer is not None:
+            self._writer.hurry()
 
     async def renew(self, token: str, *, lease: timedelta = START_LEASE) -> None:
         await self._write(lambda transaction: transaction.renew(token, lease), durable=False)

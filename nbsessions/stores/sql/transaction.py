@@ -24,10 +24,15 @@ class SQLTransaction(Transaction, ABC):
         super().__init__(tables, owner.scope)
         self.tables = tables
         self._owner = owner
+        self.is_for_one = False
+        """Whether there is only one operation. It fails with the whole transaction."""
 
     @abstractmethod
     def savepoint(self) -> AbstractContextManager[None]:
-        """Undo what the body has written if it raises an error."""
+        """Undo what the body has written if it raises an error.
+
+        With ``is_for_one``, do not: that would only cost time.
+        """
 
     # This owner
 

@@ -29,6 +29,9 @@ MOST_AT_ONCE = 100
 _DELIVERY_TIMEOUT = 1.0
 """Seconds after which a committed write is read from the store."""
 
+_LONGEST_REST = 0.02
+"""Seconds after which the outcome of an operation that is not urgent is delivered."""
+
 _CLOSE_TIMEOUT = 10.0
 
 
@@ -38,6 +41,7 @@ class Job(Struct, eq=False):
     operation: Callable[[Any], Any]
     future: asyncio.Future[Any]
     durable: bool
+    urgent: bool
     outcome: Any = None
     error: BaseException | None = None
 
@@ -55,6 +59,10 @@ class Committed(Struct, eq=False):
     """The number of the write, see ``Mark``."""
     changed: dict[str, Session | None] = field(default_factory=dict)
     intents: dict[str, Intent | None] = field(default_factory=dict)
+
+
+class NothingWritten(Exception):
+    """All operations of a transaction have failed, so it is rolled back."""
 
 
 class BatchWriter(ABC, Generic[Tx]):
@@ -76,6 +84,10 @@ class BatchWriter(ABC, Generic[Tx]):
         self._log = log
         self._intents: dict[str, Intent] = {}
         self._undelivered: deque[Committed] = deque()
+        self._done: deque[tuple[Sequence[Job], Committed | None]] = deque()
+        """What the thread has carried out, and the event loop has not delivered."""
+        self._resting: list[Job] = []
+        """The operations that are not urgent, and may not be done yet."""
         self._batches_begun = 0
         self._batches_delivered = 0
         self._delivery = asyncio.Event()
@@ -96,11 +108,16 @@ class BatchWriter(ABC, Generic[Tx]):
         """Start the thread."""
         self._thread.start()
 
-    async def submit(self, operation: Callable[[Tx], T], *, durable: bool = True) -> T:
+    async def submit(
+        self, operation: Callable[[Tx], T], *, durable: bool = True, urgent: bool = True
+    ) -> T:
         """Run the operation in the next transaction and return its result after the commit.
 
         A transaction that is not ``durable`` survives the process, but it may survive a power
         failure only after a later durable transaction. It is durable if any of its operations is.
+
+        The thread does not wake the event loop for an operation that is not ``urgent``. Call
+        ``hurry`` when its result is needed. Otherwise, it comes a little later.
 
         If an operation raises a SessionError, only this operation is rolled back. Cancelling the
         caller does not remove the operation from the queue.
@@ -108,8 +125,19 @@ class BatchWriter(ABC, Generic[Tx]):
         if self._closed:
             raise StoreUnavailable("the session store is closed")
         future: asyncio.Future[T] = self._loop.create_future()
-        self._queue.put(Job(operation, future, durable))
+        job = Job(operation, future, durable, urgent)
+        if not urgent:
+            self._resting.append(job)
+            self._loop.call_later(_LONGEST_REST, self.hurry)
+        self._queue.put(job)
         return await future
+
+    def hurry(self) -> None:
+        """Deliver what is done, and what is not as soon as it is."""
+        while self._resting:
+            # Before looking at what is done. The thread does these two steps the other way round.
+            self._resting.pop().urgent = True
+        self._deliver_done()
 
     async def heartbeat(self) -> None:
         """Renew the owner's heartbeat, and bring the store up to date if it was restored."""
@@ -128,6 +156,7 @@ class BatchWriter(ABC, Generic[Tx]):
         Returns False if it does not: the thread did not learn that it was committed, or has to
         find that out first.
         """
+        self.hurry()
         last = self._batches_begun
         while self._delivered < written and self._batches_delivered < last:
             self._delivery.clear()
@@ -155,7 +184,7 @@ class BatchWriter(ABC, Generic[Tx]):
     def _commit(self, jobs: Sequence[Job]) -> Committed | None:
         """Carry out the jobs in one transaction. Return None if it has written nothing.
 
-        Calls ``_perform`` for each job, and ``_remember`` after the commit.
+        Calls ``_perform_all``, and ``_remember`` after the commit.
         """
 
     @abstractmethod
@@ -168,8 +197,19 @@ class BatchWriter(ABC, Generic[Tx]):
 
     # What they have in common
 
+    def _perform_all(self, transaction: Tx, jobs: Sequence[Job], committed: Committed) -> None:
+        """Carry out the jobs. Raises NothingWritten if all of them fail.
+
+        If a job raises a SessionError, only its own changes are rolled back.
+        """
+        transaction.is_for_one = len(jobs) == 1
+        for job in jobs:
+            self._perform(transaction, job, committed)
+        if all(job.error for job in jobs):
+            raise NothingWritten
+
     def _perform(self, transaction: Tx, job: Job, committed: Committed) -> None:
-        """Carry out one job. If it raises a SessionError, only its own changes are rolled back."""
+        transaction.tables.changed, transaction.tables.intents = {}, {}
         try:
             with transaction.savepoint():
                 job.outcome = job.operation(transaction)
@@ -216,6 +256,7 @@ class BatchWriter(ABC, Generic[Tx]):
             jobs = [job for job in batch if job is not None]
             if jobs:
                 self._work(jobs)
+        self._wake()
         self._finish()
 
     def _work(self, jobs: Sequence[Job]) -> None:
@@ -228,9 +269,18 @@ class BatchWriter(ABC, Generic[Tx]):
             for job in jobs:
                 job.error = error
             self._disconnect()
+        self._done.append((jobs, committed))
+        if any(job.urgent for job in jobs):
+            self._wake()
+
+    def _wake(self) -> None:
         # When the server is stopping, the event loop may be closed already.
         with contextlib.suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(self._deliver, jobs, committed)
+            self._loop.call_soon_threadsafe(self._deliver_done)
+
+    def _deliver_done(self) -> None:
+        while self._done:
+            self._deliver(*self._done.popleft())
 
     def _deliver(self, jobs: Sequence[Job], committed: Committed | None) -> None:
         """Apply the changes to the cache, and answer the callers. Runs on the event loop."""

@@ -27,6 +27,9 @@ class SQLiteTransaction(SQLTransaction):
 
     @contextmanager
     def savepoint(self) -> Iterator[None]:
+        if self.is_for_one:
+            yield
+            return
         self._execute("SAVEPOINT operation")
         try:
             yield

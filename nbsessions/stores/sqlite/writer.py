@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from nbsessions.models import Owner
 from nbsessions.stores.cache import SessionCache
 from nbsessions.stores.sql.mark import Mark, StoreReverted
-from nbsessions.stores.sql.writer import BatchWriter, Committed, Job
+from nbsessions.stores.sql.writer import BatchWriter, Committed, Job, NothingWritten
 from nbsessions.stores.sqlite.database import Database
 from nbsessions.stores.sqlite.statements import SELECT_VERSION
 from nbsessions.stores.sqlite.transaction import SQLiteTransaction
@@ -39,7 +39,7 @@ class Writer(BatchWriter[SQLiteTransaction]):
         self._connection: sqlite3.Connection | None = connection
         self._namespace = namespace
 
-    def _commit(self, jobs: Sequence[Job]) -> Committed:
+    def _commit(self, jobs: Sequence[Job]) -> Committed | None:
         try:
             return self._commit_once(jobs)
         except StoreReverted:
@@ -47,18 +47,20 @@ class Writer(BatchWriter[SQLiteTransaction]):
             self._disconnect()
             return self._commit_once(jobs)
 
-    def _commit_once(self, jobs: Sequence[Job]) -> Committed:
+    def _commit_once(self, jobs: Sequence[Job]) -> Committed | None:
         connection = self._connect()
         durable = any(job.durable for job in jobs)
-        with self._database.transaction(connection, durable=durable):
-            transaction = self._transaction(connection)
-            before = transaction.raise_revision()
-            known = before >= self.mark.revision
-            if not known or not transaction.record_write(before + 1, self.mark.written):
-                raise StoreReverted
-            committed = Committed(self._database.generation, before, before + 1)
-            for job in jobs:
-                self._perform(self._transaction(connection), job, committed)
+        try:
+            with self._database.transaction(connection, durable=durable):
+                transaction = self._transaction(connection)
+                before = transaction.raise_revision()
+                known = before >= self.mark.revision
+                if not known or not transaction.record_write(before + 1, self.mark.written):
+                    raise StoreReverted
+                committed = Committed(self._database.generation, before, before + 1)
+                self._perform_all(transaction, jobs, committed)
+        except NothingWritten:
+            return None
         self._remember(committed, Mark(committed.after, committed.after))
         return committed
 
