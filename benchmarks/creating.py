@@ -16,7 +16,7 @@ from benchmarks.filling import Fetcher
 from benchmarks.measurement import Measurement, choose, in_turns
 from benchmarks.subjects import bare_server, running
 
-ROUNDS = 15
+ROUNDS = 60
 _TARGET = 2.0
 
 
