@@ -234,8 +234,10 @@ class Creating:
                 await self._take_back(committing)
             raise
         try:
+            committing = commit(kernel, urgent=True)
+            await asyncio.sleep(0)  # It may not have reached the store yet.
             self._store.hurry()
-            return await commit(kernel, urgent=True)
+            return await committing
         except StartLost as lost:
             await self._cleanup.stop_kernel(token, kernel.kernel_id)
             if lost.winner is None:

@@ -18,7 +18,7 @@ from nbsessions.stores.base import SessionStore
 from nbsessions.tasks import SharedRun
 
 _MOST_LISTINGS = 3
-"""How often a list is made again while sessions keep coming. It has to end some time."""
+"""How often a list is made at the most. Sessions may keep coming."""
 
 
 class EncodedSessions:
@@ -156,7 +156,7 @@ class EncodedSessions:
         for _ in range(_MOST_LISTINGS):
             living = list(await self._lookups.living(sessions))
             asked, sessions = sessions, await self._store.list_sessions()
-            if _ids(sessions) <= _ids(asked):
+            if sessions is asked or _ids(sessions) <= _ids(asked):
                 break
         return living
 

@@ -179,15 +179,14 @@ class SessionStore(ABC):
         """Exchange the 'start' intent with this token for the session, and return the session.
 
         ``sharing`` is the one that the start was acquired with. If this is not ``urgent``, the
-        event loop is not woken at once when it is done, but a little later or by ``hurry``.
+        result may come a little later, or when ``hurry`` is called.
 
         Raises StartLost when the intent no longer exists, or the document has a session by now.
         In this case a 'stop' intent for the session's kernel is stored with the same token.
         """
 
-    def hurry(self) -> None:
+    def hurry(self) -> None:  # noqa: B027  # most stores have nothing that waits
         """Let the results of operations that were not urgent come as soon as possible."""
-        return
 
     @abstractmethod
     async def renew(self, token: str, *, lease: timedelta = START_LEASE) -> None:

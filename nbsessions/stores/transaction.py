@@ -218,9 +218,10 @@ class Transaction:
             return StartLost(winner)
         if sharing is not None:
             now = self._tables.now()
-            self._tables.forget_shared_before(now)
             until = now + SHARED_FOR
             self._tables.complete_shared(sharing.key, token, session.kernel_id, until)
+            # Afterwards, because the row of this start is an old one if the start took long.
+            self._tables.forget_shared_before(now)
         return self._add(session)
 
     def renew(self, token: str, lease: timedelta) -> None:

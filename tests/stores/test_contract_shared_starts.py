@@ -12,7 +12,7 @@ from nbsessions.stores import transaction
 from nbsessions.stores.base import LONGEST_LEASE, SessionStore
 from nbsessions.stores.memory import MemorySessionStore
 from support.contract import state
-from support.stores import KINDS, Stores
+from support.stores import KINDS, Stores, turn_back_clock
 from support.values import LAPSED, make_id, make_session, make_start, to_kernel
 
 pytestmark = [pytest.mark.parametrize("stores", KINDS, indirect=True), pytest.mark.gen_test]
@@ -75,6 +75,19 @@ async def test_a_kernel_that_was_just_started_is_shared(store: SessionStore) -> 
     )
     assert await ask(store) == expected
     assert await state(store) == before
+
+
+async def test_a_kernel_whose_start_took_very_long_is_shared(
+    store: SessionStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = make_placeholder()
+    with monkeypatch.context() as patch:
+        turn_back_clock(patch, LONGEST_LEASE + timedelta(minutes=1))
+        intent = await start(store, session)
+    await store.commit(intent.token, session, sharing=SHARING)
+    found = await ask(store)
+    assert isinstance(found, Kernel)
+    assert found.kernel_id == session.kernel_id
 
 
 async def test_what_is_not_the_same_is_not_shared(store: SessionStore) -> None:

@@ -1,9 +1,10 @@
-"""Reads that come after a commit of their own server, but before the event loop knows of it."""
+"""Commits that the event loop does not know of yet: reads that come then, and their results."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -146,12 +147,12 @@ async def test_they_do_not_wait_for_what_is_not_committed(stores: Stores) -> Non
     await held
 
 
-# Results that nobody waits for yet
+# The results of commits that are not urgent
 
 
 @pytest.fixture
 def woken(monkeypatch: pytest.MonkeyPatch) -> list[object]:
-    """The writers that have woken their event loop. None of them does so by itself."""
+    """The writers that have woken their event loop. Their timers do not run."""
     monkeypatch.setattr(writer_module, "_LONGEST_REST", 300.0)
     found: list[object] = []
     wake = BatchWriter._wake
@@ -164,10 +165,13 @@ def woken(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     return found
 
 
-async def begin_to_commit(store: SQLSessionStore[Any]) -> tuple[Session, asyncio.Task[Session]]:
-    """Commit the session of a start, without urgency."""
+async def begin_to_commit(
+    store: SQLSessionStore[Any], acquired: Callable[[], object] = lambda: None
+) -> tuple[Session, asyncio.Task[Session]]:
+    """Commit the session of a start, without urgency. Before that, call ``acquired``."""
     start, session = make_start("a"), make_session("a")
     await store.acquire(start)
+    acquired()
     [committing] = await queue([store.commit(start.token, session, urgent=False)])
     return session, committing
 
@@ -177,12 +181,9 @@ async def rests(store: SQLSessionStore[Any]) -> bool:
     return bool(store._opened(store._writer)._done)
 
 
-async def test_they_do_not_wake_the_event_loop_until_somebody_does(
-    stores: Stores, woken: list[object]
-) -> None:
+async def test_results_do_not_wake_the_event_loop(stores: Stores, woken: list[object]) -> None:
     store = await stores.open()
-    session, committing = await begin_to_commit(store)
-    woken.clear()
+    session, committing = await begin_to_commit(store, woken.clear)
     await eventually(lambda: rests(store), "the session is committed")
     assert not committing.done()
     assert woken == []
@@ -192,7 +193,7 @@ async def test_they_do_not_wake_the_event_loop_until_somebody_does(
     assert woken == []
 
 
-async def test_they_come_when_somebody_reads(stores: Stores, woken: list[object]) -> None:
+async def test_results_come_when_somebody_reads(stores: Stores, woken: list[object]) -> None:
     store = await stores.open()
     session, committing = await begin_to_commit(store)
     await eventually(lambda: rests(store), "the session is committed")
@@ -200,7 +201,9 @@ async def test_they_come_when_somebody_reads(stores: Stores, woken: list[object]
     assert await committing == await store.find_session(session.session_id)
 
 
-async def test_they_come_with_the_next_write(stores: Stores, woken: list[object]) -> None:
+async def test_results_come_with_those_of_the_next_write(
+    stores: Stores, woken: list[object]
+) -> None:
     store = await stores.open()
     first, committing = await begin_to_commit(store)
     second = await store.insert(make_session("b"))
@@ -208,7 +211,7 @@ async def test_they_come_with_the_next_write(stores: Stores, woken: list[object]
     assert ids(await store.list_sessions()) == ids([first, second])
 
 
-async def test_they_come_at_once_if_there_is_a_hurry_before_they_are_committed(
+async def test_results_come_at_once_if_there_is_a_hurry_before_they_are_known(
     stores: Stores, monkeypatch: pytest.MonkeyPatch, woken: list[object]
 ) -> None:
     store = await stores.open()
@@ -222,13 +225,13 @@ async def test_they_come_at_once_if_there_is_a_hurry_before_they_are_committed(
     assert ids([await committing]) == ids([session])
 
 
-async def test_they_come_soon_if_nobody_hurries(stores: Stores) -> None:
+async def test_results_come_soon_if_nobody_hurries(stores: Stores) -> None:
     store = await stores.open()
     session, committing = await begin_to_commit(store)
     assert ids([await committing]) == ids([session])
 
 
-async def test_they_come_when_the_store_is_closed(stores: Stores, woken: list[object]) -> None:
+async def test_results_come_when_the_store_is_closed(stores: Stores, woken: list[object]) -> None:
     store = await stores.open()
     session, committing = await begin_to_commit(store)
     await eventually(lambda: rests(store), "the session is committed")

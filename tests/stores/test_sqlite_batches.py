@@ -77,19 +77,38 @@ async def test_a_failing_operation_does_not_undo_those_committed_with_it(
     assert [row[0] for row in found] == ids([before, after])
 
 
+def write_half(transaction: SQLiteTransaction) -> None:
+    transaction.insert(make_session("half"))
+    raise SessionNotFound(session_id="unknown")
+
+
 @pytest.mark.gen_test
 async def test_a_failing_operation_leaves_nothing_of_itself(stores: Stores) -> None:
-    store = await stores.open()
+    store, gate = await stores.open(), WriterGate()
     assert isinstance(store, SQLiteSessionStore)
-    session = make_session("half")
+    held, whole = await gate.hold(store), make_session("whole")
+    tasks = await queue([store._write(write_half), store.insert(whole), store._write(write_half)])
+    gate.open()
+    outcomes = await asyncio.gather(held, *tasks, return_exceptions=True)
+    assert [isinstance(each, SessionNotFound) for each in outcomes] == [False, True, False, True]
+    assert ids(await store.list_sessions()) == ids([whole])
+    assert rows(stores.path, "SELECT session_id FROM nbsessions_session") == [(whole.session_id,)]
 
-    def half(transaction: SQLiteTransaction) -> None:
-        transaction.insert(session)
-        raise SessionNotFound(session_id="unknown")
 
-    with pytest.raises(SessionNotFound):
-        await store._write(half)
-    assert list(await store.list_sessions()) == []
+@pytest.mark.gen_test
+@pytest.mark.parametrize("count", [1, 2])
+async def test_if_all_operations_fail_nothing_is_written(stores: Stores, count: int) -> None:
+    store, gate = await stores.open(), WriterGate()
+    assert isinstance(store, SQLiteSessionStore)
+    revision = revision_of(stores.path)
+    held = await gate.hold(store)
+    tasks = await queue([store._write(write_half) for _ in range(count)])
+    gate.open()
+    await held
+    outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+    assert all(isinstance(each, SessionNotFound) for each in outcomes)
+    # That of the operation that held up the others.
+    assert revision_of(stores.path) == revision + 1
     assert rows(stores.path, "SELECT * FROM nbsessions_session") == []
 
 

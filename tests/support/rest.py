@@ -78,6 +78,7 @@ class RestClient:
         connection.request(method, self.url_path(path), sent, {**headers, **token})
         try:
             answer = connection.getresponse()
+            content = answer.read()
         except TimeoutError as error:
             what = f"{method} {path} was not answered within {connection.timeout} s"
             raise TimeoutError(f"{what}\n{self.explain_silence()}") from error
@@ -87,7 +88,7 @@ class RestClient:
         return Reply(
             answer.status,
             {name.lower(): value for name, value in answer.getheaders()},
-            answer.read(),
+            content,
             {name: morsel.value for name, morsel in cookies.items()},
         )
 

@@ -25,13 +25,13 @@ class SQLTransaction(Transaction, ABC):
         self.tables = tables
         self._owner = owner
         self.is_for_one = False
-        """Whether there is only one operation. It fails with the whole transaction."""
+        """Whether there is only one operation. If it fails, so does the transaction."""
 
     @abstractmethod
     def savepoint(self) -> AbstractContextManager[None]:
         """Undo what the body has written if it raises an error.
 
-        With ``is_for_one``, do not: that would only cost time.
+        With ``is_for_one``, it undoes nothing. The whole transaction is rolled back then.
         """
 
     # This owner

@@ -87,7 +87,7 @@ class BatchWriter(ABC, Generic[Tx]):
         self._done: deque[tuple[Sequence[Job], Committed | None]] = deque()
         """What the thread has carried out, and the event loop has not delivered."""
         self._resting: list[Job] = []
-        """The operations that are not urgent, and may not be done yet."""
+        """The operations that are not urgent. Some of them may be done already."""
         self._batches_begun = 0
         self._batches_delivered = 0
         self._delivery = asyncio.Event()
@@ -133,7 +133,7 @@ class BatchWriter(ABC, Generic[Tx]):
         return await future
 
     def hurry(self) -> None:
-        """Deliver what is done, and what is not as soon as it is."""
+        """Deliver what is done now, and the rest as soon as it is done."""
         while self._resting:
             # Before looking at what is done. The thread does these two steps the other way round.
             self._resting.pop().urgent = True
@@ -279,11 +279,12 @@ class BatchWriter(ABC, Generic[Tx]):
             self._loop.call_soon_threadsafe(self._deliver_done)
 
     def _deliver_done(self) -> None:
+        """Deliver all that is done. Runs on the event loop."""
         while self._done:
             self._deliver(*self._done.popleft())
 
     def _deliver(self, jobs: Sequence[Job], committed: Committed | None) -> None:
-        """Apply the changes to the cache, and answer the callers. Runs on the event loop."""
+        """Apply the changes to the cache, and answer the callers."""
         if committed is not None:
             self._cache.apply(
                 committed.generation, committed.before, committed.after, committed.changed

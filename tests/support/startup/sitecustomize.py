@@ -106,7 +106,7 @@ def _tell_where_it_is(module):
 
     signal.signal(signal.SIGUSR2, lambda signum, frame: os.write(2, _describe_tasks().encode()))
     # It comes first, and also tells where the main thread is if that runs no Python code.
-    faulthandler.register(signal.SIGUSR2, chain=True)
+    faulthandler.register(signal.SIGUSR2, file=2, chain=True)
 
 
 def _describe_tasks():
