@@ -70,6 +70,16 @@ def wait_until_sent_is_known(runtime_dir: Path) -> None:
     wait_until(is_known, "the keeper knows what the clients have")
 
 
+def wait_until_stood_in_for(runtime_dir: Path) -> None:
+    """Wait until the keeper gets the replies to a client of a dead server."""
+    folder = KeeperFolder(runtime_dir / "nbsessions")
+
+    def is_stood_in_for() -> bool:
+        return any(kernel.standing_in for kernel in ask_keeper(folder).kernels.values())
+
+    wait_until(is_stood_in_for, "the keeper stands in for a client")
+
+
 class RunningKeeper:
     """A keeper process."""
 

@@ -21,6 +21,7 @@ from nbsessions.keeper.messages import (
     SIGNATURE,
     key_of,
     key_of_request,
+    type_of,
 )
 from nbsessions.keeper.records import CHANNELS, Kind, Record
 from nbsessions.kernels import internals
@@ -185,6 +186,10 @@ class SurvivingConnection(ZMQChannelsWebsocketConnection):
 
     def send_kept(self, record: Record) -> None:
         """Send a message from the spool."""
+        # A reply to another request may be older than the end of a cell that is known already,
+        # because the keeper reads several sockets. Cells end in the order of their replies.
+        if record.kind is Kind.SHELL and type_of(record.frames[HEADER]) == "execute_reply":
+            self._send_lost_before(key_of_request(record.frames[PARENT]))
         kind = marks.IOPUB if record.kind is Kind.IOPUB else marks.REPLY
         self._send(CHANNELS[record.kind], [DELIMITER, *record.frames], kind, record.key)
 
