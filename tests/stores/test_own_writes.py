@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from nbsessions.errors import StoreError
-from nbsessions.models import Changes, Session
+from nbsessions.models import Changes, Intent, Session
 from nbsessions.stores.cache import SessionCache
 from nbsessions.stores.sql import writer as writer_module
 from nbsessions.stores.sql.store import SQLSessionStore
@@ -32,19 +31,23 @@ class HeldUp:
     """The writers' threads wait after each commit. They may also fail there."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.committed = threading.Event()
+        self._committed = threading.Event()
         self._go_on = threading.Event()
         self._error: Exception | None = None
         remember = BatchWriter._remember
 
         def wait_and_remember(*arguments: Any) -> None:
-            self.committed.set()
+            self._committed.set()
             self._go_on.wait(30)
             if self._error is not None:
                 raise self._error
             remember(*arguments)
 
         monkeypatch.setattr(BatchWriter, "_remember", wait_and_remember)
+
+    async def reached(self) -> None:
+        """Wait until a thread has committed something."""
+        await asyncio.to_thread(self._committed.wait, 30)
 
     def go_on(self, error: Exception | None = None) -> None:
         self._error = error
@@ -75,7 +78,7 @@ async def test_they_wait_for_it_and_do_not_read_all_sessions_again(
     replaced.clear()
     held_up = HeldUp(monkeypatch)
     writing = asyncio.ensure_future(store.insert(second))
-    await asyncio.to_thread(held_up.committed.wait, 30)
+    await held_up.reached()
 
     reading = asyncio.ensure_future(store.list_sessions())
     finding = asyncio.ensure_future(store.find_session(second.session_id))
@@ -106,7 +109,7 @@ async def test_they_read_what_takes_long_to_arrive(
     store = await stores.open()
     session, held_up = make_session("a"), HeldUp(monkeypatch)
     writing = asyncio.ensure_future(store.insert(session))
-    await asyncio.to_thread(held_up.committed.wait, 30)
+    await held_up.reached()
     assert ids(await store.list_sessions()) == ids([session])
     assert not writing.done()
     held_up.go_on()
@@ -123,7 +126,7 @@ async def test_they_ask_the_store_if_it_does_not_arrive(
     writing = asyncio.ensure_future(
         store.update(session.session_id, changes, stop_token=make_id())
     )
-    await asyncio.to_thread(held_up.committed.wait, 30)
+    await held_up.reached()
 
     finding = asyncio.ensure_future(store.find_session(session.session_id))
     held_up.go_on(StoreError("made on purpose"))
@@ -165,13 +168,18 @@ def woken(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     return found
 
 
-async def begin_to_commit(
-    store: SQLSessionStore[Any], acquired: Callable[[], object] = lambda: None
-) -> tuple[Session, asyncio.Task[Session]]:
-    """Commit the session of a start, without urgency. Before that, call ``acquired``."""
-    start, session = make_start("a"), make_session("a")
+async def acquired(store: SQLSessionStore[Any]) -> Intent:
+    """Return the intent of a start."""
+    start = make_start("a")
     await store.acquire(start)
-    acquired()
+    return start
+
+
+async def begin_to_commit(
+    store: SQLSessionStore[Any], start: Intent
+) -> tuple[Session, asyncio.Task[Session]]:
+    """Commit the session of the start, without urgency."""
+    session = make_session("a")
     [committing] = await queue([store.commit(start.token, session, urgent=False)])
     return session, committing
 
@@ -183,7 +191,9 @@ async def rests(store: SQLSessionStore[Any]) -> bool:
 
 async def test_results_do_not_wake_the_event_loop(stores: Stores, woken: list[object]) -> None:
     store = await stores.open()
-    session, committing = await begin_to_commit(store, woken.clear)
+    start = await acquired(store)
+    woken.clear()
+    session, committing = await begin_to_commit(store, start)
     await eventually(lambda: rests(store), "the session is committed")
     assert not committing.done()
     assert woken == []
@@ -195,7 +205,7 @@ async def test_results_do_not_wake_the_event_loop(stores: Stores, woken: list[ob
 
 async def test_results_come_when_somebody_reads(stores: Stores, woken: list[object]) -> None:
     store = await stores.open()
-    session, committing = await begin_to_commit(store)
+    session, committing = await begin_to_commit(store, await acquired(store))
     await eventually(lambda: rests(store), "the session is committed")
     assert ids(await store.list_by_document("a")) == ids([session])
     assert await committing == await store.find_session(session.session_id)
@@ -205,7 +215,7 @@ async def test_results_come_with_those_of_the_next_write(
     stores: Stores, woken: list[object]
 ) -> None:
     store = await stores.open()
-    first, committing = await begin_to_commit(store)
+    first, committing = await begin_to_commit(store, await acquired(store))
     second = await store.insert(make_session("b"))
     assert ids([await committing, second]) == ids([first, second])
     assert ids(await store.list_sessions()) == ids([first, second])
@@ -215,11 +225,10 @@ async def test_results_come_at_once_if_there_is_a_hurry_before_they_are_known(
     stores: Stores, monkeypatch: pytest.MonkeyPatch, woken: list[object]
 ) -> None:
     store = await stores.open()
-    start, session = make_start("a"), make_session("a")
-    await store.acquire(start)
+    start = await acquired(store)
     held_up = HeldUp(monkeypatch)
-    [committing] = await queue([store.commit(start.token, session, urgent=False)])
-    await asyncio.to_thread(held_up.committed.wait, 30)
+    session, committing = await begin_to_commit(store, start)
+    await held_up.reached()
     store.hurry()
     held_up.go_on()
     assert ids([await committing]) == ids([session])
@@ -227,13 +236,13 @@ async def test_results_come_at_once_if_there_is_a_hurry_before_they_are_known(
 
 async def test_results_come_soon_if_nobody_hurries(stores: Stores) -> None:
     store = await stores.open()
-    session, committing = await begin_to_commit(store)
+    session, committing = await begin_to_commit(store, await acquired(store))
     assert ids([await committing]) == ids([session])
 
 
 async def test_results_come_when_the_store_is_closed(stores: Stores, woken: list[object]) -> None:
     store = await stores.open()
-    session, committing = await begin_to_commit(store)
+    session, committing = await begin_to_commit(store, await acquired(store))
     await eventually(lambda: rests(store), "the session is committed")
     await asyncio.to_thread(store.close)
     assert ids([await committing]) == ids([session])

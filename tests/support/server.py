@@ -192,7 +192,7 @@ class Server(RestClient):
         return self.answers()
 
     def explain_silence(self) -> str:
-        """Return the end of the server's log, after it has written there where it is."""
+        """Let the server log where it is, and return the end of its log."""
         if self.is_running:
             before = len(self.log)
             self.send_signal(signal.SIGUSR2)

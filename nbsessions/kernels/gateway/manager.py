@@ -24,7 +24,7 @@ It may be asked again while it is at work on that.
 """
 
 _MOST_LISTINGS = 3
-"""How often a list is made again while sessions keep coming. It has to end some time."""
+"""How often a list is made at the most. Sessions may keep coming."""
 
 _STOP_TIMEOUT = 10.0
 """Seconds that the gateway gets to end kernels when the server stops."""

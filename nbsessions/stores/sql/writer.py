@@ -135,7 +135,8 @@ class BatchWriter(ABC, Generic[Tx]):
     def hurry(self) -> None:
         """Deliver what is done now, and the rest as soon as it is done."""
         while self._resting:
-            # Before looking at what is done. The thread does these two steps the other way round.
+            # Before the look at what is done. The thread looks at this after it has noted what it
+            # has done, so one of the two always delivers.
             self._resting.pop().urgent = True
         self._deliver_done()
 
