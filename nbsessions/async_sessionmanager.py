@@ -16,6 +16,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from jupyter_core.paths import jupyter_data_dir
 from jupyter_core.utils import ensure_async
+from msgspec import UNSET
 from msgspec.structs import asdict
 from tornado.web import HTTPError
 from traitlets import Any as AnyTrait
@@ -27,7 +28,7 @@ from nbsessions.errors import ServiceClosed, SessionError, StoreError
 from nbsessions.httperrors import http_error
 from nbsessions.identity import boot_id
 from nbsessions.kernels.base import KernelHost, KernelProvider
-from nbsessions.models import UNSET, Ending, NewSession, SessionPatch
+from nbsessions.models import Ending, NewSession, SessionPatch
 from nbsessions.plugins import (
     KERNEL_PROVIDERS,
     STORES,

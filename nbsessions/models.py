@@ -8,19 +8,10 @@ import json
 import re
 from collections.abc import Mapping
 from datetime import datetime, timedelta, timezone
-from typing import Any, Final, TypeAlias
+from typing import Any, TypeAlias
 
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
 from msgspec.structs import replace
-
-
-class Unset(enum.Enum):
-    """The type of UNSET, which means "not given" where None is a valid value."""
-
-    UNSET = enum.auto()
-
-
-UNSET: Final = Unset.UNSET
 
 ABANDONED_AFTER = timedelta(days=30)
 """How long to keep the rows and records of a vanished server whose kernels cannot be checked.
@@ -49,9 +40,7 @@ def is_within(document: str, top: str) -> bool:
     return document == top or document.startswith(f"{top}/")
 
 
-_PLACEHOLDER = re.compile(
-    "[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}", re.IGNORECASE
-)
+_UUID4 = "(?i)[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}"
 
 
 def named_document(path: str | None, name: str | None, type_: str | None) -> str | None:
@@ -70,9 +59,7 @@ def named_document(path: str | None, name: str | None, type_: str | None) -> str
 def is_placeholder(path: str | None, name: str | None, type_: str | None) -> bool:
     """Return whether the client made up the path and will replace it with the real one."""
     last = (document_of(path) or "").rpartition("/")[2]
-    return (
-        bool(name) and name != last and type_ != "console" and bool(_PLACEHOLDER.fullmatch(last))
-    )
+    return bool(name) and name != last and type_ != "console" and bool(re.fullmatch(_UUID4, last))
 
 
 class Session(Struct, frozen=True, kw_only=True):
@@ -276,10 +263,10 @@ class KernelTrace(Struct, frozen=True, kw_only=True):
 class Changes(Struct, frozen=True, kw_only=True):
     """The changes of an update. Fields that are UNSET stay as they are."""
 
-    path: str | Unset = UNSET
-    name: str | Unset = UNSET
-    type: str | Unset = UNSET
-    kernel: Kernel | Unset = UNSET
+    path: str | UnsetType = UNSET
+    name: str | UnsetType = UNSET
+    type: str | UnsetType = UNSET
+    kernel: Kernel | UnsetType = UNSET
 
     def applied_to(self, session: Session) -> Session:
         """Return the session with these changes applied."""
@@ -379,8 +366,8 @@ class SessionPatch(Struct, frozen=True, kw_only=True):
     ``kernel_id`` takes precedence over ``kernel_name``.
     """
 
-    path: str | Unset = UNSET
-    name: str | Unset = UNSET
-    type: str | Unset = UNSET
-    kernel_id: str | Unset = UNSET
-    kernel_name: str | Unset = UNSET
+    path: str | UnsetType = UNSET
+    name: str | UnsetType = UNSET
+    type: str | UnsetType = UNSET
+    kernel_id: str | UnsetType = UNSET
+    kernel_name: str | UnsetType = UNSET

@@ -21,7 +21,7 @@ STORES = "nbsessions.stores"
 INSPECTIONS = "nbsessions.store_inspections"
 KERNEL_PROVIDERS = "nbsessions.kernel_providers"
 
-_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(?=:)")
+_SCHEME = r"[A-Za-z][A-Za-z0-9+.-]*(?=:)"
 
 
 class StoreFactory(Protocol):
@@ -48,7 +48,7 @@ def scheme_of(url: str) -> str:
 
     Such a text is not repeated in messages. It may be the settings of a database, with a password.
     """
-    scheme = _SCHEME.match(url)
+    scheme = re.match(_SCHEME, url)
     return "" if scheme is None else scheme[0]
 
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from itertools import starmap
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
 from nbsessions.models import KernelModel, LiveSession, Session, document_of
 
 
-class Encoded(NamedTuple):
+class Encoded(msgspec.Struct, frozen=True):
     """A session, or a list of them, as in a reply."""
 
     content: bytes

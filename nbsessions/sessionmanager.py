@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Any
 
+from msgspec import UNSET, UnsetType
 from tornado.web import HTTPError
 from traitlets import Unicode
 from traitlets.config.configurable import LoggingConfigurable
 
-from nbsessions.models import UNSET, Unset
 from nbsessions.stores.sqlite.validation import validate_database_path
 
 _COLUMNS = ("session_id", "name", "path", "kernel_id")
@@ -233,7 +233,7 @@ def _parameters(values: dict[str, str | None]) -> dict[str, str | bool | None]:
             raise TypeError(f"No such column: {column!r}")
     parameters: dict[str, str | bool | None] = {}
     for column in _COLUMNS:
-        value: str | Unset | None = values.get(column, UNSET)
+        value: str | UnsetType | None = values.get(column, UNSET)
         parameters[f"any_{column}"] = value is UNSET
         parameters[column] = None if value is UNSET else value
     return parameters

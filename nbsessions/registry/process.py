@@ -10,7 +10,7 @@ import signal
 import socket
 import time
 from collections.abc import Iterator
-from typing import Annotated, NamedTuple
+from typing import Annotated
 
 import msgspec
 
@@ -98,7 +98,7 @@ def find_kernel(connection_file: str, environment: dict[str, str]) -> ProcessIde
     return None
 
 
-class KernelProcess(NamedTuple):
+class KernelProcess(msgspec.Struct, frozen=True):
     """A running process of a kernel."""
 
     kernel_id: str

@@ -5,19 +5,18 @@ from __future__ import annotations
 import uuid
 from collections.abc import Collection
 
+from msgspec import UNSET, UnsetType
 from msgspec.structs import replace
 
 from nbsessions.errors import SessionNotFound, StartInProgress, StartLost, StoreUncertain
 from nbsessions.kernels.base import KernelProvider
 from nbsessions.models import (
-    UNSET,
     Changes,
     Kernel,
     LiveSession,
     Release,
     Session,
     SessionPatch,
-    Unset,
 )
 from nbsessions.service.cleanup import Cleanup, is_certain
 from nbsessions.service.ending import SessionEndings
@@ -209,5 +208,5 @@ class Changing:
         return True
 
 
-def _changed(new: str | Unset, old: str | None) -> str | Unset:
+def _changed(new: str | UnsetType, old: str | None) -> str | UnsetType:
     return UNSET if new == old else new

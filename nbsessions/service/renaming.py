@@ -7,9 +7,11 @@ import logging
 import uuid
 from collections.abc import Sequence
 
+from msgspec import UNSET
+
 from nbsessions.errors import SessionError, StoreUncertain
 from nbsessions.kernels.base import KernelProvider
-from nbsessions.models import UNSET, Changes, Session, document_of, is_within
+from nbsessions.models import Changes, Session, document_of, is_within
 from nbsessions.service.joining import RunningCreations
 from nbsessions.service.mutations import Mutations
 from nbsessions.stores.base import SessionStore

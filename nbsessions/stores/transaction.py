@@ -7,12 +7,11 @@ from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 from typing import TypeVar
 
-from msgspec import Struct
+from msgspec import UNSET, Struct
 from msgspec.structs import replace
 
 from nbsessions.errors import KernelConflict, SessionNotFound, StartInProgress, StartLost
 from nbsessions.models import (
-    UNSET,
     Changes,
     EndReason,
     Intent,

@@ -11,8 +11,9 @@ import pytest
 from jupyter_server.services.contents.manager import ContentsManager
 from jupyter_server.services.kernels.kernelmanager import MappingKernelManager
 from jupyter_server.services.sessions.sessionmanager import SessionManager
+from msgspec import UNSET
 
-from nbsessions.models import UNSET, Changes
+from nbsessions.models import Changes
 from support.stores import Stores, ids, recover, rows
 from support.values import make_owner, make_session
 

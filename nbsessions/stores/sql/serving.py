@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import timedelta
-from typing import NamedTuple
+
+from msgspec import Struct
 
 
-class Sharer(NamedTuple):
+class Sharer(Struct, frozen=True):
     """An owner that serves a shared scope, or that has open intents in it."""
 
     serves: bool
