@@ -1,8 +1,9 @@
 """Runs benchmarks and prints one table of what they measure.
 
 A subject is measured once per round, and the subjects of a row in turns. The table has the median
-of each subject, half the distance between the quartiles, and the ratio of the medians, or their
-difference.
+of each subject, half the distance between the quartiles, and the median of the ratios, or of the
+differences, with the interval that it lies in with a confidence of 90 %. A target is unclear if
+this interval contains it: only more rounds, or a quieter machine, tell whether it is reached.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import importlib
 import json
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -81,9 +83,10 @@ def main() -> int:
         if arguments.json:
             # Now, because a later benchmark may fail.
             report.write(arguments.json, machine, rows)
-    missed = [row for row in rows if row["reached"] is False]
-    print("\nTargets:", f"{len(missed)} missed" if missed else "all reached")
-    return bool(missed)
+    verdicts = Counter(row["verdict"] for row in rows if row["verdict"])
+    counts = (f"{count} {verdict}" for verdict, count in sorted(verdicts.items()))
+    print("\nTargets:", ", ".join(counts) or "none")
+    return "missed" in verdicts
 
 
 if __name__ == "__main__":

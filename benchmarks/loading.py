@@ -7,11 +7,13 @@ import signal
 import time
 import urllib.error
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
+from benchmarks.initializing import initialize_in_new_process
 from benchmarks.measurement import Measurement, in_turns
 from benchmarks.processor import processor_time
-from benchmarks.subjects import bare_server
+from benchmarks.subjects import bare_extensions, bare_server
 
 ROUNDS = 15
 _TARGET = 20.0
@@ -62,4 +64,18 @@ def measure(rounds: int, folder: Path) -> Iterator[Measurement]:
     )
     yield Measurement(
         name="processor time of the start", unit="ms", values=starts.processor, difference=True
+    )
+    loaded = {"ours": bare_extensions(ours=True), "stock": bare_extensions(ours=False)}
+    initialized = {
+        name: partial(initialize_in_new_process, folder, extensions)
+        for name, extensions in loaded.items()
+    }
+    for initialize in initialized.values():
+        initialize()
+    yield Measurement(
+        name="of which loading extensions",
+        unit="ms",
+        values=in_turns(rounds, initialized),
+        difference=True,
+        at_most=_TARGET,
     )

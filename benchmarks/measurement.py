@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import math
 import statistics
+from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
+
+CONFIDENCE = 0.9
+"""How likely the median of infinitely many rounds lies in the interval of a measurement."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
     """The values of one or two subjects, one value per round, and what they are compared by.
 
-    The figure of two subjects is the ratio of their medians, the first to the second, or with
-    ``difference`` the difference. The figure of one subject is its median.
+    Two subjects are compared within each round, because the speed of a machine changes from one
+    to the next: by the ratio of the first to the second, or with ``difference`` by the difference.
     """
 
     name: str
@@ -40,22 +45,46 @@ class Measurement:
         return spreads
 
     @property
-    def figure(self) -> float:
-        """The number that the target applies to, in the unit unless it is a ratio."""
-        first, *others = self.medians
+    def comparisons(self) -> list[float]:
+        """What each round says, in the unit unless it is a ratio."""
+        first, *others = self.values.values()
         if not others:
-            return first
+            return list(first)
+        rounds = zip(first, others[0], strict=True)
         if self.difference:
-            return first - others[0]
-        return first / others[0] if others[0] else math.nan
+            return [one - other for one, other in rounds]
+        return [one / other if other else math.nan for one, other in rounds]
 
     @property
-    def is_reached(self) -> bool | None:
-        """Whether the target is reached, or None if there is none."""
+    def figure(self) -> float:
+        """The median of the rounds, which the target applies to."""
+        return statistics.median(self.comparisons)
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """Where the figure of infinitely many rounds lies, see CONFIDENCE.
+
+        None if there are too few rounds. It makes no assumption about how the values are
+        distributed: a round is as likely to be above that figure as below it.
+        """
+        values = sorted(self.comparisons)
+        count = len(values)
+        # How likely at most 0, 1, ... of the rounds are below that figure.
+        below = list(accumulate(math.comb(count, each) / 2**count for each in range(count)))
+        left_out = bisect_right(below, (1 - CONFIDENCE) / 2)
+        return (values[left_out - 1], values[-left_out]) if left_out else None
+
+    @property
+    def verdict(self) -> str:
+        """Whether the target is "reached", "missed", or "unclear". Empty without a target."""
         if self.at_least is None and self.at_most is None:
-            return None
-        above = self.at_least is None or self.figure >= self.at_least
-        return above and (self.at_most is None or self.figure <= self.at_most)
+            return ""
+        low = -math.inf if self.at_least is None else self.at_least
+        high = math.inf if self.at_most is None else self.at_most
+        found = [low <= each <= high for each in self.interval or [self.figure]]
+        if all(found):
+            return "reached"
+        return "unclear" if any(found) else "missed"
 
 
 def in_turns(rounds: int, subjects: Mapping[str, Callable[[], float]]) -> dict[str, list[float]]:

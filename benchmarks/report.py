@@ -14,7 +14,7 @@ _COLUMNS = {
     "unit": 4,
     "first": 24,
     "second": 22,
-    "ratio": 9,
+    "ratio": 26,
     "target": 6,
 }
 _COMPARED = {"first: new / old": 16, "ratio: new / old": 16}
@@ -39,8 +39,7 @@ class Table:
         cells += [_figure(measurement), _target(measurement)]
         if self._earlier is not None:
             cells += _compare(row, self._earlier.get(key(row)))
-        reached = {True: "reached", False: "missed", None: ""}[measurement.is_reached]
-        cells.append("; ".join(filter(None, [reached, measurement.note])))
+        cells.append("; ".join(filter(None, [measurement.verdict, measurement.note])))
         self._print(cells)
 
     def _print(self, cells: Sequence[str]) -> None:
@@ -61,11 +60,14 @@ def _subjects(measurement: Measurement) -> list[str]:
 
 
 def _figure(measurement: Measurement) -> str:
+    """Return the comparison of two subjects, and the interval that it lies in."""
     if len(measurement.values) == 1:
         return ""
-    if measurement.difference:
-        return f"{measurement.figure:+.3g} {measurement.unit}"
-    return number(measurement.figure)
+    shown = "{:+.3g}".format if measurement.difference else number
+    unit = f" {measurement.unit}" if measurement.difference else ""
+    interval = measurement.interval
+    between = "" if interval is None else f" ({' to '.join(map(shown, interval))})"
+    return f"{shown(measurement.figure)}{unit}{between}"
 
 
 def _target(measurement: Measurement) -> str:
@@ -104,7 +106,8 @@ def as_row(benchmark: str, measurement: Measurement) -> dict[str, Any]:
         "figure": measurement.figure,
         "at_least": measurement.at_least,
         "at_most": measurement.at_most,
-        "reached": measurement.is_reached,
+        "interval": measurement.interval,
+        "verdict": measurement.verdict,
         "note": measurement.note,
     }
 

@@ -37,10 +37,14 @@ def bare_server(
     core: int | None = SERVER_CORE,
 ) -> Server:
     """Return a server with nbsessions or without it, and with no extensions but these."""
-    extensions = dict.fromkeys(_OTHERS, False)
-    extensions.update({"nbsessions": ours, **dict.fromkeys(more, True)})
+    extensions = bare_extensions(ours=ours) | dict.fromkeys(more, True)
     folder.mkdir()
     return Server(folder, *options, extensions=extensions, environment=environment, core=core)
+
+
+def bare_extensions(*, ours: bool) -> dict[str, bool]:
+    """Return which extensions to load: nbsessions or nothing."""
+    return {**dict.fromkeys(_OTHERS, False), "nbsessions": ours}
 
 
 @contextmanager

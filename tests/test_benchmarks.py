@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from preparation.commands import ROOT
 
 
@@ -31,7 +33,7 @@ def test_a_run_prints_a_table_and_can_be_compared_with_an_earlier_one(tmp_path: 
     done = run("loading", "--rounds", "1", "--json", first, "--folder", tmp_path)
     rows = read(first)
     # Whether the targets are reached depends on the machine.
-    assert done.returncode == any(row["reached"] is False for row in rows), done.stderr
+    assert done.returncode == any(row["verdict"] == "missed" for row in rows), done.stderr
     assert [list(row["values"]) for row in rows] == [["ours", "stock"]] * len(rows)
 
     compared = ("--compare", first, "--json", second)
@@ -56,6 +58,42 @@ def test_each_benchmark_can_be_imported() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "figure", "interval", "verdict"),
+    [
+        # Four rounds are too few for an interval, so the median alone decides.
+        ([12, 11, 13, 25], [1, 1, 1, 1], 11.5, None, "reached"),
+        ([19, 18, 17, 16, 15], [1, 1, 1, 1, 1], 16, [14, 18], "reached"),
+        ([19, 18, 17, 16, 25], [1, 1, 1, 1, 1], 17, [15, 24], "unclear"),
+        ([22, 23, 24, 25, 26], [1, 1, 1, 1, 1], 23, [21, 25], "missed"),
+        # The machine became twice as slow, which changes the medians but not the differences.
+        ([11, 11, 11, 120, 120], [1, 1, 1, 110, 110], 10, [10, 10], "reached"),
+        # Of eight rounds, the lowest and the highest are left out.
+        ([101, 2, 3, 4, 5, 6, 7, -99], [1] * 8, 3.5, [1, 6], "reached"),
+    ],
+)
+def test_a_verdict_needs_rounds_that_agree(
+    first: list[float],
+    second: list[float],
+    figure: float,
+    interval: list[float] | None,
+    verdict: str,
+) -> None:
+    code = (
+        "import json\n"
+        "from benchmarks.measurement import Measurement\n"
+        "from benchmarks.report import as_row\n"
+        f"values = {{'ours': {first}, 'stock': {second}}}\n"
+        "measurement = Measurement(\n"
+        "    name='', unit='ms', values=values, difference=True, at_most=20.0\n"
+        ")\n"
+        "print(json.dumps(as_row('', measurement)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    row = json.loads(done.stdout)
+    assert (row["figure"], row["interval"], row["verdict"]) == (figure, interval, verdict)
 
 
 def test_an_unknown_name_is_told() -> None:
