@@ -1,9 +1,10 @@
 """Runs benchmarks and prints one table of what they measure.
 
 A subject is measured once per round, and the subjects of a row in turns. The table has the median
-of each subject, half the distance between the quartiles, and the median of the ratios, or of the
-differences, with the interval that it lies in with a confidence of 90 %. A target is unclear if
-this interval contains it: only more rounds, or a quieter machine, tell whether it is reached.
+of each subject and half the distance between its quartiles. It compares two subjects by the median
+of their ratios or differences, and has the 90 % confidence interval of that median. If the target
+is within this interval, it is unclear whether it is reached. More rounds or a quieter machine can
+tell. With fewer than five rounds, there is no interval, and the median alone decides.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Initializes servers in processes that have imported jupyter_server, and tells how long it takes.
+"""Measures how long servers take to initialize, which includes loading their extensions.
 
-This is the part of a server's start that loads extensions. The rest of the start takes forty times
-as long, and differs more from one start to the next than an extension adds.
+Each one runs in a process that has imported jupyter_server before. To import it takes forty times
+as long, and differs more from one start to the next than what an extension adds.
 """
 
 from __future__ import annotations

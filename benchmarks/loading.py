@@ -73,7 +73,7 @@ def measure(rounds: int, folder: Path) -> Iterator[Measurement]:
     for initialize in initialized.values():
         initialize()
     yield Measurement(
-        name="of which loading extensions",
+        name="ServerApp.initialize alone",
         unit="ms",
         values=in_turns(rounds, initialized),
         difference=True,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 CONFIDENCE = 0.9
-"""How likely the median of infinitely many rounds lies in the interval of a measurement."""
+"""How likely the interval of a measurement contains the median of infinitely many rounds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +46,7 @@ class Measurement:
 
     @property
     def comparisons(self) -> list[float]:
-        """What each round says, in the unit unless it is a ratio."""
+        """The value, ratio or difference of each round."""
         first, *others = self.values.values()
         if not others:
             return list(first)
@@ -62,21 +62,21 @@ class Measurement:
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """Where the figure of infinitely many rounds lies, see CONFIDENCE.
+        """The confidence interval of the figure, see CONFIDENCE. None with fewer than five rounds.
 
-        None if there are too few rounds. It makes no assumption about how the values are
-        distributed: a round is as likely to be above that figure as below it.
+        It does not depend on how the values are distributed: each round is as likely to be above
+        the median of infinitely many rounds as below it.
         """
         values = sorted(self.comparisons)
         count = len(values)
-        # How likely at most 0, 1, ... of the rounds are below that figure.
+        # How likely at most 0, 1, ... of the rounds are below that median.
         below = list(accumulate(math.comb(count, each) / 2**count for each in range(count)))
         left_out = bisect_right(below, (1 - CONFIDENCE) / 2)
         return (values[left_out - 1], values[-left_out]) if left_out else None
 
     @property
     def verdict(self) -> str:
-        """Whether the target is "reached", "missed", or "unclear". Empty without a target."""
+        """Whether the target is "reached", "missed" or "unclear". Empty if there is none."""
         if self.at_least is None and self.at_most is None:
             return ""
         low = -math.inf if self.at_least is None else self.at_least

@@ -60,7 +60,7 @@ def _subjects(measurement: Measurement) -> list[str]:
 
 
 def _figure(measurement: Measurement) -> str:
-    """Return the comparison of two subjects, and the interval that it lies in."""
+    """Return how two subjects compare, with the confidence interval."""
     if len(measurement.values) == 1:
         return ""
     shown = "{:+.3g}".format if measurement.difference else number

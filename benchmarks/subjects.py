@@ -43,7 +43,7 @@ def bare_server(
 
 
 def bare_extensions(*, ours: bool) -> dict[str, bool]:
-    """Return which extensions to load: nbsessions or nothing."""
+    """Return which extensions to load: nbsessions, or none."""
     return {**dict.fromkeys(_OTHERS, False), "nbsessions": ours}
 
 

@@ -68,7 +68,7 @@ def test_each_benchmark_can_be_imported() -> None:
         ([19, 18, 17, 16, 15], [1, 1, 1, 1, 1], 16, [14, 18], "reached"),
         ([19, 18, 17, 16, 25], [1, 1, 1, 1, 1], 17, [15, 24], "unclear"),
         ([22, 23, 24, 25, 26], [1, 1, 1, 1, 1], 23, [21, 25], "missed"),
-        # The machine became twice as slow, which changes the medians but not the differences.
+        # The machine became ten times slower, which changes the values but not the differences.
         ([11, 11, 11, 120, 120], [1, 1, 1, 110, 110], 10, [10, 10], "reached"),
         # Of eight rounds, the lowest and the highest are left out.
         ([101, 2, 3, 4, 5, 6, 7, -99], [1] * 8, 3.5, [1, 6], "reached"),
