@@ -22,14 +22,10 @@ LIVES_ON = 2.0 * TIMEOUT
 
 
 def start_culling(
-    start_server: StartServer,
-    gateway: HasUrl,
-    store_url: str,
-    host_name: str = "newest",
-    **more: bool,
+    start_server: StartServer, gateway: HasUrl, store_url: str, **more: bool
 ) -> Server:
     settings = {**CULLS, **more}
-    return start_behind(start_server, gateway, store_url, host_name, MappingKernelManager=settings)
+    return start_behind(start_server, gateway, store_url, MappingKernelManager=settings)
 
 
 def culled(count: int, *servers: Server) -> list[str]:
@@ -64,11 +60,15 @@ def test_an_idle_kernel_is_culled_by_one_of_the_servers_although_none_was_asked_
 def test_a_kernel_that_is_used_at_any_server_is_not_culled(
     start_server: StartServer, gateway: Gateway, sqlite_url: str
 ) -> None:
-    one, other = (start_culling(start_server, gateway, sqlite_url) for _ in range(2))
-    ran, connected, busy = (one.create(f"{name}.ipynb", "python3") for name in ("a", "b", "c"))
-    with Channel(other, busy["kernel"]["id"]) as channel:
+    using = start_behind(start_server, gateway, sqlite_url)
+    ran, connected, busy = (using.create(f"{name}.ipynb", "python3") for name in ("a", "b", "c"))
+    with Channel(using, busy["kernel"]["id"]) as channel:
         channel.start("import time; time.sleep(600)")
-    with Channel(other, connected["kernel"]["id"]):
+    with Channel(using, connected["kernel"]["id"]):
+        # The gateway counts no client of a kernel that is still starting.
+        with Channel(using, ran["kernel"]["id"]) as channel:
+            one, other = (start_culling(start_server, gateway, sqlite_url) for _ in range(2))
+            assert channel.execute("6*7") == "42"
         deadline = time.monotonic() + LIVES_ON
         while time.monotonic() < deadline:
             assert other.execute(ran["kernel"]["id"], "6*7") == "42"
@@ -102,11 +102,12 @@ def test_connected_and_busy_kernels_are_culled_where_that_is_configured(
 def test_a_client_that_left_before_the_gateway_answered_is_no_connection(
     start_server: StartServer, gateway: Gateway, sqlite_url: str, host_name: str
 ) -> None:
-    server = start_culling(start_server, gateway, sqlite_url, host_name=host_name)
+    server = start_behind(start_server, gateway, sqlite_url, host_name)
     model = server.create("a.ipynb", "python3")
     gateway.pause()
     Channel(server, model["kernel"]["id"]).close()
     gateway.go_on()
+    start_culling(start_server, gateway, sqlite_url)
     gateway.wait_for_kernels(0)
 
 
