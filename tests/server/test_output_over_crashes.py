@@ -51,7 +51,7 @@ def test_a_server_that_is_restarted_under_its_clients_ends_in_time(
             server.start(again=True)
         (server.root_dir / "enough").touch()
         for each in readers:
-            wait_until(each.has_all, f"{each.name} has read all")
+            wait_until(each.has_all, f"{each.name} has read all", timeout=120)
     readers[0].check_lines()
 
 

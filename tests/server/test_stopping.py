@@ -8,6 +8,7 @@ import threading
 
 import pytest
 
+from support.channel import V1, Channel
 from support.failpoints import EXTENSION, Failpoints
 from support.rest import SESSIONS, Reply
 from support.server import Server, StartServer
@@ -103,3 +104,19 @@ def test_a_create_during_a_stop_is_refused(
     assert int(reply.headers["retry-after"]) > 0
     failpoints.clear("hold")
     _check_nothing_is_left(server)
+
+
+def test_a_server_that_stops_while_a_client_waits_for_its_busy_kernel_ends_its_tasks(
+    start_server: StartServer,
+) -> None:
+    server = start_server(config={"SurvivingKernels": {"keep_kernels": "restart"}})
+    kernel_id = server.create("a.ipynb", "python3")["kernel"]["id"]
+    with Channel(server, kernel_id, protocol=V1) as channel:
+        channel.wait_for("execute_input", channel.start("import time; time.sleep(600)"))
+    server.kill()
+    server.start()
+    server.list_sessions()  # The store is open.
+    with Channel(server, kernel_id, busy=True, protocol=V1):
+        wait_until(lambda: server.log_lines("I", "Connecting to kernel"), "the client is back")
+        assert server.stop() == 0
+    assert server.log_lines("W", "has not ended") == []

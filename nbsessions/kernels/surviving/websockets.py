@@ -34,6 +34,8 @@ from nbsessions.tasks import Tasks
 
 _LONGEST_QUEUE = 1_000_000
 """Bytes that may wait for a client before it gets more of what it has missed."""
+_STOP_TIMEOUT = 5.0
+"""Seconds that cancelled tasks have to end when the server stops."""
 
 
 class SurvivingConnection(ZMQChannelsWebsocketConnection):
@@ -63,6 +65,18 @@ class SurvivingConnection(ZMQChannelsWebsocketConnection):
     _noting: tuple[int, bytes] | None = None
     """The kind and the key of the message that is being sent."""
 
+    def __init__(self, **traits: Any) -> None:
+        super().__init__(**traits)
+        self._tasks = Tasks()
+
+    @classmethod
+    async def close_all(cls) -> None:
+        """Close all connections, and let their tasks end while the event loop still runs."""
+        connections = [each for each in cls._open_sockets if isinstance(each, SurvivingConnection)]
+        await super().close_all()  # type: ignore[no-untyped-call]
+        for each in connections:
+            await each.ended()
+
     async def _register_session(self) -> None:
         previous = internals.open_websocket(f"{self.kernel_id}:{self.session.session}")
         await super()._register_session()  # type: ignore[no-untyped-call]
@@ -75,7 +89,6 @@ class SurvivingConnection(ZMQChannelsWebsocketConnection):
         if keeper is None:
             connected: asyncio.Future[None] | None = super().connect()
             return connected
-        self._tasks = Tasks()
         self._caught_up = asyncio.Event()
         self._keeper = keeper
         self._stream = internals.websocket_stream(self.websocket_handler)
@@ -272,3 +285,7 @@ class SurvivingConnection(ZMQChannelsWebsocketConnection):
         self._has_ended = True
         self.let_go()
         super().disconnect()  # type: ignore[no-untyped-call]
+
+    async def ended(self) -> None:
+        """Wait until nothing runs any more for a connection that was ended."""
+        await self._tasks.wait(_STOP_TIMEOUT)

@@ -14,6 +14,7 @@
 - A server with ``KEEPER_PROTOCOL`` has that version of the protocol between servers and keepers,
   and so has a keeper that it starts.
 - A server with ``SIGTERM_WHILE_LOGGING`` receives a SIGTERM while it logs a line with that text.
+- A server that ends writes to its log which tasks of nbsessions have not ended.
 - On SIGUSR2, a server writes to its log where its threads are, and what its tasks wait for.
 """
 
@@ -101,12 +102,24 @@ def _stop_while_logging(text):
 
 
 def _tell_where_it_is(module):
+    import atexit
     import faulthandler
     import signal
 
+    atexit.register(_tell_what_has_not_ended, module.IOLoop)
     signal.signal(signal.SIGUSR2, lambda signum, frame: os.write(2, _describe_tasks().encode()))
     # It comes first, and also tells where the main thread is if that runs no Python code.
     faulthandler.register(signal.SIGUSR2, file=2, chain=True)
+
+
+def _tell_what_has_not_ended(io_loop_class):
+    import asyncio
+
+    for loop in list(io_loop_class._ioloop_for_asyncio):
+        for task in asyncio.all_tasks(loop):
+            code = getattr(task.get_coro(), "cr_code", None)
+            if code is not None and "/nbsessions/" in code.co_filename:
+                os.write(2, f"[W nbsessions] has not ended: {task}\n".encode())
 
 
 def _describe_tasks():
