@@ -38,15 +38,6 @@ class Tasks:
             if not task.get_loop().is_closed():
                 task.cancel()
 
-    async def end(self, timeout: float) -> None:
-        """Cancel all running tasks, and wait at most ``timeout`` seconds until they are done.
-
-        A task that was cancelled runs on for a moment. If the event loop stops before that, Python
-        reports it as lost.
-        """
-        self.cancel()
-        await self.wait(timeout)
-
 
 class SharedRun:
     """Runs an operation once for all callers that came before it began. Used on one event loop."""

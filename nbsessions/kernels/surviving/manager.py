@@ -46,6 +46,7 @@ from nbsessions.tasks import Tasks
 
 _PENDING_TIMEOUT = 5.0
 _PROBES_TIMEOUT = 5.0
+"""Seconds that cancelled probes have to end when the server stops."""
 
 MAX_SOCKETS = 8192
 """How many ZMQ sockets a server may have. Each connected page needs four and more.
@@ -502,9 +503,11 @@ class SurvivingKernels(LoggingConfigurable):
             else:
                 await super().shutdown_all(now=now)  # type: ignore[misc]
         finally:
+            self._probes.cancel()
             self.recorder.close()
             self._keeper.close()
-            await self._probes.end(_PROBES_TIMEOUT)
+            # Python logs a traceback of tasks that are not done when the event loop stops.
+            await self._probes.wait(_PROBES_TIMEOUT)
 
     async def _leave_kernels(self, now: bool) -> None:
         kernel_ids = self.list_kernel_ids()

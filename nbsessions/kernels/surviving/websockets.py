@@ -71,11 +71,12 @@ class SurvivingConnection(ZMQChannelsWebsocketConnection):
 
     @classmethod
     async def close_all(cls) -> None:
-        """Close all connections, and let their tasks end while the event loop still runs."""
+        """Close all connections, and wait until their tasks are done."""
+        # Python logs a traceback of tasks that are not done when the event loop stops.
         connections = [each for each in cls._open_sockets if isinstance(each, SurvivingConnection)]
         await super().close_all()  # type: ignore[no-untyped-call]
         for each in connections:
-            await each.ended()
+            await each.wait_for_tasks()
 
     async def _register_session(self) -> None:
         previous = internals.open_websocket(f"{self.kernel_id}:{self.session.session}")
@@ -286,6 +287,6 @@ class SurvivingConnection(ZMQChannelsWebsocketConnection):
         self.let_go()
         super().disconnect()  # type: ignore[no-untyped-call]
 
-    async def ended(self) -> None:
-        """Wait until nothing runs any more for a connection that was ended."""
+    async def wait_for_tasks(self) -> None:
+        """Wait until the tasks of a connection that has ended are done."""
         await self._tasks.wait(_STOP_TIMEOUT)

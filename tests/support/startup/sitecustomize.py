@@ -14,7 +14,8 @@
 - A server with ``KEEPER_PROTOCOL`` has that version of the protocol between servers and keepers,
   and so has a keeper that it starts.
 - A server with ``SIGTERM_WHILE_LOGGING`` receives a SIGTERM while it logs a line with that text.
-- A server that ends writes to its log which tasks of nbsessions have not ended.
+- A server with ``TELL_UNFINISHED_TASKS`` logs, when it ends, which tasks of nbsessions are not
+  done.
 - On SIGUSR2, a server writes to its log where its threads are, and what its tasks wait for.
 """
 
@@ -102,24 +103,28 @@ def _stop_while_logging(text):
 
 
 def _tell_where_it_is(module):
-    import atexit
     import faulthandler
     import signal
 
-    atexit.register(_tell_what_has_not_ended, module.IOLoop)
     signal.signal(signal.SIGUSR2, lambda signum, frame: os.write(2, _describe_tasks().encode()))
     # It comes first, and also tells where the main thread is if that runs no Python code.
     faulthandler.register(signal.SIGUSR2, file=2, chain=True)
 
 
-def _tell_what_has_not_ended(io_loop_class):
+def _tell_unfinished_tasks(module):
     import asyncio
+    import atexit
 
-    for loop in list(io_loop_class._ioloop_for_asyncio):
-        for task in asyncio.all_tasks(loop):
-            code = getattr(task.get_coro(), "cr_code", None)
-            if code is not None and "/nbsessions/" in code.co_filename:
-                os.write(2, f"[W nbsessions] has not ended: {task}\n".encode())
+    @atexit.register
+    def tell():
+        loops = module.IOLoop._ioloop_for_asyncio
+        tasks = [task for loop in loops for task in asyncio.all_tasks(loop) if _is_ours(task)]
+        os.write(2, f"== not done: {tasks or 'nothing'}\n".encode())
+
+
+def _is_ours(task):
+    code = getattr(task.get_coro(), "cr_code", None)
+    return code is not None and "/nbsessions/" in code.co_filename
 
 
 def _describe_tasks():
@@ -159,6 +164,8 @@ if _variables:
     sys.meta_path.insert(0, _AtImport("nbsessions", before=_measure))
 if "KEEPER_PROTOCOL" in os.environ:
     sys.meta_path.insert(0, _AtImport("nbsessions.keeper.protocol", after=_set_version))
+if os.environ.pop("TELL_UNFINISHED_TASKS", None):
+    sys.meta_path.insert(0, _AtImport("tornado.ioloop", after=_tell_unfinished_tasks))
 sys.meta_path.insert(0, _AtImport("tornado.ioloop", after=_tell_where_it_is))
 sys.meta_path.insert(0, _AtImport("jupyter_client.connect", after=_reserve))
 sys.meta_path.insert(0, _AtImport("jupyterlab.commands", after=_skip_node))
